@@ -1,0 +1,201 @@
+//! Commands: everything that may change the fleet, as it stands in the log.
+//!
+//! Ids and random values are put in by whoever makes the command, so that
+//! applying it needs none. Variants are appended, never renumbered: the log
+//! holds them by number.
+
+use serde::{Deserialize, Serialize};
+
+use super::client::KeyPurpose;
+use super::ids::{ClientId, Epoch, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId};
+use super::instruction::Answer;
+use super::report::Report;
+use super::session::{Session, SessionSpec, SessionState};
+use super::settings::Settings;
+use super::time::Millis;
+
+/// One command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// A replica states the settings it was configured with, at its start.
+    Configure(Settings),
+    /// A replica begins anew: agents that it held are no longer connected.
+    ReplicaStarted {
+        /// Which replica.
+        replica: ReplicaId,
+    },
+
+    /// An API client wants a session. The id is new; the same command twice
+    /// makes one session.
+    CreateSession {
+        /// Id, made by the replica that took the request.
+        id: SessionId,
+        /// What is wanted; checked already.
+        spec: SessionSpec,
+        /// Who wants it.
+        client: ClientId,
+    },
+    /// An API client wants a session to end.
+    DeleteSession {
+        /// Which.
+        id: SessionId,
+        /// Its owner, as the caller believes; another one is refused.
+        owner: Owner,
+        /// End the record even if the host does not answer.
+        force: bool,
+        /// Who wants it.
+        client: ClientId,
+    },
+    /// An API client replaces the permissions of a session.
+    UpdatePermissions {
+        /// Which.
+        id: SessionId,
+        /// Its owner, as the caller believes; another one is refused.
+        owner: Owner,
+        /// Text of the permissions file.
+        permissions: String,
+        /// Who wants it.
+        client: ClientId,
+    },
+    /// An API client opens a server for placement.
+    OpenServer {
+        /// Which.
+        id: ServerId,
+        /// Who wants it.
+        client: ClientId,
+    },
+    /// An API client closes a server for placement.
+    CloseServer {
+        /// Which.
+        id: ServerId,
+        /// Also when sessions are on it; they go on.
+        force: bool,
+        /// Who wants it.
+        client: ClientId,
+    },
+
+    /// An agent connected to a replica and said hello. Its new connection
+    /// takes the place of an older one.
+    ConnectAgent {
+        /// Its server.
+        server: ServerId,
+        /// The replica that holds the connection.
+        via: ReplicaId,
+        /// How often it reports.
+        report_interval: Millis,
+        /// A full report.
+        report: Report,
+    },
+    /// An agent reported.
+    Report {
+        /// Its server.
+        server: ServerId,
+        /// Connection it came by.
+        epoch: Epoch,
+        /// What changed.
+        report: Report,
+    },
+    /// An agent answered an instruction.
+    Answer {
+        /// Its server.
+        server: ServerId,
+        /// Connection it came by.
+        epoch: Epoch,
+        /// Which instruction.
+        instruction: InstructionId,
+        /// How it ended.
+        answer: Answer,
+    },
+    /// A replica lost the connection to an agent.
+    DisconnectAgent {
+        /// Its server.
+        server: ServerId,
+        /// Which connection.
+        epoch: Epoch,
+    },
+
+    /// An operator registers an API client.
+    RegisterClient {
+        /// Id, made by the replica that took the request.
+        id: ClientId,
+        /// Name for people.
+        name: String,
+        /// Argon2id hash of its secret.
+        secret_hash: String,
+    },
+    /// An operator deactivates an API client: no further tokens for it.
+    DeactivateClient {
+        /// Which.
+        id: ClientId,
+    },
+    /// A replica offers a signing key at its first start. The first key for a
+    /// purpose is kept, a second one refused.
+    InstallKey {
+        /// Id.
+        id: KeyId,
+        /// What it signs.
+        purpose: KeyPurpose,
+        /// The private key, sealed with the cluster's key.
+        sealed: Vec<u8>,
+    },
+}
+
+/// What a command came to, for the one who proposed it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done; there is nothing to add.
+    Done,
+    /// The session is being created; as it was right after the command.
+    Created(Box<Session>),
+    /// The session is in this state now.
+    Deleting(SessionState),
+    /// The agent is connected.
+    Welcome {
+        /// Number of the connection.
+        epoch: Epoch,
+    },
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// Why a command was refused. The texts that clients compare are made at the
+/// edge, from these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// No server can take the session.
+    #[error("no dcv server found for placement: {0}")]
+    NoServer(super::placement::Explanation),
+    /// The queue holds as many requests as it may.
+    #[error("no dcv server found for placement, and the queue is full ({max} requests)")]
+    QueueFull {
+        /// Its size.
+        max: u32,
+    },
+    /// There is no such session, or it is deleted.
+    #[error("The requested dcvSession does not exist")]
+    UnknownSession,
+    /// The session is somebody else's.
+    #[error("the session belongs to another owner")]
+    OtherOwner,
+    /// The session is not in a state that allows it.
+    #[error("the session is {0}")]
+    WrongState(String),
+    /// There is no such server.
+    #[error("Dcv server not found.")]
+    UnknownServer,
+    /// The server has sessions and the call was not forced.
+    #[error("Dcv server has {sessions} sessions.")]
+    ServerHasSessions {
+        /// How many.
+        sessions: u32,
+    },
+    /// What was said belongs to a connection that is no longer the current one.
+    #[error("another connection of this server took over")]
+    StaleEpoch,
+    /// There is no such client.
+    #[error("there is no such client")]
+    UnknownClient,
+    /// It exists already, with another content.
+    #[error("it exists already")]
+    Exists,
+}

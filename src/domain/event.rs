@@ -1,0 +1,204 @@
+//! Events: what happened. They are the only thing that changes the state, and
+//! they are what the journal keeps and what the broker acts on after an entry
+//! was applied.
+
+use serde::{Deserialize, Serialize};
+
+use super::client::{ApiClient, SigningKey};
+use super::ids::{ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
+use super::instruction::{Answer, Instruction};
+use super::ids::InstructionId;
+use super::report::{Report, ReportedSession};
+use super::session::SessionSpec;
+use super::settings::Settings;
+use super::time::{Millis, Timestamp};
+
+/// One thing that happened. Variants are appended, never renumbered: the
+/// journal holds them by number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// The settings are these now.
+    Configured(Settings),
+
+    /// A session was asked for and accepted; it waits for a server until the
+    /// deadline, or the next event places it.
+    SessionCreated {
+        /// Id.
+        id: SessionId,
+        /// What is wanted.
+        spec: SessionSpec,
+        /// Who wants it.
+        client: ClientId,
+        /// When it is given up if no server takes it.
+        deadline: Timestamp,
+    },
+    /// A request was refused.
+    SessionRefused {
+        /// Id it would have had.
+        id: SessionId,
+        /// Whose it would have been.
+        owner: Owner,
+        /// Who wanted it.
+        client: ClientId,
+        /// Why.
+        reason: String,
+    },
+    /// A server was chosen and told.
+    SessionPlaced {
+        /// Which session.
+        id: SessionId,
+        /// Which server.
+        server: ServerId,
+        /// The instruction to it.
+        instruction: InstructionId,
+        /// When it is given up.
+        deadline: Timestamp,
+    },
+    /// Its desktop answers.
+    SessionReady {
+        /// Which session.
+        id: SessionId,
+    },
+    /// A host reported a session that the broker did not know.
+    SessionAdopted {
+        /// Where.
+        server: ServerId,
+        /// What the host said.
+        session: Box<ReportedSession>,
+    },
+    /// A host reported a session under an id that another one has elsewhere;
+    /// the report is set aside.
+    SessionConflict {
+        /// The id.
+        id: SessionId,
+        /// The host that reported it.
+        server: ServerId,
+    },
+    /// Clients of a session came or went, or its name changed.
+    SessionObserved {
+        /// Which session.
+        id: SessionId,
+        /// Clients now.
+        connections: u32,
+        /// When the last one left.
+        last_disconnected_at: Option<Timestamp>,
+    },
+    /// The server was told to end it.
+    SessionDeleting {
+        /// Which session.
+        id: SessionId,
+        /// The instruction to the server.
+        instruction: InstructionId,
+        /// When it counts as deleted all the same.
+        deadline: Timestamp,
+    },
+    /// It is gone.
+    SessionDeleted {
+        /// Which session.
+        id: SessionId,
+        /// Why, when it was not simply asked for.
+        reason: Option<String>,
+        /// When it is forgotten.
+        forget_at: Timestamp,
+    },
+    /// Its record is dropped.
+    SessionForgotten {
+        /// Which session.
+        id: SessionId,
+    },
+    /// Its permissions are these now.
+    PermissionsChanged {
+        /// Which session.
+        id: SessionId,
+        /// Text of the permissions file.
+        permissions: String,
+    },
+
+    /// Something was put into a server's outbox.
+    InstructionIssued {
+        /// Which server.
+        server: ServerId,
+        /// What.
+        instruction: Instruction,
+    },
+    /// Something left a server's outbox.
+    InstructionSettled {
+        /// Which server.
+        server: ServerId,
+        /// Which instruction.
+        instruction: InstructionId,
+        /// How it ended; `None` when it was withdrawn.
+        answer: Option<Answer>,
+    },
+
+    /// An agent connected.
+    ServerConnected {
+        /// Which server.
+        server: ServerId,
+        /// Number of the connection.
+        epoch: Epoch,
+        /// The replica that holds it.
+        via: ReplicaId,
+        /// How often it reports.
+        report_interval: Millis,
+        /// A full report, without the inventory, which made events of its own.
+        report: Report,
+    },
+    /// An agent reported.
+    ServerReported {
+        /// Which server.
+        server: ServerId,
+        /// What changed, without the inventory, which made events of its own.
+        report: Report,
+    },
+    /// The connection to an agent broke.
+    ServerInterrupted {
+        /// Which server.
+        server: ServerId,
+    },
+    /// An agent was silent for too long.
+    ServerLost {
+        /// Which server.
+        server: ServerId,
+    },
+    /// A server was away for too long and is no longer listed.
+    ServerForgotten {
+        /// Which server.
+        server: ServerId,
+    },
+    /// A server was opened for placement.
+    ServerOpened {
+        /// Which server.
+        server: ServerId,
+        /// By whom.
+        client: ClientId,
+    },
+    /// A server was closed for placement.
+    ServerClosed {
+        /// Which server.
+        server: ServerId,
+        /// By whom.
+        client: ClientId,
+    },
+
+    /// An API client was registered.
+    ClientRegistered(ApiClient),
+    /// An API client was deactivated.
+    ClientDeactivated {
+        /// Which.
+        id: ClientId,
+    },
+    /// A signing key was installed.
+    KeyInstalled(SigningKey),
+}
+
+impl Event {
+    /// Whether the journal keeps it. What agents say at each interval would
+    /// push everything else out and is left aside.
+    pub const fn is_journaled(&self) -> bool {
+        !matches!(
+            self,
+            Self::ServerReported { .. } | Self::SessionObserved { .. } | Self::SessionForgotten { .. }
+        )
+    }
+}
