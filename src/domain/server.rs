@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::host::{Health, HostFacts, HostLoad};
 use super::ids::{Epoch, ReplicaId, ServerId};
+use super::requirements::{Property, Subject, Value};
 use super::time::{Millis, Timestamp};
 
 /// A server as the log knows it.
@@ -86,4 +87,53 @@ pub enum Unavailability {
     UnhealthyDcvServer,
     /// Somebody works at it outside the broker.
     ExistingLoggedInUser,
+}
+
+impl Subject for Server {
+    fn tag(&self, key: &str) -> Option<&str> {
+        self.facts.tags.get(key).map(String::as_str)
+    }
+
+    fn property(&self, property: Property) -> Option<Value<'_>> {
+        let facts = &*self.facts;
+        let aws = facts.aws.as_ref();
+        match property {
+            Property::Id => Some(Value::Text(self.id.as_str())),
+            Property::Hostname => text(&facts.hostname),
+            Property::Version => text(&facts.desktop_version),
+            Property::SessionManagerAgentVersion => text(&facts.agent_version),
+            Property::OsBuildNumber => facts.os.build_number.as_deref().map(Value::Text),
+            Property::OsFamily => Some(Value::Text(facts.os.family.as_str())),
+            Property::OsKernelVersion => facts.os.kernel_version.as_deref().map(Value::Text),
+            Property::OsName => text(&facts.os.name),
+            Property::OsVersion => text(&facts.os.version),
+            Property::MemoryTotalBytes => Some(Value::Integer(self.load.memory.total_bytes)),
+            Property::MemoryUsedBytes => Some(Value::Integer(self.load.memory.used_bytes)),
+            Property::SwapTotalBytes => Some(Value::Integer(self.load.swap.total_bytes)),
+            Property::SwapUsedBytes => Some(Value::Integer(self.load.swap.used_bytes)),
+            Property::CpuLoadAverageOneMinute => Some(load(self.load.load_average.one_minute_hundredths)),
+            Property::CpuLoadAverageFiveMinutes => Some(load(self.load.load_average.five_minutes_hundredths)),
+            Property::CpuLoadAverageFifteenMinutes => {
+                Some(load(self.load.load_average.fifteen_minutes_hundredths))
+            }
+            Property::AwsEc2InstanceId => aws.and_then(|aws| text(&aws.instance_id)),
+            Property::AwsEc2InstanceType => aws.and_then(|aws| text(&aws.instance_type)),
+            Property::AwsRegion => aws.and_then(|aws| text(&aws.region)),
+            Property::AwsEc2ImageId => aws.and_then(|aws| text(&aws.image_id)),
+            Property::CpuArchitecture => text(&facts.cpu.architecture),
+            Property::CpuModelName => text(&facts.cpu.model_name),
+            Property::CpuNumberOfCpus => Some(Value::Integer(u64::from(facts.cpu.logical_count))),
+            Property::CpuPhysicalCoresPerCpu => Some(Value::Integer(u64::from(facts.cpu.physical_cores_per_cpu))),
+            Property::CpuVendor => text(&facts.cpu.vendor),
+        }
+    }
+}
+
+/// An agent that does not know a text leaves it empty.
+fn text(text: &str) -> Option<Value<'_>> {
+    (!text.is_empty()).then_some(Value::Text(text))
+}
+
+fn load(hundredths: u32) -> Value<'static> {
+    Value::Real(f64::from(hundredths) / 100.0)
 }

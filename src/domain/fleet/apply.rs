@@ -1,0 +1,120 @@
+//! Commands and time become events.
+
+use serde::{Deserialize, Serialize};
+
+use super::index::Due;
+use super::{Fleet, agents, operators, sessions};
+use crate::domain::command::{Command, Outcome};
+use crate::domain::event::Event;
+use crate::domain::ids::LogIndex;
+use crate::domain::time::Timestamp;
+
+/// What is due by itself is dealt with at most this many at a time, so that
+/// no single entry takes long; the rest follows with the next tick.
+const DUE_PER_ENTRY_MAX: usize = 4096;
+
+/// Where and when in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The log entry.
+    pub index: LogIndex,
+    /// Its leader's clock; never less than that of an earlier entry.
+    pub at: Timestamp,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// For the one who proposed it.
+    pub outcome: Outcome,
+    /// What happened, in order.
+    pub events: Vec<Event>,
+}
+
+/// A change under way: the state, and what happened to it so far.
+pub(super) struct Transition<'a> {
+    pub(super) fleet: &'a mut Fleet,
+    pub(super) stamp: Stamp,
+    events: Vec<Event>,
+    capacity_grew: bool,
+}
+
+impl Transition<'_> {
+    /// Something happened.
+    pub(super) fn emit(&mut self, event: Event) {
+        self.capacity_grew |= self.fleet.fold(self.stamp, &event);
+        if event.is_journaled() {
+            let records_max = self.fleet.settings.journal_records_max;
+            self.fleet.journal.push(self.stamp.index, self.stamp.at, event.clone(), records_max);
+        }
+        self.events.push(event);
+    }
+
+    /// Ends the change: room that appeared goes to those who wait for it.
+    fn finish(mut self) -> Vec<Event> {
+        while std::mem::take(&mut self.capacity_grew) && self.fleet.index.waiting_count() > 0 {
+            sessions::place_waiting(&mut self);
+        }
+        self.events
+    }
+}
+
+impl Fleet {
+    /// Time moves on to the stamp's: whatever is due by then happens.
+    pub fn advance(&mut self, stamp: Stamp) -> Vec<Event> {
+        self.move_to(stamp);
+        let mut transition = self.transition(stamp);
+        for _ in 0..DUE_PER_ENTRY_MAX {
+            match transition.fleet.index.first_due(stamp.at) {
+                Some(Due::Session(id)) => sessions::deadline_passed(&mut transition, &id),
+                Some(Due::Server(id)) => agents::deadline_passed(&mut transition, &id),
+                None => break,
+            }
+        }
+        transition.finish()
+    }
+
+    /// Applies one command. Total: whatever the command says, the answer is an
+    /// outcome. Deterministic: it depends on the state, the stamp and the
+    /// command alone.
+    pub fn apply(&mut self, stamp: Stamp, command: Command) -> Applied {
+        self.move_to(stamp);
+        let mut transition = self.transition(stamp);
+        let outcome = decide(&mut transition, command);
+        Applied { outcome, events: transition.finish() }
+    }
+
+    fn transition(&mut self, stamp: Stamp) -> Transition<'_> {
+        Transition { fleet: self, stamp, events: Vec::new(), capacity_grew: false }
+    }
+
+    fn move_to(&mut self, stamp: Stamp) {
+        self.at = self.at.max(stamp.at);
+        self.index_applied = self.index_applied.max(stamp.index);
+    }
+}
+
+fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
+    match command {
+        Command::Configure(settings) => operators::configure(t, settings),
+        Command::ReplicaStarted { replica } => agents::replica_started(t, replica),
+        Command::CreateSession { id, spec, client } => sessions::create(t, id, spec, client),
+        Command::DeleteSession { id, owner, force, client: _ } => sessions::delete(t, &id, &owner, force),
+        Command::UpdatePermissions { id, owner, permissions, client: _ } => {
+            sessions::update_permissions(t, &id, &owner, permissions)
+        }
+        Command::OpenServer { id, client } => operators::open_server(t, id, client),
+        Command::CloseServer { id, force, client } => operators::close_server(t, id, force, client),
+        Command::ConnectAgent { server, via, report_interval, report } => {
+            agents::connect(t, server, via, report_interval, report)
+        }
+        Command::Report { server, epoch, report } => agents::report(t, server, epoch, report),
+        Command::Answer { server, epoch, instruction, answer } => {
+            agents::answer(t, &server, epoch, instruction, answer)
+        }
+        Command::DisconnectAgent { server, epoch } => agents::disconnect(t, server, epoch),
+        Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
+        Command::DeactivateClient { id } => operators::deactivate_client(t, id),
+        Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
+    }
+}

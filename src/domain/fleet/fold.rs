@@ -1,0 +1,279 @@
+//! Events change the state; nothing else does.
+
+use std::sync::Arc;
+
+use super::apply::Stamp;
+use super::{Fleet, agents};
+use crate::domain::event::Event;
+use crate::domain::host::{HostFacts, HostLoad};
+use crate::domain::ids::{Epoch, InstructionId, ReplicaId, ServerId, SessionId};
+use crate::domain::report::{Report, ReportedSession};
+use crate::domain::server::{Link, Server};
+use crate::domain::session::{Phase, Session, SessionSpec};
+use crate::domain::time::{Millis, Timestamp};
+
+impl Fleet {
+    /// Takes an event into the state. Returns whether a server may now take a
+    /// session that it could not take before.
+    pub(super) fn fold(&mut self, stamp: Stamp, event: &Event) -> bool {
+        match event {
+            Event::Configured(settings) => {
+                self.settings = settings.clone();
+                self.rearm_servers();
+                false
+            }
+            Event::SessionCreated { id, spec, client, deadline } => {
+                self.last_arrival += 1;
+                self.put_session(Session {
+                    id: id.clone(),
+                    spec: spec.clone(),
+                    requested_by: Some(client.clone()),
+                    created_at: stamp.at,
+                    phase: Phase::Placing { arrival: self.last_arrival, deadline: *deadline },
+                    state_reason: None,
+                    connections: 0,
+                    last_disconnected_at: None,
+                })
+            }
+            Event::SessionPlaced { id, server, instruction, deadline } => self.set_phase(
+                id,
+                Phase::Preparing { server: server.clone(), instruction: *instruction, deadline: *deadline },
+            ),
+            Event::SessionReady { id } => self.become_ready(id),
+            Event::SessionAdopted { server, session } => self.put_session(adopted(server, session)),
+            Event::SessionObserved { id, connections, last_disconnected_at } => self.change_session(id, |session| {
+                session.connections = *connections;
+                session.last_disconnected_at = *last_disconnected_at;
+            }),
+            Event::SessionDeleting { id, instruction, deadline } => self.become_deleting(id, *instruction, *deadline),
+            Event::SessionDeleted { id, reason, forget_at } => self.change_session(id, |session| {
+                let server = session.phase.server().cloned();
+                session.phase = Phase::Deleted { server, forget_at: *forget_at };
+                session.state_reason.clone_from(reason);
+                session.connections = 0;
+            }),
+            Event::SessionForgotten { id } => {
+                if let Some(old) = self.sessions.remove(id) {
+                    self.index.replace_session(Some(&old), None);
+                }
+                false
+            }
+            Event::PermissionsChanged { id, permissions } => {
+                self.change_session(id, |session| session.spec.permissions = Some(permissions.clone()))
+            }
+            Event::InstructionIssued { server, instruction } => {
+                self.last_instruction = self.last_instruction.max(instruction.id);
+                self.outbox.insert((server.clone(), instruction.id), Arc::new(instruction.clone()));
+                false
+            }
+            Event::InstructionSettled { server, instruction, answer: _ } => {
+                self.outbox.remove(&(server.clone(), *instruction));
+                false
+            }
+            Event::ServerConnected { server, epoch, via, report_interval, report } => {
+                self.connect_server(stamp, server, *epoch, *via, *report_interval, report)
+            }
+            Event::ServerReported { server, report } => self.change_server(server, |server| {
+                server.heard_at = stamp.at;
+                take_report(server, report);
+            }),
+            Event::ServerInterrupted { server } => self.change_server(server, |server| {
+                server.link = Link::Interrupted { epoch: server.link.epoch() };
+            }),
+            Event::ServerLost { server } => self.change_server(server, |server| {
+                server.link = Link::Lost { epoch: server.link.epoch(), since: stamp.at };
+            }),
+            Event::ServerForgotten { server } => {
+                self.servers.remove(server);
+                self.index.drop_standing(server);
+                self.index.set_server_deadline(server, None);
+                false
+            }
+            Event::ServerOpened { server, client: _ } => {
+                self.closed.remove(server);
+                self.restand(server)
+            }
+            Event::ServerClosed { server, client } => {
+                self.closed.insert(server.clone(), client.clone());
+                self.restand(server)
+            }
+            Event::ClientRegistered(client) => {
+                self.clients.insert(client.id.clone(), Arc::new(client.clone()));
+                false
+            }
+            Event::ClientDeactivated { id } => {
+                if let Some(client) = self.clients.get_mut(id) {
+                    Arc::make_mut(client).active = false;
+                }
+                false
+            }
+            Event::KeyInstalled(key) => {
+                self.keys.insert(key.purpose, Arc::new(key.clone()));
+                false
+            }
+            Event::SessionRefused { .. } | Event::SessionConflict { .. } => false,
+        }
+    }
+
+    fn put_session(&mut self, session: Session) -> bool {
+        let id = session.id.clone();
+        let new = Arc::new(session);
+        let old = self.sessions.insert(id, Arc::clone(&new));
+        self.session_moved(old.as_deref(), &new)
+    }
+
+    fn change_session(&mut self, id: &SessionId, change: impl FnOnce(&mut Session)) -> bool {
+        let Some(old) = self.sessions.get(id).cloned() else { return false };
+        let mut new = Session::clone(&old);
+        change(&mut new);
+        self.put_session(new)
+    }
+
+    /// Keeps the index true after a session changed, and works out anew where
+    /// the servers stand on which it took, or now takes, up room.
+    fn session_moved(&mut self, old: Option<&Session>, new: &Session) -> bool {
+        self.index.replace_session(old, Some(new));
+        let from = old.and_then(|session| session.phase.occupies());
+        let to = new.phase.occupies();
+        let mut grew = false;
+        if let Some(server) = from.filter(|server| Some(*server) != to) {
+            grew |= self.restand(server);
+        }
+        if let Some(server) = to.filter(|server| Some(*server) != from) {
+            grew |= self.restand(server);
+        }
+        grew
+    }
+
+    fn set_phase(&mut self, id: &SessionId, phase: Phase) -> bool {
+        self.change_session(id, |session| session.phase = phase)
+    }
+
+    fn become_ready(&mut self, id: &SessionId) -> bool {
+        self.change_session(id, |session| {
+            if let Some(server) = session.phase.occupies().cloned() {
+                session.phase = Phase::Ready { server };
+                session.state_reason = None;
+            }
+        })
+    }
+
+    fn become_deleting(&mut self, id: &SessionId, instruction: InstructionId, deadline: Timestamp) -> bool {
+        self.change_session(id, |session| {
+            if let Some(server) = session.phase.occupies().cloned() {
+                session.phase = Phase::Deleting { server, instruction, deadline };
+            }
+        })
+    }
+
+    fn connect_server(
+        &mut self,
+        stamp: Stamp,
+        id: &ServerId,
+        epoch: Epoch,
+        via: ReplicaId,
+        report_interval: Millis,
+        report: &Report,
+    ) -> bool {
+        self.last_epoch = self.last_epoch.max(epoch);
+        let first_seen_at = self.servers.get(id).map_or(stamp.at, |server| server.first_seen_at);
+        let mut server = Server {
+            id: id.clone(),
+            facts: Arc::new(HostFacts::default()),
+            load: HostLoad::default(),
+            health: crate::domain::host::Health::Healthy,
+            link: Link::Up { epoch, via },
+            report_interval,
+            heard_at: stamp.at,
+            first_seen_at,
+        };
+        take_report(&mut server, report);
+        self.servers.insert(id.clone(), Arc::new(server));
+        self.rearm_server(id);
+        self.restand(id);
+        true
+    }
+
+    /// Any report may make requirements hold that did not hold before.
+    fn change_server(&mut self, id: &ServerId, change: impl FnOnce(&mut Server)) -> bool {
+        let Some(server) = self.servers.get_mut(id) else { return false };
+        change(Arc::make_mut(server));
+        self.restand(id);
+        self.rearm_server(id);
+        true
+    }
+
+    fn restand(&mut self, id: &ServerId) -> bool {
+        let Some(server) = self.servers.get(id).cloned() else { return false };
+        let counts = self.counts(id);
+        let closed = self.is_closed(id);
+        self.index.restand(&server, closed, counts)
+    }
+
+    fn rearm_server(&mut self, id: &ServerId) {
+        let at = self.servers.get(id).map(|server| {
+            agents::deadline_of(server, self.settings.reports_missed_max, self.settings.lost_server_retention)
+        });
+        self.index.set_server_deadline(id, at);
+    }
+
+    fn rearm_servers(&mut self) {
+        let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
+        for id in ids {
+            self.rearm_server(&id);
+        }
+    }
+
+    /// Works out everything that is derived, from nothing.
+    pub(super) fn rebuild_index(&mut self) {
+        self.index = super::index::Index::default();
+        let sessions: Vec<Arc<Session>> = self.sessions.values().cloned().collect();
+        for session in sessions {
+            self.index.replace_session(None, Some(&session));
+        }
+        let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
+        for id in ids {
+            self.restand(&id);
+            self.rearm_server(&id);
+        }
+    }
+}
+
+fn take_report(server: &mut Server, report: &Report) {
+    if let Some(facts) = &report.facts {
+        server.facts = Arc::new(facts.clone());
+    }
+    if let Some(load) = &report.load {
+        server.load = load.clone();
+    }
+    if let Some(health) = &report.health {
+        server.health = health.clone();
+    }
+}
+
+fn adopted(server: &ServerId, reported: &ReportedSession) -> Session {
+    Session {
+        id: reported.id.clone(),
+        spec: SessionSpec {
+            name: reported.name.clone(),
+            owner: reported.owner.clone(),
+            kind: reported.kind,
+            gl: false,
+            clients_max: reported.clients_max,
+            init_file: None,
+            autorun_file: None,
+            autorun_arguments: Vec::new(),
+            permissions: None,
+            requirements: None,
+            storage_root: reported.storage_root.clone(),
+            enqueue: false,
+            retry_disabled: false,
+        },
+        requested_by: None,
+        created_at: reported.created_at,
+        phase: Phase::Ready { server: server.clone() },
+        state_reason: None,
+        connections: reported.connections,
+        last_disconnected_at: reported.last_disconnected_at,
+    }
+}

@@ -1,0 +1,99 @@
+//! The state as a snapshot: everything that the log decided, in one canonical
+//! form. Two replicas at the same log index write the same bytes.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Fleet;
+use crate::domain::client::{ApiClient, SigningKey};
+use crate::domain::codec;
+use crate::domain::ids::{ClientId, Epoch, InstructionId, LogIndex, ServerId};
+use crate::domain::instruction::Instruction;
+use crate::domain::journal::{Journal, Record};
+use crate::domain::server::Server;
+use crate::domain::session::Session;
+use crate::domain::settings::Settings;
+use crate::domain::time::Timestamp;
+
+/// Why a snapshot cannot be read.
+pub type ImageError = codec::CodecError;
+
+/// Version of snapshots that this build writes.
+const VERSION: u16 = 1;
+
+/// The part of version 1 that is not a collection. Fields are never
+/// reordered; a new version is a new type, and this one stays to be read.
+#[derive(Serialize, Deserialize)]
+struct HeadV1 {
+    at: Timestamp,
+    index_applied: LogIndex,
+    settings: Settings,
+    last_epoch: Epoch,
+    last_instruction: InstructionId,
+    last_arrival: u64,
+}
+
+impl Fleet {
+    /// Writes the snapshot.
+    pub fn write_image(&self, out: &mut dyn Write) -> Result<(), ImageError> {
+        let head = HeadV1 {
+            at: self.at,
+            index_applied: self.index_applied,
+            settings: self.settings.clone(),
+            last_epoch: self.last_epoch,
+            last_instruction: self.last_instruction,
+            last_arrival: self.last_arrival,
+        };
+        codec::write_header(codec::Kind::Image, VERSION, out)?;
+        codec::write(&head, out)?;
+        codec::write_all(self.servers.values(), out)?;
+        codec::write_all(self.closed.iter(), out)?;
+        codec::write_all(self.sessions.values(), out)?;
+        codec::write_all(self.outbox.iter().map(|((server, _), instruction)| (server, instruction)), out)?;
+        codec::write_all(self.clients.values(), out)?;
+        codec::write_all(self.keys.values(), out)?;
+        codec::write_all(self.journal.records(), out)
+    }
+
+    /// Reads a snapshot of any version that was ever written.
+    pub fn read_image(input: &mut dyn Read) -> Result<Self, ImageError> {
+        match codec::read_header(codec::Kind::Image, input)? {
+            1 => Self::read_image_v1(input),
+            version => Err(codec::CodecError::Version { kind: codec::Kind::Image, version }),
+        }
+    }
+
+    fn read_image_v1(input: &mut dyn Read) -> Result<Self, ImageError> {
+        let head: HeadV1 = codec::read(input)?;
+        let servers: Vec<Arc<Server>> = codec::read_all(input)?;
+        let closed: Vec<(ServerId, ClientId)> = codec::read_all(input)?;
+        let sessions: Vec<Arc<Session>> = codec::read_all(input)?;
+        let outbox: Vec<(ServerId, Arc<Instruction>)> = codec::read_all(input)?;
+        let clients: Vec<Arc<ApiClient>> = codec::read_all(input)?;
+        let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
+        let journal: Vec<Arc<Record>> = codec::read_all(input)?;
+        let mut fleet = Self {
+            at: head.at,
+            index_applied: head.index_applied,
+            settings: head.settings,
+            last_epoch: head.last_epoch,
+            last_instruction: head.last_instruction,
+            last_arrival: head.last_arrival,
+            servers: servers.into_iter().map(|server| (server.id.clone(), server)).collect(),
+            closed: closed.into_iter().collect(),
+            sessions: sessions.into_iter().map(|session| (session.id.clone(), session)).collect(),
+            outbox: outbox
+                .into_iter()
+                .map(|(server, instruction)| ((server, instruction.id), instruction))
+                .collect(),
+            clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
+            keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
+            journal: Journal::from_records(journal),
+            index: super::index::Index::default(),
+        };
+        fleet.rebuild_index();
+        Ok(fleet)
+    }
+}

@@ -1,0 +1,186 @@
+//! What is derived from the state to find things without walking through it.
+//!
+//! A function of the state alone: kept up by `fold`, built anew from a snapshot,
+//! and the same either way, or replicas would let deadlines pass in different
+//! orders.
+
+use std::ops::Bound;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::domain::ids::{Owner, ServerId, SessionId};
+use crate::domain::placement::{Counts, Rank};
+use crate::domain::server::{Server, Unavailability};
+use crate::domain::session::{Phase, Session, SessionKind};
+use crate::domain::placement::{self, Rule};
+use crate::domain::time::Timestamp;
+
+/// Something that waits for its time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    Session(SessionId),
+    Server(ServerId),
+}
+
+/// The standing of a server: where it is in the orders of preference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Standing {
+    console: Option<Rank>,
+    virtual_: Option<Rank>,
+    unavailability: Option<Unavailability>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    by_server: OrdSet<(ServerId, SessionId)>,
+    by_owner: OrdSet<(Owner, SessionId)>,
+    waiting: OrdMap<u64, SessionId>,
+    deadlines: OrdSet<(Timestamp, Due)>,
+    server_deadlines: OrdMap<ServerId, Timestamp>,
+    standings: OrdMap<ServerId, Standing>,
+    console_ranks: OrdSet<Rank>,
+    virtual_ranks: OrdSet<Rank>,
+}
+
+impl Index {
+    pub(super) fn sessions_on<'a>(&'a self, server: &ServerId) -> impl Iterator<Item = &'a SessionId> + use<'a> {
+        range_of(&self.by_server, server, None)
+    }
+
+    pub(super) fn sessions_of_owner_from<'a>(
+        &'a self,
+        owner: &Owner,
+        after: Option<&SessionId>,
+    ) -> impl Iterator<Item = &'a SessionId> + use<'a> {
+        range_of(&self.by_owner, owner, after)
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &SessionId> {
+        self.waiting.values()
+    }
+
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.get_min().map(|(at, _)| *at)
+    }
+
+    /// The first thing that is due by `now`.
+    pub(super) fn first_due(&self, now: Timestamp) -> Option<Due> {
+        self.deadlines.get_min().filter(|(at, _)| *at <= now).map(|(_, due)| due.clone())
+    }
+
+    pub(super) fn servers_by_preference(&self, kind: SessionKind) -> impl Iterator<Item = &ServerId> {
+        let ranks = match kind {
+            SessionKind::Console => &self.console_ranks,
+            SessionKind::Virtual => &self.virtual_ranks,
+        };
+        ranks.iter().map(|rank| &rank.server)
+    }
+
+    pub(super) fn unavailability(&self, server: &ServerId) -> Option<Unavailability> {
+        self.standings.get(server).and_then(|standing| standing.unavailability)
+    }
+
+    /// Takes a session out as it was and puts it in as it is.
+    pub(super) fn replace_session(&mut self, old: Option<&Session>, new: Option<&Session>) {
+        if let Some(session) = old {
+            if let Some(server) = session.phase.occupies() {
+                self.by_server.remove(&(server.clone(), session.id.clone()));
+            }
+            self.by_owner.remove(&(session.spec.owner.clone(), session.id.clone()));
+            if let Phase::Placing { arrival, .. } = session.phase {
+                self.waiting.remove(&arrival);
+            }
+            if let Some(at) = session.phase.deadline() {
+                self.deadlines.remove(&(at, Due::Session(session.id.clone())));
+            }
+        }
+        if let Some(session) = new {
+            if let Some(server) = session.phase.occupies() {
+                self.by_server.insert((server.clone(), session.id.clone()));
+            }
+            self.by_owner.insert((session.spec.owner.clone(), session.id.clone()));
+            if let Phase::Placing { arrival, .. } = session.phase {
+                self.waiting.insert(arrival, session.id.clone());
+            }
+            if let Some(at) = session.phase.deadline() {
+                self.deadlines.insert((at, Due::Session(session.id.clone())));
+            }
+        }
+    }
+
+    /// Sets when a server is looked at again; `None` for a server that is gone.
+    pub(super) fn set_server_deadline(&mut self, server: &ServerId, at: Option<Timestamp>) {
+        if let Some(old) = self.server_deadlines.remove(server) {
+            self.deadlines.remove(&(old, Due::Server(server.clone())));
+        }
+        if let Some(at) = at {
+            self.server_deadlines.insert(server.clone(), at);
+            self.deadlines.insert((at, Due::Server(server.clone())));
+        }
+    }
+
+    /// Works out anew where a server stands. Returns whether it may now take
+    /// a session that it could not take before.
+    pub(super) fn restand(&mut self, server: &Server, closed: bool, counts: Counts) -> bool {
+        let old = self.standings.get(&server.id).cloned();
+        let new = Standing {
+            console: Rank::of(server, SessionKind::Console, closed, counts),
+            virtual_: Rank::of(server, SessionKind::Virtual, closed, counts),
+            unavailability: unavailability(server, closed, counts),
+        };
+        if old.as_ref() == Some(&new) {
+            return false;
+        }
+        self.drop_standing(&server.id);
+        if let Some(rank) = &new.console {
+            self.console_ranks.insert(rank.clone());
+        }
+        if let Some(rank) = &new.virtual_ {
+            self.virtual_ranks.insert(rank.clone());
+        }
+        let can_take = new.console.is_some() || new.virtual_.is_some();
+        self.standings.insert(server.id.clone(), new);
+        can_take
+    }
+
+    pub(super) fn drop_standing(&mut self, server: &ServerId) {
+        if let Some(standing) = self.standings.remove(server) {
+            if let Some(rank) = standing.console {
+                self.console_ranks.remove(&rank);
+            }
+            if let Some(rank) = standing.virtual_ {
+                self.virtual_ranks.remove(&rank);
+            }
+        }
+    }
+}
+
+fn range_of<'a, K: Ord + Clone>(
+    set: &'a OrdSet<(K, SessionId)>,
+    key: &K,
+    after: Option<&SessionId>,
+) -> impl Iterator<Item = &'a SessionId> + use<'a, K> {
+    let key = key.clone();
+    let from = match after {
+        Some(after) => Bound::Excluded((key.clone(), after.clone())),
+        None => Bound::Included((key.clone(), SessionId::least())),
+    };
+    set.range((from, Bound::Unbounded)).take_while(move |(other, _)| *other == key).map(|(_, id)| id)
+}
+
+/// Why a server takes no session of any kind.
+fn unavailability(server: &Server, closed: bool, counts: Counts) -> Option<Unavailability> {
+    let by_virtual = placement::refusal_of_any(server, SessionKind::Virtual, closed, counts)?;
+    let by_console = placement::refusal_of_any(server, SessionKind::Console, closed, counts)?;
+    Some(match (by_virtual, by_console) {
+        (Rule::Closed, _) => Unavailability::ServerClosed,
+        (Rule::Unreachable, _) => Unavailability::UnreachableAgent,
+        (Rule::Unhealthy, _) => Unavailability::UnhealthyDcvServer,
+        (Rule::InUse, _) => Unavailability::ExistingLoggedInUser,
+        _ => Unavailability::ServerFull,
+    })
+}

@@ -1,0 +1,137 @@
+//! What must hold at every log index. Checked after every step of the
+//! property tests and of the fault tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Fleet;
+use super::index::Index;
+use crate::domain::ids::{InstructionId, ServerId, SessionId};
+use crate::domain::instruction::Action;
+use crate::domain::session::{Phase, SessionKind};
+
+/// Something that must never be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A session stands under another id than its own.
+    #[error("session {0} stands under the id {1}")]
+    MisplacedSession(SessionId, SessionId),
+    /// A session waits for the answer to an instruction that nobody holds.
+    #[error("session {0} waits for instruction {1}, which is not in the outbox of {2}")]
+    WaitsForNothing(SessionId, InstructionId, ServerId),
+    /// Two sessions wait at the same place in the order of arrival.
+    #[error("two sessions have the arrival {0}")]
+    SameArrival(u64),
+    /// A server has more than one console session that the broker put there,
+    /// or a console session beside virtual ones.
+    #[error("server {0} has {1} console and {2} virtual sessions made by the broker")]
+    ConsoleShared(ServerId, u32, u32),
+    /// An instruction has an id that was never given out.
+    #[error("instruction {0} is greater than the last one given out")]
+    UnknownInstruction(InstructionId),
+    /// An instruction waits for a server that is not listed.
+    #[error("the outbox holds instruction {0} for server {1}, which does not exist")]
+    StrandedInstruction(InstructionId, ServerId),
+    /// A server's connection has a number that was never given out.
+    #[error("server {0} has an epoch that was never given out")]
+    UnknownEpoch(ServerId),
+    /// Two connections have the same number.
+    #[error("servers {0} and {1} share an epoch")]
+    SharedEpoch(ServerId, ServerId),
+    /// The index differs from what the state says.
+    #[error("the index differs from one that is built anew")]
+    Index,
+    /// The journal holds more than it may, or is out of order.
+    #[error("the journal holds {0} records")]
+    Journal(usize),
+    /// Two creations of one session are under way.
+    #[error("session {0} is being created twice")]
+    CreatedTwice(SessionId),
+}
+
+/// Everything that is wrong with a state; empty when it is sound.
+pub fn violations(fleet: &Fleet) -> Vec<Violation> {
+    let mut found = Vec::new();
+    sessions(fleet, &mut found);
+    servers(fleet, &mut found);
+    outbox(fleet, &mut found);
+    if !index_is_true(fleet) {
+        found.push(Violation::Index);
+    }
+    if fleet.journal.len() > fleet.settings.journal_records_max as usize {
+        found.push(Violation::Journal(fleet.journal.len()));
+    }
+    found
+}
+
+fn sessions(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let mut arrivals = BTreeSet::new();
+    let mut made_by_broker: BTreeMap<&ServerId, (u32, u32)> = BTreeMap::new();
+    for (id, session) in &fleet.sessions {
+        if *id != session.id {
+            found.push(Violation::MisplacedSession(session.id.clone(), id.clone()));
+        }
+        match &session.phase {
+            Phase::Placing { arrival, .. } if !arrivals.insert(*arrival) => {
+                found.push(Violation::SameArrival(*arrival));
+            }
+            Phase::Preparing { server, instruction, .. }
+                if !fleet.outbox.contains_key(&(server.clone(), *instruction)) =>
+            {
+                found.push(Violation::WaitsForNothing(id.clone(), *instruction, server.clone()));
+            }
+            _ => {}
+        }
+        if let (Some(server), Some(_)) = (session.phase.occupies(), &session.requested_by) {
+            let (console, virtual_) = made_by_broker.entry(server).or_default();
+            match session.spec.kind {
+                SessionKind::Console => *console += 1,
+                SessionKind::Virtual => *virtual_ += 1,
+            }
+        }
+    }
+    for (server, (console, virtual_)) in made_by_broker {
+        if console > 1 || (console == 1 && virtual_ > 0) {
+            found.push(Violation::ConsoleShared(server.clone(), console, virtual_));
+        }
+    }
+}
+
+fn servers(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let mut epochs = BTreeMap::new();
+    for (id, server) in &fleet.servers {
+        let epoch = server.link.epoch();
+        if epoch > fleet.last_epoch {
+            found.push(Violation::UnknownEpoch(id.clone()));
+        }
+        if let Some(other) = epochs.insert(epoch, id) {
+            found.push(Violation::SharedEpoch(other.clone(), id.clone()));
+        }
+    }
+}
+
+fn outbox(fleet: &Fleet, found: &mut Vec<Violation>) {
+    for ((server, id), instruction) in &fleet.outbox {
+        if *id > fleet.last_instruction || instruction.id != *id {
+            found.push(Violation::UnknownInstruction(*id));
+        }
+        if !fleet.servers.contains_key(server) {
+            found.push(Violation::StrandedInstruction(*id, server.clone()));
+        }
+    }
+    // At most one unanswered creation of a session in the whole fleet.
+    let mut creations = BTreeSet::new();
+    for instruction in fleet.outbox.values() {
+        if let Action::CreateSession { session, .. } = &instruction.action
+            && !creations.insert(session)
+        {
+            found.push(Violation::CreatedTwice(session.clone()));
+        }
+    }
+}
+
+fn index_is_true(fleet: &Fleet) -> bool {
+    let mut rebuilt = fleet.clone();
+    rebuilt.index = Index::default();
+    rebuilt.rebuild_index();
+    rebuilt.index == fleet.index
+}

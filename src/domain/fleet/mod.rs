@@ -1,0 +1,259 @@
+//! The state of the fleet, and how to read it.
+//!
+//! - `apply.rs`: commands and time become events,
+//! - `sessions.rs`, `agents.rs`, `operators.rs`: one function a command,
+//! - `fold.rs`: events change the state, nothing else does,
+//! - `index.rs`: what is derived from it to find things without walking,
+//! - `image.rs`: the state as a snapshot,
+//! - `invariants.rs`: what must hold at every log index.
+//!
+//! All maps are persistent, so a clone costs nothing to speak of and is an
+//! immutable view: readers and snapshots work on clones while entries go on
+//! being applied.
+
+mod agents;
+mod apply;
+mod fold;
+mod image;
+mod index;
+pub mod invariants;
+mod operators;
+mod sessions;
+
+use std::borrow::Cow;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+pub use apply::{Applied, Stamp};
+pub use image::ImageError;
+
+use self::index::Index;
+use super::client::{ApiClient, KeyPurpose, SigningKey};
+use super::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ServerId, SessionId};
+use super::instruction::Instruction;
+use super::journal::Journal;
+use super::placement::Counts;
+use super::server::{Server, Unavailability};
+use super::session::{Phase, Session, SessionKind, SessionState};
+use super::settings::Settings;
+use super::time::Timestamp;
+
+/// Everything that is known.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    at: Timestamp,
+    index_applied: LogIndex,
+    settings: Settings,
+    last_epoch: Epoch,
+    last_instruction: InstructionId,
+    last_arrival: u64,
+    servers: OrdMap<ServerId, Arc<Server>>,
+    /// Kept beyond the server's record, so that a closed server that was away
+    /// for a day does not come back open.
+    closed: OrdMap<ServerId, ClientId>,
+    sessions: OrdMap<SessionId, Arc<Session>>,
+    outbox: OrdMap<(ServerId, InstructionId), Arc<Instruction>>,
+    clients: OrdMap<ClientId, Arc<ApiClient>>,
+    keys: OrdMap<KeyPurpose, Arc<SigningKey>>,
+    journal: Journal,
+    index: Index,
+}
+
+/// Two states are equal when everything that the log decides is equal; what
+/// is derived from it follows.
+impl PartialEq for Fleet {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+            && self.index_applied == other.index_applied
+            && self.settings == other.settings
+            && self.last_epoch == other.last_epoch
+            && self.last_instruction == other.last_instruction
+            && self.last_arrival == other.last_arrival
+            && self.servers == other.servers
+            && self.closed == other.closed
+            && self.sessions == other.sessions
+            && self.outbox == other.outbox
+            && self.clients == other.clients
+            && self.keys == other.keys
+            && self.journal == other.journal
+    }
+}
+
+impl Fleet {
+    /// Time of the last entry, by its leader's clock.
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// The last entry that was applied.
+    pub const fn applied(&self) -> LogIndex {
+        self.index_applied
+    }
+
+    /// Settings in force.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A server.
+    pub fn server(&self, id: &ServerId) -> Option<&Arc<Server>> {
+        self.servers.get(id)
+    }
+
+    /// All servers, by id.
+    pub fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers.values()
+    }
+
+    /// Servers whose ids come after one, by id.
+    pub fn servers_from(&self, after: Option<&ServerId>) -> impl Iterator<Item = &Arc<Server>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.servers.range::<_, ServerId>((from, Bound::Unbounded)).map(|(_, server)| server)
+    }
+
+    /// How many servers are listed.
+    pub fn server_count(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Whether an operator closed a server.
+    pub fn is_closed(&self, id: &ServerId) -> bool {
+        self.closed.contains_key(id)
+    }
+
+    /// A session, a deleted one too while it is kept.
+    pub fn session(&self, id: &SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(id)
+    }
+
+    /// Sessions whose ids come after one, by id.
+    pub fn sessions_from(&self, after: Option<&SessionId>) -> impl Iterator<Item = &Arc<Session>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.sessions.range::<_, SessionId>((from, Bound::Unbounded)).map(|(_, session)| session)
+    }
+
+    /// How many sessions are listed, deleted ones included.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Sessions of an owner whose ids come after one, by id.
+    pub fn sessions_of_owner_from(
+        &self,
+        owner: &Owner,
+        after: Option<&SessionId>,
+    ) -> impl Iterator<Item = &Arc<Session>> {
+        self.index.sessions_of_owner_from(owner, after).filter_map(|id| self.sessions.get(id))
+    }
+
+    /// Sessions that take up room on a server.
+    pub fn sessions_on(&self, server: &ServerId) -> impl Iterator<Item = &Arc<Session>> {
+        self.index.sessions_on(server).filter_map(|id| self.sessions.get(id))
+    }
+
+    /// How many sessions take up room on a server.
+    pub fn counts(&self, server: &ServerId) -> Counts {
+        let mut counts = Counts::default();
+        for session in self.sessions_on(server) {
+            match session.spec.kind {
+                SessionKind::Console => counts.console += 1,
+                SessionKind::Virtual => counts.virtual_ += 1,
+            }
+        }
+        counts
+    }
+
+    /// Sessions that wait for a server, in the order of arrival.
+    pub fn waiting(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.index.waiting().filter_map(|id| self.sessions.get(id))
+    }
+
+    /// Instructions that a server has not answered yet, oldest first.
+    pub fn outbox(&self, server: &ServerId) -> impl Iterator<Item = &Arc<Instruction>> {
+        self.outbox_after(server, InstructionId(0))
+    }
+
+    /// Unanswered instructions of a server after one, oldest first.
+    pub fn outbox_after(&self, server: &ServerId, after: InstructionId) -> impl Iterator<Item = &Arc<Instruction>> {
+        let from = Bound::Excluded((server.clone(), after));
+        let to = Bound::Included((server.clone(), InstructionId(u64::MAX)));
+        self.outbox.range::<_, (ServerId, InstructionId)>((from, to)).map(|(_, instruction)| instruction)
+    }
+
+    /// The oldest instruction that a server has not answered, or else the one
+    /// that would come next: its agent may forget what came before.
+    pub fn oldest_instruction(&self, server: &ServerId) -> InstructionId {
+        self.outbox(server).next().map_or(self.last_instruction.next(), |instruction| instruction.id)
+    }
+
+    /// A client of the API.
+    pub fn client(&self, id: &ClientId) -> Option<&Arc<ApiClient>> {
+        self.clients.get(id)
+    }
+
+    /// All clients of the API, by id.
+    pub fn clients(&self) -> impl Iterator<Item = &Arc<ApiClient>> {
+        self.clients.values()
+    }
+
+    /// The key for a purpose.
+    pub fn key(&self, purpose: KeyPurpose) -> Option<&Arc<SigningKey>> {
+        self.keys.get(&purpose)
+    }
+
+    /// What happened.
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// When something is due by itself.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.index.next_deadline()
+    }
+
+    /// State of a session as callers see it.
+    pub fn state_of(&self, session: &Session) -> SessionState {
+        match &session.phase {
+            Phase::Placing { .. } => SessionState::Creating,
+            Phase::Preparing { server, .. } if self.is_lost(server) => SessionState::Unknown,
+            Phase::Preparing { .. } => SessionState::Creating,
+            Phase::Ready { server } if self.is_lost(server) => SessionState::Unknown,
+            Phase::Ready { .. } => SessionState::Ready,
+            Phase::Deleting { .. } => SessionState::Deleting,
+            Phase::Deleted { .. } => SessionState::Deleted,
+        }
+    }
+
+    /// Why a session is in its state, when something went wrong or ended.
+    pub fn state_reason_of<'a>(&self, session: &'a Session) -> Option<Cow<'a, str>> {
+        match self.state_of(session) {
+            SessionState::Unknown => Some(Cow::Borrowed("the agent of its server cannot be reached")),
+            _ => session.state_reason.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    /// Why nothing is placed on a server; `None` when it is available.
+    pub fn unavailability(&self, server: &Server) -> Option<Unavailability> {
+        self.index.unavailability(&server.id)
+    }
+
+    /// Servers that can take some session of a kind, best first.
+    pub(super) fn servers_by_preference(&self, kind: SessionKind) -> impl Iterator<Item = &Arc<Server>> {
+        self.index.servers_by_preference(kind).filter_map(|id| self.servers.get(id))
+    }
+
+    fn is_lost(&self, server: &ServerId) -> bool {
+        self.servers.get(server).is_none_or(|server| server.link.is_lost())
+    }
+}
+
+/// A server that could take a session, whether or not anybody waits.
+#[cfg(test)]
+fn placement_possible(fleet: &Fleet, spec: &super::session::SessionSpec) -> Option<ServerId> {
+    super::placement::choose(fleet, spec).ok()
+}
+
+#[cfg(test)]
+mod tests;

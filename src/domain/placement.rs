@@ -1,0 +1,230 @@
+//! Placement: which server gets a session.
+//!
+//! A pure function of committed state. Of the servers that may take the
+//! session, the one with the fewest sessions is chosen; among equals a stable
+//! hash decides, so that every replica chooses the same one and neighbours in
+//! the alphabet do not fill up first.
+//!
+//! The servers that can take *some* session of a kind are kept in the order
+//! of preference (see `fleet::index`), so the first of them is usually the
+//! answer and a placement does not walk through the fleet.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::fleet::Fleet;
+use super::host::{Health, OsFamily};
+use super::ids::{Owner, ServerId};
+use super::requirements::Expression;
+use super::server::Server;
+use super::session::{SessionKind, SessionSpec};
+
+/// A rule that can refuse a server, in the order in which they are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Rule {
+    /// An operator closed it.
+    Closed,
+    /// Its agent is not connected.
+    Unreachable,
+    /// Its desktop server does not work.
+    Unhealthy,
+    /// Somebody works at it outside the broker.
+    InUse,
+    /// Virtual sessions need Linux.
+    OperatingSystem,
+    /// It does not offer sessions of this kind.
+    Kind,
+    /// It has a console session, or virtual sessions that exclude one.
+    ConsoleExclusive,
+    /// It has as many virtual sessions as it takes.
+    Full,
+    /// The owner has as many sessions there as one may have.
+    OwnerLimit,
+    /// The requirements do not hold for it.
+    Requirements,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "closed",
+            Self::Unreachable => "agent not connected",
+            Self::Unhealthy => "desktop server unhealthy",
+            Self::InUse => "in use by a logged-in user",
+            Self::OperatingSystem => "virtual sessions need Linux",
+            Self::Kind => "sessions of this type not offered",
+            Self::ConsoleExclusive => "console and virtual sessions exclude each other",
+            Self::Full => "full",
+            Self::OwnerLimit => "owner has as many sessions there as allowed",
+            Self::Requirements => "requirements not met",
+        })
+    }
+}
+
+/// Why no server was found: how many servers each rule refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Servers there are.
+    pub servers: u32,
+    /// Servers refused, by the first rule that did.
+    pub refused: BTreeMap<Rule, u32>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.servers == 0 {
+            return f.write_str("no server is connected");
+        }
+        for (number, (rule, count)) in self.refused.iter().enumerate() {
+            let separator = if number == 0 { "" } else { ", " };
+            write!(f, "{separator}{count} of {} servers: {rule}", self.servers)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sessions that take up room on a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Console sessions.
+    pub console: u32,
+    /// Virtual sessions.
+    pub virtual_: u32,
+}
+
+impl Counts {
+    /// Both kinds.
+    pub const fn total(self) -> u32 {
+        self.console + self.virtual_
+    }
+}
+
+/// Place of a server in the order of preference: fewest sessions first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    sessions: u32,
+    tie: u64,
+    pub(super) server: ServerId,
+}
+
+impl Rank {
+    /// The rank of a server for sessions of a kind; `None` when it can take none.
+    pub(super) fn of(server: &Server, kind: SessionKind, closed: bool, counts: Counts) -> Option<Self> {
+        match refusal_of_any(server, kind, closed, counts) {
+            Some(_) => None,
+            None => Some(Self {
+                sessions: counts.total(),
+                tie: stable_hash(server.id.as_str()),
+                server: server.id.clone(),
+            }),
+        }
+    }
+}
+
+/// The first rule by which a server refuses every session of a kind.
+pub(super) fn refusal_of_any(server: &Server, kind: SessionKind, closed: bool, counts: Counts) -> Option<Rule> {
+    if closed {
+        return Some(Rule::Closed);
+    }
+    if !server.link.is_up() {
+        return Some(Rule::Unreachable);
+    }
+    match server.health {
+        Health::Healthy => {}
+        Health::Unhealthy(_) => return Some(Rule::Unhealthy),
+        Health::InUse => return Some(Rule::InUse),
+    }
+    let limits = server.facts.limits;
+    match kind {
+        SessionKind::Console if !limits.console_sessions => Some(Rule::Kind),
+        SessionKind::Console if counts.total() > 0 => Some(Rule::ConsoleExclusive),
+        SessionKind::Console => None,
+        SessionKind::Virtual if server.facts.os.family != OsFamily::Linux => Some(Rule::OperatingSystem),
+        SessionKind::Virtual if limits.virtual_sessions_max == Some(0) => Some(Rule::Kind),
+        SessionKind::Virtual if counts.console > 0 => Some(Rule::ConsoleExclusive),
+        SessionKind::Virtual if limits.virtual_sessions_max.is_some_and(|max| counts.virtual_ >= max) => {
+            Some(Rule::Full)
+        }
+        SessionKind::Virtual => None,
+    }
+}
+
+/// The first rule by which a server refuses this session.
+pub(super) fn refusal(
+    fleet: &Fleet,
+    server: &Server,
+    spec: &SessionSpec,
+    requirements: Option<&Expression>,
+) -> Option<Rule> {
+    let counts = fleet.counts(&server.id);
+    refusal_of_any(server, spec.kind, fleet.is_closed(&server.id), counts)
+        .or_else(|| refusal_of_this(fleet, server, spec, requirements))
+}
+
+fn refusal_of_this(
+    fleet: &Fleet,
+    server: &Server,
+    spec: &SessionSpec,
+    requirements: Option<&Expression>,
+) -> Option<Rule> {
+    let owner_limit = match spec.kind {
+        SessionKind::Virtual => server.facts.limits.sessions_per_owner_max,
+        SessionKind::Console => None,
+    };
+    if owner_limit.is_some_and(|max| virtual_sessions_of(fleet, &server.id, &spec.owner) >= max) {
+        return Some(Rule::OwnerLimit);
+    }
+    if requirements.is_some_and(|expression| !expression.holds(server)) {
+        return Some(Rule::Requirements);
+    }
+    None
+}
+
+fn virtual_sessions_of(fleet: &Fleet, server: &ServerId, owner: &Owner) -> u32 {
+    let count = fleet
+        .sessions_on(server)
+        .filter(|session| session.spec.kind == SessionKind::Virtual && session.spec.owner == *owner)
+        .count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Chooses a server, or says why there is none.
+pub(super) fn choose(fleet: &Fleet, spec: &SessionSpec) -> Result<ServerId, Explanation> {
+    // The edge refuses expressions that do not parse; one that comes from a
+    // version with another grammar holds for no server.
+    let Ok(requirements) = Expression::parse(spec.requirements.as_deref().unwrap_or_default()) else {
+        return Err(explain_unparsable(fleet));
+    };
+    let chosen = fleet
+        .servers_by_preference(spec.kind)
+        .find(|server| refusal_of_this(fleet, server, spec, requirements.as_ref()).is_none());
+    match chosen {
+        Some(server) => Ok(server.id.clone()),
+        None => Err(explain(fleet, spec, requirements.as_ref())),
+    }
+}
+
+fn explain(fleet: &Fleet, spec: &SessionSpec, requirements: Option<&Expression>) -> Explanation {
+    let mut explanation = Explanation::default();
+    for server in fleet.servers() {
+        explanation.servers += 1;
+        if let Some(rule) = refusal(fleet, server, spec, requirements) {
+            *explanation.refused.entry(rule).or_default() += 1;
+        }
+    }
+    explanation
+}
+
+fn explain_unparsable(fleet: &Fleet) -> Explanation {
+    let servers = u32::try_from(fleet.servers().count()).unwrap_or(u32::MAX);
+    Explanation { servers, refused: BTreeMap::from([(Rule::Requirements, servers)]) }
+}
+
+/// FNV-1a, 64 bits: the same on every replica and in every version.
+fn stable_hash(text: &str) -> u64 {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    text.bytes().fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
