@@ -174,6 +174,12 @@ impl Database {
         })
     }
 
+    /// Lets a test change it by hand.
+    #[cfg(test)]
+    pub(crate) fn change(&self, change: impl FnOnce(&sled::Db)) {
+        change(&self.tree);
+    }
+
     /// Closes the database. sled writes when it is dropped, and may panic.
     pub(crate) fn close(self) -> Result<(), Error> {
         let Self {
