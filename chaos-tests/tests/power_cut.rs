@@ -8,15 +8,17 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use berth_chaos_tests::disk::Disk;
 use berth_chaos_tests::power_cut::{self, Expected, Random};
-use berth_storage::Store;
+use berth_storage::{Condition, Error, Store};
 
 /// Cuts that hit the same disk one after the other, before a new one is taken.
 const CUTS_PER_DISK: u64 = 10;
+const DEADLINE: Duration = Duration::from_mins(1);
 const DISK_MEGABYTES: u64 = 3 << 10;
 
 #[test]
@@ -50,6 +52,33 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() -> anyhow::Result<()> {
     }
     println!("{cut} cuts, {acknowledged_steps} acknowledged steps, nothing missing");
     assert!(acknowledged_steps > 0, "nothing was ever acknowledged");
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_fails_stops_the_store_for_good() -> anyhow::Result<()> {
+    let disk = Disk::new(192)?;
+    let store = Store::open(&disk.path().join("data"), power_cut::options())?;
+    let log = store.log();
+    let (sender, outcomes) = mpsc::channel();
+    let append = |index| {
+        let sender = sender.clone();
+        let entries = vec![power_cut::entry(1, 1, index, 5000)];
+        log.append(entries, Box::new(move |result| drop(sender.send(result))))
+    };
+    append(0)?;
+    outcomes.recv_timeout(DEADLINE)??;
+    disk.cut_power()?;
+    append(1)?;
+    let result = outcomes.recv_timeout(DEADLINE)?;
+    ensure!(result.is_err(), "a write to a dead disk was acknowledged");
+    let condition = log.condition();
+    ensure!(matches!(condition, Condition::Failed(_)), "{condition:?}");
+    let refusal = append(2).err().context("it still takes entries")?;
+    ensure!(matches!(refusal, Error::Failed { .. }), "{refusal}");
+    let refusal = log.read(0..1, 1).err().context("it still reads")?;
+    ensure!(matches!(refusal, Error::Failed { .. }), "{refusal}");
+    ensure!(store.close().is_err(), "closing went well");
     Ok(())
 }
 
