@@ -3,6 +3,12 @@
 //! - `flush` alone does not survive a power cut (it ends in `sync_file_range`):
 //!   [`Database::sync`] follows it with an fdatasync of sled's file, through a
 //!   descriptor of our own.
+//! - sled's log is cut in segments. What survives a power cut without having
+//!   been synced is the beginning of what was written only while that lies in
+//!   two segments: from the third on sled takes the first for safely stored, so
+//!   that later batches may survive earlier ones, and it may write over pages
+//!   whose new place is not on disk yet. Segments are therefore large, batches
+//!   small, and [`Database::apply`] syncs long before a segment is full.
 //! - Files in `blobs/` are never synced by sled. Values are kept so small that
 //!   there are none; should there be one after all, it is synced here.
 //! - sled may panic on damaged files and after I/O errors: every call is
@@ -12,6 +18,7 @@
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{Error, durable};
@@ -20,11 +27,30 @@ use crate::{Error, durable};
 /// just closed: some of its last references are dropped by other threads.
 const REOPEN_LIMIT: Duration = Duration::from_secs(10);
 
+/// Length of sled's segments. Part of the format: sled refuses another one.
+const SEGMENT_BYTES: usize = 8 << 20;
+
+/// What sled may have written since the last sync before the next one is due.
+/// Together with what one batch makes sled write (records, the leaves they
+/// change, and a page moved out of an old segment for each of these) it must
+/// stay below a segment.
+const UNSYNCED_BYTES_MAX: i64 = 1 << 20;
+
+/// The most records in one batch, and the most bytes. sled rewrites a leaf with
+/// every tenth record and when it splits, and moves a page of up to 105 KiB each
+/// time: less than 6 MiB for such a batch. Nor must sled have to read back,
+/// within a batch, pages that this batch changed: it would wait for itself.
+pub(crate) const BATCH_RECORDS_MAX: usize = 160;
+/// See [`BATCH_RECORDS_MAX`].
+pub(crate) const BATCH_BYTES_MAX: usize = 192 << 10;
+
 /// An open database.
 #[derive(Debug)]
 pub(crate) struct Database {
     folder: PathBuf,
     tree: sled::Db,
+    /// Position in sled's log up to which everything is durable.
+    synced: AtomicI64,
     /// sled's data file, for fdatasync.
     file: File,
 }
@@ -54,6 +80,7 @@ impl Database {
         let config = sled::Config::new()
             .path(folder)
             .cache_capacity(cache_bytes)
+            .segment_size(SEGMENT_BYTES)
             .flush_every_ms(None);
         let deadline = Instant::now() + REOPEN_LIMIT;
         let tree = loop {
@@ -78,15 +105,27 @@ impl Database {
             .map_err(|error| Error::io("open", &path, error))?;
         Ok(Self {
             folder: folder.to_owned(),
+            synced: AtomicI64::new(tree.context.pagecache.log.stable_offset()),
             tree,
             file,
         })
     }
 
-    /// Applies a batch: after a crash either all of it is there or nothing, and
-    /// nothing of later batches without it.
+    /// Applies a batch, of at most [`BATCH_RECORDS_MAX`] and [`BATCH_BYTES_MAX`]:
+    /// after a crash either all of it is there or nothing, and nothing of later
+    /// batches without it.
     pub(crate) fn apply(&self, batch: sled::Batch) -> Result<(), Error> {
-        guarded(&self.folder, "write to", || self.tree.apply_batch(batch))
+        guarded(&self.folder, "write to", || self.tree.apply_batch(batch))?;
+        self.flush()?;
+        if self.written() - self.synced.load(Ordering::Relaxed) > UNSYNCED_BYTES_MAX {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Position in sled's log up to which it was handed to the operating system.
+    fn written(&self) -> i64 {
+        self.tree.context.pagecache.log.stable_offset()
     }
 
     /// Hands everything applied to the operating system: it survives the death
@@ -98,13 +137,16 @@ impl Database {
     /// Makes everything flushed durable.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.sync_blobs()?;
+        let written = self.written();
         let path = self.folder.join("db");
         // A failed fdatasync leaves unknown what is on disk, whatever its
         // reason: it must never be taken for a full disk that can be waited for.
         self.file.sync_data().map_err(|error| {
             let error = std::io::Error::other(error);
             Error::io("sync", &path, error)
-        })
+        })?;
+        self.synced.store(written, Ordering::Relaxed);
+        Ok(())
     }
 
     fn sync_blobs(&self) -> Result<(), Error> {

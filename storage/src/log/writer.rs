@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Condition;
-use super::database::{Database, panic_text};
+use super::database::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Database, panic_text};
 use super::load;
 use super::record::{self, Purged};
 use super::shared::{Action, Shared, Write};
@@ -25,9 +25,6 @@ use crate::{Error, durable};
 const GROUP_BYTES: u64 = 4 << 20;
 /// Writes taken into one group.
 const GROUP_WRITES: usize = 4096;
-/// Bytes in one sled batch. sled must not have to read back, within a batch,
-/// pages that this batch changed: it would wait for itself.
-const BATCH_BYTES: usize = 256 << 10;
 /// Keys of purged entries removed with one group. Thousands at once would stall
 /// it; a group that adds more keys removes as many.
 const PURGE_KEYS: usize = 256;
@@ -37,9 +34,9 @@ const PURGE_PAUSE: Duration = Duration::from_millis(10);
 const COMMITTED_WAIT: Duration = Duration::from_millis(500);
 /// How often a full disk is looked at.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
-/// Room for what sled writes besides the records of a group: whole segments of
-/// 512 KiB, and pages moved out of old ones.
-const SEGMENTS_BYTES: u64 = 4 << 20;
+/// Room for what sled writes besides the records of a group: whole segments, and
+/// pages moved out of old ones.
+const SEGMENTS_BYTES: u64 = 16 << 20;
 /// What sled writes for each byte of a record, at most and roughly.
 const WRITE_AMPLIFICATION: u64 = 4;
 
@@ -492,11 +489,11 @@ fn truncate(database: &Database, index: u64) -> Result<(), Error> {
         if keys.is_empty() {
             return Ok(());
         }
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::new(database);
         for key in keys {
-            batch.remove(key);
+            batch.remove(key)?;
         }
-        database.apply(batch)?;
+        batch.apply()?;
     }
 }
 
@@ -505,6 +502,7 @@ struct Batch<'a> {
     database: &'a Database,
     pending: sled::Batch,
     bytes: usize,
+    records: usize,
     /// Keys inserted since it was made.
     inserted: usize,
 }
@@ -515,17 +513,30 @@ impl<'a> Batch<'a> {
             database,
             pending: sled::Batch::default(),
             bytes: 0,
+            records: 0,
             inserted: 0,
         }
     }
 
     fn insert(&mut self, key: &[u8], value: Vec<u8>) -> Result<(), Error> {
-        if self.bytes + value.len() > BATCH_BYTES {
-            self.apply()?;
-        }
-        self.bytes += key.len() + value.len();
+        self.make_room(key.len() + value.len())?;
         self.inserted += 1;
         self.pending.insert(key, value);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: sled::IVec) -> Result<(), Error> {
+        self.make_room(key.len())?;
+        self.pending.remove(key);
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: usize) -> Result<(), Error> {
+        if self.bytes + bytes > BATCH_BYTES_MAX || self.records == BATCH_RECORDS_MAX {
+            self.apply()?;
+        }
+        self.bytes += bytes;
+        self.records += 1;
         Ok(())
     }
 
@@ -541,17 +552,17 @@ impl<'a> Batch<'a> {
             .first_keys(&record::first_key(0), &until, limit)?;
         let more = keys.len() == limit;
         for key in keys {
-            self.bytes += key.len();
-            self.pending.remove(key);
+            self.remove(key)?;
         }
         Ok(more)
     }
 
     fn apply(&mut self) -> Result<(), Error> {
-        if self.bytes == 0 {
+        if self.records == 0 {
             return Ok(());
         }
         self.bytes = 0;
+        self.records = 0;
         self.database.apply(std::mem::take(&mut self.pending))
     }
 }
