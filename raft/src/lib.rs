@@ -19,14 +19,23 @@
 //! - a storage error stops the replica for good and loudly; a full disk only makes writes fail
 //!   until there is room.
 
+mod applier;
 mod clock;
+mod codec;
 mod config;
 mod error;
 mod ids;
+mod log_store;
 mod machine;
+mod network;
 mod peers;
+mod published;
+mod receiver;
 mod replica;
+mod snapshot;
 mod status;
+mod types;
+mod wire;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Config, ConfigError, ENTRY_BYTES_MAX};
