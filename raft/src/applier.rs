@@ -106,7 +106,9 @@ impl<M: StateMachine> Applier<M> {
         }));
         applied.map_err(|panic| {
             let text = panic_text(panic.as_ref());
-            io::Error::other(format!("the state machine panicked at entry {index}: {text}"))
+            io::Error::other(format!(
+                "the state machine panicked at entry {index}: {text}"
+            ))
         })
     }
 
@@ -146,7 +148,10 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         let mut answers = Vec::new();
         let mut unpublished = 0;
         while let Some((entry, responder)) = entries.try_next().await? {
-            if self.last.is_some_and(|last| entry.log_id.index <= last.index) {
+            if self
+                .last
+                .is_some_and(|last| entry.log_id.index <= last.index)
+            {
                 return Err(io::Error::other(format!(
                     "entry {} was given to apply a second time",
                     entry.log_id
@@ -208,9 +213,10 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         data: SnapshotData,
     ) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
-        let (state, at) =
-            snapshot::blocking("install a snapshot", move || snapshot::install(&snapshots, data))
-                .await?;
+        let (state, at) = snapshot::blocking("install a snapshot", move || {
+            snapshot::install(&snapshots, data)
+        })
+        .await?;
         self.state = state;
         self.at = self.at.max(at);
         self.last = meta.last_log_id;
@@ -225,9 +231,10 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<openraft::alias::SnapshotOf<Types, SnapshotData>>, io::Error> {
-        let Some(stored) = self.snapshots.current().map_err(|error| {
-            io::Error::other(chain(&error))
-        })?
+        let Some(stored) = self
+            .snapshots
+            .current()
+            .map_err(|error| io::Error::other(chain(&error)))?
         else {
             return Ok(None);
         };

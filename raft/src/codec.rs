@@ -9,7 +9,7 @@ use crate::ids::{ReplicaId, UnixMillis};
 use crate::types::{Batch, Entry, LogId, Membership, SnapshotMeta, StoredMembership, Vote, log_id};
 use bincode::{Decode, Encode};
 use openraft::EntryPayload;
-use openraft::vote::RaftVote;
+use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of every stored form.
@@ -311,6 +311,25 @@ pub(crate) fn decode_snapshot_meta(bytes: &[u8]) -> Result<(SnapshotMeta, UnixMi
         last_membership: StoredMembership::new(raw.membership_at.map(LogId::from), membership),
     };
     Ok((meta, UnixMillis(raw.at)))
+}
+
+/// An outcome on its way from the leader to the replica that was asked.
+pub(crate) fn encode_outcome<O: Serialize>(
+    outcome: &O,
+) -> Result<Vec<u8>, bincode::error::EncodeError> {
+    bincode::serde::encode_to_vec(outcome, config())
+}
+
+/// The inverse of [`encode_outcome`].
+pub(crate) fn decode_outcome<O: DeserializeOwned>(bytes: &[u8]) -> Result<O, Error> {
+    let what = "an outcome";
+    let (outcome, used) = bincode::serde::decode_from_slice(bytes, config())
+        .map_err(|source| Error::Malformed { what, source })?;
+    if used != bytes.len() {
+        let extra = bytes.len() - used;
+        return Err(Error::TrailingBytes { what, extra });
+    }
+    Ok(outcome)
 }
 
 #[cfg(test)]

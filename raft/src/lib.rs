@@ -20,20 +20,24 @@
 //!   until there is room.
 
 mod applier;
+mod barrier;
 mod clock;
 mod codec;
 mod config;
+mod core;
 mod error;
 mod ids;
 mod log_store;
 mod machine;
 mod network;
 mod peers;
+mod proposer;
 mod published;
 mod receiver;
 mod replica;
 mod snapshot;
 mod status;
+mod tasks;
 mod types;
 mod wire;
 

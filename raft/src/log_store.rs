@@ -80,10 +80,7 @@ impl LogStore {
     ) -> Result<(), io::Error> {
         let (done, flushed) = oneshot::channel();
         // Nobody listens any more only when the library was dropped in between: nothing to tell.
-        write(
-            &self.log,
-            Box::new(move |result| drop(done.send(result))),
-        );
+        write(&self.log, Box::new(move |result| drop(done.send(result))));
         match flushed.await {
             Ok(result) => result.map_err(storage_error),
             Err(_) => Err(io::Error::other(format!(

@@ -7,13 +7,13 @@ use crate::snapshot::{SnapshotData, blocking};
 use crate::types::{Types, Vote};
 use crate::wire::{Answer, AppendAnswer, Ballot, Refusal, Request, SnapshotEnd, TransferAnswer};
 use openraft::alias::SnapshotOf;
+use openraft::errors::ErrorSource;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::errors::ErrorSource;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2, StorageError};
 use std::future::Future;
 use std::io::Read;
@@ -182,7 +182,10 @@ impl Sender {
             });
             let (open, bytes) = read.await.map_err(|error| {
                 // A snapshot of ours that cannot be read is damage of this replica.
-                StorageError::read_snapshot(None, openraft::impls::BoxedErrorSource::from_error(&error))
+                StorageError::read_snapshot(
+                    None,
+                    openraft::impls::BoxedErrorSource::from_error(&error),
+                )
             })?;
             reader = open;
             let length = bytes.len() as u64;

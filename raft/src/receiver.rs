@@ -181,9 +181,8 @@ pub(crate) async fn install<SM: RaftStateMachine<Types, SnapshotData = SnapshotD
         meta,
         snapshot: data,
     };
-    let installed: Result<_, Fatal<Types>> = raft
-        .install_full_snapshot(end.vote.into(), snapshot)
-        .await;
+    let installed: Result<_, Fatal<Types>> =
+        raft.install_full_snapshot(end.vote.into(), snapshot).await;
     match installed {
         Ok(response) => Answer::Snapshot {
             vote: RawVote::from(&response.vote),

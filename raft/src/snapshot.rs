@@ -150,11 +150,9 @@ pub(crate) fn install<M: StateMachine>(
             writer,
             meta,
             index,
-        } => {
-            writer
-                .finish(meta, index)
-                .map_err(|error| storage_error(&error))?
-        }
+        } => writer
+            .finish(meta, index)
+            .map_err(|error| storage_error(&error))?,
     };
     let (_, at) = codec::decode_snapshot_meta(stored.meta())?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, stored.open());

@@ -74,11 +74,18 @@ pub(crate) enum Answer {
     /// The part was taken; more are expected.
     ChunkTaken,
     /// The whole snapshot was looked at; `vote` tells whether the sender still leads.
-    Snapshot { vote: RawVote },
+    Snapshot {
+        vote: RawVote,
+    },
     /// The commands were applied; the outcomes are encoded one by one.
-    Proposed { index: u64, outcomes: Vec<Vec<u8>> },
+    Proposed {
+        index: u64,
+        outcomes: Vec<Vec<u8>>,
+    },
     /// Reads must see at least this entry.
-    ReadIndex { index: u64 },
+    ReadIndex {
+        index: u64,
+    },
 }
 
 /// Why a request was not carried out. All but `Unknown` say: nothing happened.
@@ -88,9 +95,17 @@ pub(crate) enum Refusal {
     Garbage(String),
     /// The receiver does not lead, or cannot confirm that it does.
     NoLeader,
-    StorageFull { free_bytes: u64, needed_bytes: u64 },
-    Overloaded { waiting_commands: u64 },
-    TooLarge { bytes: u64, bytes_max: u64 },
+    StorageFull {
+        free_bytes: u64,
+        needed_bytes: u64,
+    },
+    Overloaded {
+        waiting_commands: u64,
+    },
+    TooLarge {
+        bytes: u64,
+        bytes_max: u64,
+    },
     /// Accepted, but the outcome is not known.
     Unknown,
     /// The receiver has stopped.
