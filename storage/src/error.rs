@@ -97,12 +97,12 @@ pub enum Error {
         found: u64,
     },
 
-    /// One entry is larger than [`crate::MAX_PAYLOAD_BYTES`]; nothing was accepted.
-    #[error("entry {index} has {bytes} bytes, at most {limit_bytes} fit")]
+    /// An entry, vote or marker is too long; nothing was accepted.
+    #[error("{what} has {bytes} bytes, at most {limit_bytes} fit")]
     TooLarge {
-        /// The entry.
-        index: u64,
-        /// Its payload's length.
+        /// Which one.
+        what: String,
+        /// Its length.
         bytes: usize,
         /// The most that fits.
         limit_bytes: usize,
@@ -140,11 +140,7 @@ impl Error {
     }
 
     /// An [`Error::Damaged`].
-    pub(crate) fn damaged(
-        path: &Path,
-        what: impl Into<String>,
-        reason: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.to_owned(),
             what: what.into(),

@@ -24,12 +24,14 @@
 //! - a full disk makes writes wait, and they go on by themselves; every other
 //!   I/O error stops the store for good.
 
+mod codec;
+mod durable;
 mod error;
 mod log;
 mod snapshots;
 mod store;
 
 pub use error::Error;
-pub use log::{Condition, Done, Entry, Log, MAX_PAYLOAD_BYTES};
+pub use log::{Condition, Done, Entry, Log, MAX_MARKER_BYTES, MAX_PAYLOAD_BYTES};
 pub use snapshots::{Snapshot, SnapshotReader, SnapshotWriter, Snapshots};
 pub use store::{Options, Store};

@@ -1,87 +1,225 @@
-//! Snapshots as files.
+//! Snapshots as files: `<index>.snapshot`, written beside as `<number>.unfinished`.
+//!
+//! The one of the highest index is current. It replaces the older ones only
+//! after it is durable; a crash may leave older ones and unfinished files, which
+//! opening removes. A current snapshot that is damaged is an error: the older
+//! state it could be replaced by is not what was acknowledged.
 
-use std::io::{self, Read, Write};
+mod format;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
 
-use crate::Error;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// The snapshots of a data folder. The newest is kept.
+use crate::{Error, durable};
+use format::Contents;
+pub use reader::SnapshotReader;
+pub use writer::SnapshotWriter;
+
+const FINISHED: &str = "snapshot";
+const UNFINISHED: &str = "unfinished";
+
+/// The snapshots of a data folder. The newest is kept. Clones share the folder.
 #[derive(Debug, Clone)]
-pub struct Snapshots;
+pub struct Snapshots {
+    folder: Arc<Folder>,
+}
+
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    reserve_bytes: u64,
+    /// Numbers the unfinished files of this process.
+    begun: AtomicU64,
+    /// Held while a snapshot becomes current.
+    current: Mutex<Option<Snapshot>>,
+}
 
 impl Snapshots {
+    /// Opens the folder `path`, removes what a crash may have left, and checks
+    /// every byte of the current snapshot.
+    pub(crate) fn open(path: &Path, reserve_bytes: u64) -> Result<Self, Error> {
+        let mut newest: Option<(u64, PathBuf)> = None;
+        let mut older = Vec::new();
+        for file in list(path)? {
+            match parse_name(&file)? {
+                None => {
+                    tracing::info!(path = %file.display(), "removing an unfinished snapshot");
+                    older.push(file);
+                }
+                Some(index) => {
+                    let previous = match &newest {
+                        Some((newest, _)) if *newest > index => Some((index, file)),
+                        _ => newest.replace((index, file)),
+                    };
+                    older.extend(previous.map(|(_, file)| file));
+                }
+            }
+        }
+        let current = match newest {
+            None => None,
+            Some((index, file)) => {
+                let snapshot = Snapshot::load(&file)?;
+                if snapshot.index() != index {
+                    let reason = format!("it holds the snapshot of index {}", snapshot.index());
+                    return Err(Error::damaged(&file, "the name", reason));
+                }
+                snapshot.open().check()?;
+                Some(snapshot)
+            }
+        };
+        // Only now that the newest is known to be good.
+        remove_all(path, &older)?;
+        Ok(Self {
+            folder: Arc::new(Folder {
+                path: path.to_owned(),
+                reserve_bytes,
+                begun: AtomicU64::new(0),
+                current: Mutex::new(current),
+            }),
+        })
+    }
+
     /// Starts a new snapshot file beside the current one. Several may be in the
-    /// making at a time.
+    /// making at a time. [`Error::Full`] if the disk has no room.
     pub fn begin(&self) -> Result<SnapshotWriter, Error> {
-        todo!()
+        let number = self.folder.begun.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.path.join(format!("{number}.{UNFINISHED}"));
+        SnapshotWriter::begin(Arc::clone(&self.folder), path)
     }
 
-    /// The current snapshot, if there is one.
+    /// The current snapshot, if there is one. Fails if its file was removed from
+    /// the folder behind our back: a restart would not find it.
     pub fn current(&self) -> Result<Option<Snapshot>, Error> {
-        todo!()
+        let current = self
+            .folder
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(snapshot) = &current
+            && !snapshot.path.exists()
+        {
+            return Err(Error::damaged(
+                &snapshot.path,
+                "the current snapshot",
+                "the file was removed while in use",
+            ));
+        }
+        Ok(current)
     }
 }
 
-/// A snapshot being written. Dropped unfinished, it leaves nothing behind.
-#[derive(Debug)]
-pub struct SnapshotWriter;
-
-impl SnapshotWriter {
-    /// Makes the snapshot durable and current, then removes older ones. `index`
-    /// is the last log index it covers, `meta` whatever the caller wants back
-    /// with it (at most 1 MiB). Returns the snapshot that is current afterwards:
-    /// this one, or a newer one that was finished in the meantime.
-    pub fn finish(self, meta: Vec<u8>, index: u64) -> Result<Snapshot, Error> {
-        let _ = (meta, index);
-        todo!()
-    }
-}
-
-/// A full disk is reported as [`io::ErrorKind::StorageFull`].
-impl Write for SnapshotWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = bytes;
-        todo!()
+impl Folder {
+    /// Fails with [`Error::Full`] unless `bytes` fit besides the reserve.
+    fn require_room(&self, bytes: usize) -> Result<(), Error> {
+        if self.reserve_bytes == 0 {
+            return Ok(());
+        }
+        durable::require_room(&self.path, self.reserve_bytes + bytes as u64)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// Makes a written file current, unless a newer one is.
+    fn install(&self, writer: &mut SnapshotWriter, index: u64) -> Result<Snapshot, Error> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(newer) = current.as_ref().filter(|current| current.index() > index) {
+            return Ok(newer.clone());
+        }
+        let target = self.path.join(format!("{index:020}.{FINISHED}"));
+        writer.settle(&target)?;
+        let snapshot = Snapshot::load(&target)?;
+        let previous = current.replace(snapshot.clone());
+        if let Some(previous) = previous.filter(|previous| previous.path != target)
+            && let Err(error) = remove_all(&self.path, std::slice::from_ref(&previous.path))
+        {
+            tracing::warn!(%error, "an older snapshot could not be removed, the next start tries again");
+        }
+        Ok(snapshot)
     }
 }
 
 /// A finished snapshot. Stays readable while held, also after a newer one has
-/// replaced it.
+/// replaced it. Clones share the open file.
 #[derive(Debug, Clone)]
-pub struct Snapshot {}
+pub struct Snapshot {
+    path: PathBuf,
+    file: Arc<File>,
+    contents: Arc<Contents>,
+}
 
 impl Snapshot {
+    fn load(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+        let contents = format::read_contents(path, &file)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Arc::new(file),
+            contents: Arc::new(contents),
+        })
+    }
+
     /// What the caller stored with it.
     pub fn meta(&self) -> &[u8] {
-        todo!()
+        &self.contents.meta
     }
+
     /// The last log index it covers.
     pub fn index(&self) -> u64 {
-        todo!()
+        self.contents.index
     }
+
     /// Length of its content in bytes.
     pub fn length(&self) -> u64 {
-        todo!()
+        self.contents.length
     }
+
     /// Reads its content from the start. Readers are independent of each other.
     pub fn open(&self) -> SnapshotReader {
-        todo!()
+        SnapshotReader::new(
+            self.path.clone(),
+            Arc::clone(&self.file),
+            Arc::clone(&self.contents),
+        )
     }
 }
 
-/// Streams the content of a snapshot and checks it: bytes that are not what was
-/// written end in an error of kind [`io::ErrorKind::InvalidData`] that names the
-/// file, before any of the chunk they stand in is handed out; so does a file
-/// that ends early.
-#[derive(Debug)]
-pub struct SnapshotReader;
-
-impl Read for SnapshotReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let _ = buffer;
-        todo!()
+fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |error| Error::io("list", folder, error);
+    let mut files = Vec::new();
+    for file in fs::read_dir(folder).map_err(failed)? {
+        files.push(file.map_err(failed)?.path());
     }
+    files.sort();
+    Ok(files)
+}
+
+/// The index in the name of a finished snapshot; `None` for an unfinished one.
+fn parse_name(path: &Path) -> Result<Option<u64>, Error> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let number = stem.and_then(|stem| stem.parse().ok());
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    match (number, extension) {
+        (Some(_), Some(UNFINISHED)) => Ok(None),
+        (Some(index), Some(FINISHED)) => Ok(Some(index)),
+        _ => Err(Error::damaged(
+            path,
+            "the name",
+            "no file of this name is ever written into the folder of snapshots",
+        )),
+    }
+}
+
+fn remove_all(folder: &Path, files: &[PathBuf]) -> Result<(), Error> {
+    for file in files {
+        fs::remove_file(file).map_err(|error| Error::io("remove", file, error))?;
+    }
+    if files.is_empty() {
+        return Ok(());
+    }
+    durable::sync_folder(folder)
 }

@@ -1,8 +1,17 @@
 //! One open data folder.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Log, Snapshots};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::codec::{self, Kind};
+use crate::log::{Place, Running};
+use crate::{Error, Log, Snapshots, durable};
+
+/// The layout of a data folder; raised when files are added or move.
+const LAYOUT: u32 = 1;
 
 /// How a store uses memory and disk.
 #[derive(Debug, Clone)]
@@ -12,8 +21,10 @@ pub struct Options {
     /// Memory for recent entries, which are then read without the disk, in
     /// bytes. Entries that wait to be written are held besides. Default 32 MiB.
     pub window_bytes: u64,
-    /// Room on the disk that is left untouched, in bytes: writes wait when less
-    /// is free. Default 64 MiB.
+    /// Room on the disk that is left untouched, in bytes: entries and snapshots
+    /// are not written when less is free, votes and removals when less than half
+    /// of it is. Default 64 MiB. With 0 the disk is filled to the last byte,
+    /// which costs a check of the whole log each time that happens.
     pub reserve_bytes: u64,
     /// Payload bytes that may wait to be written; more is refused with
     /// [`Error::Overloaded`]. Default 64 MiB.
@@ -40,8 +51,10 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    log: Log,
+    // Before the lock: fields are dropped in this order.
+    log: Running,
     snapshots: Snapshots,
+    _lock: File,
 }
 
 impl Store {
@@ -49,13 +62,42 @@ impl Store {
     /// and checks every record in it. Takes as long as reading the log and the
     /// current snapshot.
     pub fn open(folder: &Path, options: Options) -> Result<Self, Error> {
-        let _ = (folder, options);
-        todo!()
+        durable::create_folder(folder)?;
+        let lock = lock(folder)?;
+        let place = Place {
+            folder: folder.join("log"),
+            synced: folder.join("synced"),
+        };
+        let snapshots = folder.join("snapshots");
+        let format = folder.join("format");
+        // The format is written last: without it nothing was ever acknowledged.
+        if format.exists() {
+            check_format(&format)?;
+        } else {
+            require_unused(folder, &snapshots)?;
+            tracing::info!(folder = %folder.display(), "making a new data folder");
+            durable::create_folder(&snapshots)?;
+            Running::create(&place, &options)?;
+            write_format(&format)?;
+        }
+        for path in [&place.folder, &snapshots] {
+            if !path.is_dir() {
+                return Err(Error::damaged(path, "the folder", "it is missing"));
+            }
+        }
+        let snapshots = Snapshots::open(&snapshots, options.reserve_bytes)?;
+        let log = Running::open(&place, options)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            log,
+            snapshots,
+            _lock: lock,
+        })
     }
 
     /// The log. Clones share the same log.
     pub fn log(&self) -> Log {
-        self.log.clone()
+        self.log.log()
     }
 
     /// The snapshots. Clones share the same folder.
@@ -69,8 +111,82 @@ impl Store {
     }
 
     /// Writes what is queued and closes the folder; the same as dropping, but
-    /// tells whether all of it became durable.
-    pub fn close(self) -> Result<(), Error> {
-        todo!()
+    /// tells whether all of it became durable. On a full disk it does not wait
+    /// for room: what is queued is reported as failed.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.log.close()
     }
+}
+
+/// Locks the folder for this process. The operating system unlocks it when the
+/// process ends, however it ends.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join("LOCK");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| Error::io("open", &path, error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(Error::Locked { path }),
+        Err(error) => Err(Error::io("lock", &path, error.into())),
+    }
+}
+
+/// Without the file `format`, a folder may hold what an interrupted first start
+/// leaves: nothing that was ever used.
+fn require_unused(folder: &Path, snapshots: &Path) -> Result<(), Error> {
+    let list = |error| Error::io("list", folder, error);
+    for file in fs::read_dir(folder).map_err(list)? {
+        let path = file.map_err(list)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let expected = match name {
+            // Every new ext4 file system has lost+found. What is in the log is
+            // looked at before it is used.
+            Some(
+                "LOCK" | "synced" | "synced.new" | "format.new" | "log.new" | "log" | "lost+found",
+            ) => true,
+            Some("snapshots") => is_empty(snapshots)?,
+            _ => false,
+        };
+        if !expected {
+            return Err(Error::damaged(
+                &folder.join("format"),
+                "the data folder",
+                format!("the file is missing, and {} is there", path.display()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(folder: &Path) -> Result<bool, Error> {
+    fs::read_dir(folder)
+        .map(|mut files| files.next().is_none())
+        .map_err(|error| Error::io("list", folder, error))
+}
+
+fn write_format(path: &Path) -> Result<(), Error> {
+    let beside = path.with_extension("new");
+    let attempt = |error| Error::io("write", &beside, error);
+    fs::write(&beside, codec::encode(Kind::Format, &LAYOUT, 5)).map_err(attempt)?;
+    let file = File::open(&beside).map_err(attempt)?;
+    durable::replace(&file, &beside, path)
+}
+
+fn check_format(path: &Path) -> Result<(), Error> {
+    let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
+    let layout: u32 = codec::decode(Kind::Format, &bytes)
+        .map_err(|defect| defect.into_error(path, "the format of the data folder"))?;
+    if layout != LAYOUT {
+        return Err(Error::Version {
+            path: path.to_owned(),
+            what: "the data folder".to_owned(),
+            found: layout,
+            supported: LAYOUT,
+        });
+    }
+    Ok(())
 }

@@ -1,0 +1,164 @@
+//! What the handles of a log and its writer thread share.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+use std::time::Instant;
+
+use super::database::Database;
+use super::view::View;
+use super::{Condition, Done, Entry};
+use crate::error::chain;
+use crate::{Error, Options};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Folder of the log database.
+    pub(crate) folder: PathBuf,
+    pub(crate) options: Options,
+    state: Mutex<State>,
+    /// Wakes the writer: something is queued, or the store closes.
+    pub(crate) wake: Condvar,
+    /// Missing once closed. Written to by the writer only; taken exclusively
+    /// only to open it anew.
+    database: RwLock<Option<Database>>,
+}
+
+/// Under the lock: short steps in memory, never a wait for the disk.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) view: View,
+    /// Accepted and not taken up by the writer.
+    pub(crate) queue: VecDeque<Write>,
+    /// Bytes and number of writes accepted and not finished.
+    pub(crate) waiting_bytes: u64,
+    pub(crate) waiting_writes: usize,
+    /// Number of the last write accepted, and of the last one durable.
+    pub(crate) last_write: u64,
+    pub(crate) durable_write: u64,
+    pub(crate) committed: Option<CommittedWaiting>,
+    pub(crate) condition: Condition,
+    pub(crate) closing: bool,
+}
+
+/// A committed marker that is not on disk yet.
+#[derive(Debug)]
+pub(crate) struct CommittedWaiting {
+    pub(crate) marker: Vec<u8>,
+    /// The writes through this one come before it.
+    pub(crate) after_write: u64,
+    pub(crate) since: Instant,
+}
+
+/// One accepted write.
+pub(crate) struct Write {
+    pub(crate) number: u64,
+    pub(crate) bytes: u64,
+    pub(crate) action: Action,
+    pub(crate) done: Done,
+}
+
+impl std::fmt::Debug for Write {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Write")
+            .field("number", &self.number)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a write does.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// `start` is where a log that never held an entry begins.
+    Append {
+        start: Option<u64>,
+        entries: Vec<Arc<Entry>>,
+    },
+    Vote(Vec<u8>),
+    Truncate(u64),
+    Purge {
+        index: u64,
+        marker: Vec<u8>,
+    },
+}
+
+impl Shared {
+    pub(crate) fn new(folder: PathBuf, options: Options, view: View, database: Database) -> Self {
+        Self {
+            folder,
+            options,
+            state: Mutex::new(State {
+                view,
+                queue: VecDeque::new(),
+                waiting_bytes: 0,
+                waiting_writes: 0,
+                last_write: super::load::LOADED_WRITE,
+                durable_write: super::load::LOADED_WRITE,
+                committed: None,
+                condition: Condition::Healthy,
+                closing: false,
+            }),
+            wake: Condvar::new(),
+            database: RwLock::new(Some(database)),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a defect of ours; the writer reports it. The
+        // handles go on with what is there, which is whole between steps.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn database_exclusively(&self) -> RwLockWriteGuard<'_, Option<Database>> {
+        self.database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops the log for good, loudly. The writer then fails what is queued.
+    pub(crate) fn fail(&self, error: &Error) {
+        let reason = chain(error);
+        let mut state = self.state();
+        if !matches!(state.condition, Condition::Failed(_)) {
+            tracing::error!(folder = %self.folder.display(), reason, "storage has stopped");
+            state.condition = Condition::Failed(reason.into());
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+}
+
+impl State {
+    /// The error that every call gets once the log has stopped or is closed.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        match &self.condition {
+            Condition::Failed(reason) => Some(Error::Failed {
+                reason: Arc::clone(reason),
+            }),
+            _ if self.closing => Some(Error::Closed),
+            _ => None,
+        }
+    }
+
+    /// Queues a write.
+    pub(crate) fn enqueue(&mut self, bytes: u64, action: Action, done: Done) {
+        self.last_write += 1;
+        self.waiting_bytes += bytes;
+        self.waiting_writes += 1;
+        self.queue.push_back(Write {
+            number: self.last_write,
+            bytes,
+            action,
+            done,
+        });
+    }
+}

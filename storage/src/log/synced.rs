@@ -1,0 +1,89 @@
+//! The file `synced`: the number of the last group that is known to be durable.
+//!
+//! sled takes the first damaged byte of its log for the place where a crash cut
+//! it off, and forgets what follows without a word. So the number of each group
+//! is noted here after its sync: a database that ends before it has lost
+//! acknowledged writes, and must not be opened. The note itself is not synced:
+//! after a power cut it may be older than the truth, never newer.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::codec::{self, Kind};
+use crate::{Error, durable};
+
+/// The note is written to two places in turn, so that one torn by a power cut
+/// leaves the other.
+const PLACES: u64 = 2;
+const PLACE_BYTES: usize = 4 << 10;
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Synced {
+    path: PathBuf,
+    file: File,
+}
+
+impl Synced {
+    /// Makes the file, noting group 0.
+    pub(crate) fn create(path: &Path) -> Result<(), Error> {
+        let beside = path.with_extension("new");
+        let attempt = |error| Error::io("write", &beside, error);
+        let mut file = File::create(&beside).map_err(attempt)?;
+        let note = note(0);
+        let mut place = vec![0; PLACE_BYTES];
+        place[..note.len()].copy_from_slice(&note);
+        for _ in 0..PLACES {
+            file.write_all(&place).map_err(attempt)?;
+        }
+        durable::replace(&file, &beside, path)
+    }
+
+    /// Opens the file. Answers also with the number noted.
+    pub(crate) fn open(path: &Path) -> Result<(Self, u64), Error> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|error| Error::io("open", path, error))?;
+        let mut newest = None;
+        let mut defect = None;
+        for place in 0..PLACES {
+            let mut bytes = vec![0; PLACE_BYTES];
+            file.read_exact_at(&mut bytes, place * PLACE_BYTES as u64)
+                .map_err(|error| Error::io("read", path, error))?;
+            let group = codec::body_length(&bytes).and_then(|length| {
+                let record = bytes
+                    .get(..codec::HEADER_BYTES + length)
+                    .unwrap_or_default();
+                codec::decode::<u64>(Kind::Synced, record)
+            });
+            match group {
+                Ok(group) => newest = newest.max(Some(group)),
+                Err(found) => defect = Some(found),
+            }
+        }
+        match (newest, defect) {
+            (Some(group), _) => {
+                let path = path.to_owned();
+                Ok((Self { path, file }, group))
+            }
+            (None, Some(defect)) => Err(defect.into_error(path, "the note of the last group")),
+            (None, None) => Err(Error::damaged(path, "the note of the last group", "none")),
+        }
+    }
+
+    /// Notes that `group` is durable.
+    pub(crate) fn note(&self, group: u64) -> Result<(), Error> {
+        let offset = (group % PLACES) * PLACE_BYTES as u64;
+        self.file
+            .write_all_at(&note(group), offset)
+            .map_err(|error| Error::io("write", &self.path, error))
+    }
+}
+
+fn note(group: u64) -> Vec<u8> {
+    codec::encode(Kind::Synced, &group, 9)
+}

@@ -1,0 +1,452 @@
+#![allow(clippy::unwrap_used)]
+
+mod damage;
+mod golden;
+mod model;
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::Store;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A store in a folder of its own.
+struct Fixture {
+    folder: TempDir,
+    store: Store,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self::with(small_options())
+    }
+
+    fn with(options: Options) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), options).unwrap();
+        Self { folder, store }
+    }
+
+    fn reopen(self) -> Self {
+        let Self { folder, store } = self;
+        store.close().unwrap();
+        let store = Store::open(folder.path(), small_options()).unwrap();
+        Self { folder, store }
+    }
+
+    fn log(&self) -> Log {
+        self.store.log()
+    }
+
+    fn database(&self) -> std::path::PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+/// So small that most reads go to the disk.
+fn small_options() -> Options {
+    Options {
+        cache_bytes: 8 << 20,
+        window_bytes: 4 << 10,
+        ..Options::default()
+    }
+}
+
+fn entry(index: u64, length: usize) -> Entry {
+    let payload = (0..length)
+        .map(|position| (position as u64 * 31 + index * 7).to_le_bytes()[0])
+        .collect();
+    Entry {
+        index,
+        term: 1 + index / 10,
+        payload,
+    }
+}
+
+fn entries(range: Range<u64>, length: usize) -> Vec<Entry> {
+    range.map(|index| entry(index, length)).collect()
+}
+
+/// A callback, and what it was called with.
+fn done() -> (Done, Receiver<Result<(), Error>>) {
+    let (sender, receiver) = mpsc::channel();
+    let done = Box::new(move |result| {
+        sender.send(result).ok();
+    });
+    (done, receiver)
+}
+
+fn wait(receiver: &Receiver<Result<(), Error>>) -> Result<(), Error> {
+    receiver.recv_timeout(DEADLINE).unwrap()
+}
+
+fn append(log: &Log, entries: Vec<Entry>) {
+    let (done, receiver) = done();
+    log.append(entries, done).unwrap();
+    wait(&receiver).unwrap();
+}
+
+fn truncate(log: &Log, index: u64) {
+    let (done, receiver) = done();
+    log.truncate_from(index, done);
+    wait(&receiver).unwrap();
+}
+
+fn purge(log: &Log, index: u64, marker: &[u8]) {
+    let (done, receiver) = done();
+    log.purge_through(index, marker.to_vec(), done);
+    wait(&receiver).unwrap();
+}
+
+fn vote(log: &Log, vote: &[u8]) {
+    let (done, receiver) = done();
+    log.save_vote(vote.to_vec(), done);
+    wait(&receiver).unwrap();
+}
+
+/// All of a range, in as many reads as it takes.
+fn read_all(log: &Log, range: Range<u64>) -> Vec<Entry> {
+    let mut found = Vec::new();
+    let mut start = range.start;
+    loop {
+        let some = log.read(start..range.end, 64 << 10).unwrap();
+        if some.is_empty() {
+            return found;
+        }
+        start += some.len() as u64;
+        found.extend(some);
+    }
+}
+
+/// Copies a data folder without closing it: what is on disk at this moment.
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap().path();
+        let target = to.join(file.file_name().unwrap());
+        if file.is_dir() {
+            copy_folder(&file, &target);
+        } else {
+            std::fs::copy(&file, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_new_log_is_empty() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    assert_eq!(log.last(), None);
+    assert_eq!(log.last_entry().unwrap(), None);
+    assert_eq!(log.vote(), None);
+    assert_eq!(log.committed(), None);
+    assert_eq!(log.purged(), None);
+    assert_eq!(log.condition(), Condition::Healthy);
+    assert_eq!(log.read(0..10, 1000).unwrap(), []);
+}
+
+#[test]
+fn entries_of_every_size_come_back_after_a_restart() {
+    let lengths = [
+        0,
+        1,
+        record::PIECE_BYTES - 1,
+        record::PIECE_BYTES,
+        record::PIECE_BYTES + 1,
+        2 * record::PIECE_BYTES,
+        100_000,
+        1 << 20,
+        MAX_PAYLOAD_BYTES,
+    ];
+    let fixture = Fixture::new();
+    let written: Vec<_> = (0..)
+        .zip(lengths)
+        .map(|(index, length)| entry(index, length))
+        .collect();
+    append(&fixture.log(), written.clone());
+    assert!(read_all(&fixture.log(), 0..100) == written);
+    let fixture = fixture.reopen();
+    assert!(read_all(&fixture.log(), 0..100) == written);
+    assert!(fixture.log().last_entry().unwrap().as_ref() == written.last());
+}
+
+#[test]
+fn entries_are_readable_before_they_are_durable() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    let (done, receiver) = done();
+    log.append(entries(0..5, 100), done).unwrap();
+    assert_eq!(log.read(0..5, u64::MAX).unwrap(), entries(0..5, 100));
+    wait(&receiver).unwrap();
+}
+
+#[test]
+fn what_was_acknowledged_is_on_disk_already() {
+    let fixture = Fixture::new();
+    append(&fixture.log(), entries(0..50, 3000));
+    vote(&fixture.log(), b"ballot");
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(fixture.folder.path(), copy.path());
+    let store = Store::open(copy.path(), small_options()).unwrap();
+    assert_eq!(read_all(&store.log(), 0..100), entries(0..50, 3000));
+    assert_eq!(store.log().vote(), Some(b"ballot".to_vec()));
+}
+
+#[test]
+fn writes_are_acknowledged_in_the_order_of_the_calls() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    let (sender, receiver) = mpsc::channel();
+    for number in 0..200_u64 {
+        let sender = sender.clone();
+        let done: Done = Box::new(move |result| sender.send((number, result.is_ok())).unwrap());
+        match number % 3 {
+            0 => log.append(vec![entry(number / 3, 500)], done).unwrap(),
+            1 => log.save_vote(number.to_le_bytes().to_vec(), done),
+            _ => log.truncate_from(number / 3 + 1, done),
+        }
+    }
+    let order: Vec<_> = (0..200)
+        .map(|_| receiver.recv_timeout(DEADLINE).unwrap())
+        .collect();
+    assert_eq!(
+        order,
+        (0..200).map(|number| (number, true)).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn holes_are_refused_and_leave_the_log_as_it_was() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    append(&log, entries(0..3, 10));
+    for wrong in [
+        vec![entry(4, 1)],
+        vec![entry(2, 1)],
+        vec![entry(3, 1), entry(5, 1)],
+    ] {
+        let error = log.append(wrong, done().0).unwrap_err();
+        assert!(matches!(error, Error::Hole { .. }), "{error}");
+    }
+    assert_eq!(log.last(), Some((2, 1)));
+    append(&log, entries(3..4, 10));
+}
+
+#[test]
+fn a_log_that_starts_late_still_does_after_a_restart() {
+    let fixture = Fixture::new();
+    append(&fixture.log(), entries(7..9, 10));
+    let fixture = fixture.reopen();
+    assert_eq!(read_all(&fixture.log(), 7..20), entries(7..9, 10));
+    assert_eq!(fixture.log().read(0..20, 1000).unwrap(), []);
+}
+
+#[test]
+fn truncated_entries_are_gone_and_can_be_replaced() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    append(&log, entries(0..1000, 100));
+    truncate(&log, 400);
+    assert_eq!(log.last(), Some((399, 40)));
+    let other: Vec<_> = (400..420)
+        .map(|index| Entry {
+            index,
+            term: 900,
+            payload: vec![9; 20_000],
+        })
+        .collect();
+    append(&log, other.clone());
+    let fixture = fixture.reopen();
+    assert_eq!(read_all(&fixture.log(), 0..400), entries(0..400, 100));
+    assert!(read_all(&fixture.log(), 400..2000) == other);
+    truncate(&fixture.log(), 0);
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.log().last(), None);
+}
+
+#[test]
+fn purged_entries_are_refused_at_once_and_their_keys_removed() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    append(&log, entries(0..2000, 50));
+    purge(&log, 1499, b"marker");
+    assert_eq!(log.purged(), Some((1499, b"marker".to_vec())));
+    let error = log.read(1499..1501, 1000).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Purged {
+                index: 1499,
+                purged: 1499
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(read_all(&log, 1500..3000), entries(1500..2000, 50));
+    assert_eq!(log.entries_since_purge(), 500);
+    assert_eq!(log.bytes_since_purge(), 500 * 50);
+    // The writer removes the rest while idle.
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let guard = log.shared.database();
+        let database = guard.as_ref().unwrap();
+        let keys = database
+            .first_keys(&record::first_key(0), &record::first_key(1500), 10)
+            .unwrap();
+        if keys.is_empty() {
+            break;
+        }
+        drop(guard);
+        assert!(Instant::now() < deadline, "purged keys are still there");
+        std::thread::yield_now();
+    }
+    let fixture = fixture.reopen();
+    assert_eq!(
+        read_all(&fixture.log(), 1500..3000),
+        entries(1500..2000, 50)
+    );
+}
+
+#[test]
+fn a_log_can_be_purged_beyond_its_end() {
+    let fixture = Fixture::new();
+    append(&fixture.log(), entries(0..10, 50));
+    purge(&fixture.log(), 99, b"installed");
+    assert_eq!(fixture.log().last(), None);
+    let error = fixture
+        .log()
+        .append(entries(10..11, 1), done().0)
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Hole {
+                expected: 100,
+                found: 10
+            }
+        ),
+        "{error}"
+    );
+    let fixture = fixture.reopen();
+    append(&fixture.log(), entries(100..110, 50));
+    let fixture = fixture.reopen();
+    assert_eq!(read_all(&fixture.log(), 100..200), entries(100..110, 50));
+    assert_eq!(fixture.log().purged(), Some((99, b"installed".to_vec())));
+}
+
+#[test]
+fn purging_less_than_before_changes_nothing() {
+    let fixture = Fixture::new();
+    append(&fixture.log(), entries(0..10, 50));
+    purge(&fixture.log(), 5, b"five");
+    purge(&fixture.log(), 3, b"three");
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.log().purged(), Some((5, b"five".to_vec())));
+    assert_eq!(read_all(&fixture.log(), 6..10), entries(6..10, 50));
+}
+
+#[test]
+fn the_committed_marker_is_written_without_other_writes() {
+    let fixture = Fixture::new();
+    fixture.log().save_committed(b"one".to_vec());
+    fixture.log().save_committed(b"two".to_vec());
+    assert_eq!(fixture.log().committed(), Some(b"two".to_vec()));
+    let deadline = Instant::now() + DEADLINE;
+    while fixture.log().shared.state().committed.is_some() {
+        assert!(Instant::now() < deadline, "it still waits");
+        std::thread::yield_now();
+    }
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.log().committed(), Some(b"two".to_vec()));
+}
+
+#[test]
+fn closing_writes_what_is_queued() {
+    let fixture = Fixture::new();
+    for index in 0..100 {
+        fixture
+            .log()
+            .append(vec![entry(index, 1000)], done().0)
+            .unwrap();
+    }
+    fixture.log().save_committed(b"end".to_vec());
+    let log = fixture.log();
+    let fixture = fixture.reopen();
+    assert_eq!(read_all(&fixture.log(), 0..200), entries(0..100, 1000));
+    assert_eq!(fixture.log().committed(), Some(b"end".to_vec()));
+    // The old handle is of no use any more.
+    assert!(matches!(log.read(0..1, 1), Err(Error::Closed)));
+    let (done, receiver) = done();
+    log.save_vote(b"late".to_vec(), done);
+    assert!(matches!(wait(&receiver), Err(Error::Closed)));
+}
+
+#[test]
+fn a_full_queue_refuses_more() {
+    let fixture = Fixture::with(Options {
+        queue_bytes: 10_000,
+        ..small_options()
+    });
+    let log = fixture.log();
+    // The first callback holds the writer until the queue was seen full.
+    let (release, held) = mpsc::channel::<()>();
+    let hold: Done = Box::new(move |_| {
+        held.recv_timeout(DEADLINE).ok();
+    });
+    log.append(entries(0..1, 1), hold).unwrap();
+    let mut accepted = 1;
+    let error = loop {
+        match log.append(vec![entry(accepted, 1000)], done().0) {
+            Ok(()) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 100, "nothing is ever refused");
+    };
+    assert!(matches!(error, Error::Overloaded { .. }), "{error}");
+    release.send(()).unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.log().last().unwrap().0, accepted - 1);
+}
+
+#[test]
+fn reads_stop_at_the_size_that_was_asked_for() {
+    let fixture = Fixture::with(Options::default());
+    let log = fixture.log();
+    append(&log, entries(0..10, 1000));
+    assert_eq!(log.read(0..10, 3500).unwrap(), entries(0..3, 1000));
+    assert_eq!(log.read(4..10, 1).unwrap(), entries(4..5, 1000));
+    let fixture = fixture.reopen();
+    assert_eq!(
+        fixture.log().read(0..10, 3500).unwrap(),
+        entries(0..3, 1000)
+    );
+    assert_eq!(fixture.log().read(4..10, 1).unwrap(), entries(4..5, 1000));
+}
+
+#[test]
+fn what_is_too_long_is_refused() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    let long = entry(0, MAX_PAYLOAD_BYTES + 1);
+    let error = log.append(vec![long], done().0).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    let (done, receiver) = done();
+    log.save_vote(vec![0; MAX_MARKER_BYTES + 1], done);
+    assert!(matches!(wait(&receiver), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn sled_keeps_no_blobs() {
+    let fixture = Fixture::new();
+    for round in 0..20 {
+        let start = round * 3;
+        append(&fixture.log(), entries(start..start + 3, 300_000));
+        let blobs = std::fs::read_dir(fixture.database().join("blobs")).unwrap();
+        assert_eq!(blobs.count(), 0);
+    }
+}

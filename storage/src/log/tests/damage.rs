@@ -1,0 +1,275 @@
+//! Damaged, foreign and missing files stop the start with an error that names
+//! them.
+
+use super::*;
+use crate::codec::{self, Kind};
+
+/// Opens the folder, which must fail.
+fn refused(folder: &Path) -> String {
+    let error = Store::open(folder, small_options()).map(drop).unwrap_err();
+    crate::error::chain(&error)
+}
+
+/// Closes the store, changes its database by hand, and opens it again.
+fn tampered(fixture: Fixture, change: impl FnOnce(&sled::Db)) -> String {
+    let Fixture { folder, store } = fixture;
+    store.close().unwrap();
+    let database = Database::open(&folder.path().join("log"), 8 << 20).unwrap();
+    database.change(change);
+    database.flush().unwrap();
+    database.close().unwrap();
+    refused(folder.path())
+}
+
+fn filled() -> Fixture {
+    let fixture = Fixture::new();
+    append(&fixture.log(), entries(0..20, 20_000));
+    vote(&fixture.log(), b"ballot");
+    fixture
+}
+
+#[test]
+fn a_second_opener_is_refused_while_the_first_lives() {
+    let fixture = filled();
+    let text = refused(fixture.folder.path());
+    assert!(text.contains("LOCK is locked by another process"), "{text}");
+    fixture.reopen();
+}
+
+#[test]
+fn a_flipped_bit_in_an_entry_is_named() {
+    let key = record::key(11, record::Part::Seal);
+    let text = tampered(filled(), |tree| {
+        let mut value = tree.get(key).unwrap().unwrap().to_vec();
+        value[40] ^= 4;
+        tree.insert(key, value).unwrap();
+    });
+    assert!(text.contains("entry 11 is damaged: the checksum"), "{text}");
+    assert!(text.contains("/log"), "{text}");
+}
+
+#[test]
+fn a_missing_piece_is_named() {
+    let text = tampered(filled(), |tree| {
+        tree.remove(record::key(11, record::Part::Piece(1)))
+            .unwrap();
+    });
+    assert!(text.contains("entry 11"), "{text}");
+    assert!(text.contains("piece 1 is missing"), "{text}");
+}
+
+#[test]
+fn a_hole_is_named() {
+    let text = tampered(filled(), |tree| {
+        for key in tree
+            .range(record::first_key(11)..record::first_key(12))
+            .keys()
+        {
+            tree.remove(key.unwrap()).unwrap();
+        }
+    });
+    assert!(text.contains("entry 11 must stand there"), "{text}");
+}
+
+#[test]
+fn a_missing_first_entry_is_named() {
+    let text = tampered(filled(), |tree| {
+        for key in tree
+            .range(record::first_key(0)..record::first_key(1))
+            .keys()
+        {
+            tree.remove(key.unwrap()).unwrap();
+        }
+    });
+    assert!(text.contains("entry 0 must stand there"), "{text}");
+}
+
+#[test]
+fn entries_that_changed_places_are_named() {
+    let text = tampered(filled(), |tree| {
+        let from = record::key(11, record::Part::Piece(0));
+        let value = tree.get(from).unwrap().unwrap();
+        tree.insert(record::key(12, record::Part::Piece(0)), value)
+            .unwrap();
+    });
+    assert!(text.contains("it holds piece 0 of entry 11"), "{text}");
+}
+
+#[test]
+fn a_missing_seal_in_the_middle_is_named() {
+    let text = tampered(filled(), |tree| {
+        tree.remove(record::key(11, record::Part::Seal)).unwrap();
+    });
+    assert!(
+        text.contains("the last part of entry 11 is missing"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_unknown_record_is_named() {
+    for key in [&b"mystery"[..], b"a", b"zebra", b"fog", b"e123"] {
+        let text = tampered(filled(), |tree| {
+            tree.insert(key, b"what".to_vec()).unwrap();
+        });
+        assert!(text.contains(&key.escape_ascii().to_string()), "{text}");
+    }
+}
+
+#[test]
+fn a_newer_record_is_not_called_damage() {
+    let text = tampered(filled(), |tree| {
+        let mut value = tree.get(record::VOTE_KEY).unwrap().unwrap().to_vec();
+        value[4] = 9;
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&value[4..12]), &value[16..]);
+        value[12..16].copy_from_slice(&crc.to_le_bytes());
+        tree.insert(record::VOTE_KEY, value).unwrap();
+    });
+    assert!(
+        text.contains("format version 9, this program reads version 1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_lost_end_of_the_log_is_noticed() {
+    let fixture = filled();
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(fixture.folder.path(), copy.path());
+    append(&fixture.log(), entries(20..25, 100));
+    // The database of before, the note of after.
+    std::fs::copy(
+        fixture.folder.path().join("synced"),
+        copy.path().join("synced"),
+    )
+    .unwrap();
+    let text = refused(copy.path());
+    assert!(text.contains("was acknowledged"), "{text}");
+}
+
+#[test]
+fn what_a_crash_left_of_an_unfinished_entry_is_removed() {
+    let Fixture { folder, store } = filled();
+    store.close().unwrap();
+    let database = Database::open(&folder.path().join("log"), 8 << 20).unwrap();
+    database.change(|tree| {
+        let records = record::records(&entry(20, 50_000)).collect::<Vec<_>>();
+        for (key, value) in &records[..3] {
+            tree.insert(key, value.as_slice()).unwrap();
+        }
+    });
+    database.close().unwrap();
+    let store = Store::open(folder.path(), small_options()).unwrap();
+    assert_eq!(store.log().last().unwrap().0, 19);
+    append(&store.log(), entries(20..21, 10));
+    let fixture = Fixture { folder, store }.reopen();
+    assert_eq!(fixture.log().last_entry().unwrap(), Some(entry(20, 10)));
+}
+
+#[test]
+fn every_missing_file_is_named() {
+    for name in [
+        "synced",
+        "log",
+        "log/db",
+        "log/conf",
+        "log/blobs",
+        "snapshots",
+        "format",
+    ] {
+        let Fixture { folder, store } = filled();
+        store.close().unwrap();
+        let path = folder.path().join(name);
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).unwrap();
+        } else {
+            std::fs::remove_file(&path).unwrap();
+        }
+        let text = refused(folder.path());
+        let named = if name == "format" {
+            "file format"
+        } else {
+            name
+        };
+        assert!(text.contains(named), "without {name}: {text}");
+    }
+}
+
+#[test]
+fn a_folder_with_something_else_in_it_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.txt"), "precious").unwrap();
+    let text = refused(folder.path());
+    assert!(text.contains("thesis.txt"), "{text}");
+    assert!(!folder.path().join("log").exists());
+}
+
+#[test]
+fn a_newer_layout_is_refused() {
+    let Fixture { folder, store } = filled();
+    store.close().unwrap();
+    let format = folder.path().join("format");
+    std::fs::write(&format, codec::encode(Kind::Format, &2_u32, 0)).unwrap();
+    let text = refused(folder.path());
+    assert!(
+        text.contains("version 2, this program reads version 1"),
+        "{text}"
+    );
+    std::fs::write(&format, "garbage").unwrap();
+    let text = refused(folder.path());
+    assert!(text.contains("/format"), "{text}");
+}
+
+#[test]
+fn an_interrupted_first_start_is_taken_up_again() {
+    let Fixture { folder, store } = Fixture::new();
+    store.close().unwrap();
+    std::fs::remove_file(folder.path().join("format")).unwrap();
+    std::fs::create_dir(folder.path().join("log.new")).unwrap();
+    let store = Store::open(folder.path(), small_options()).unwrap();
+    append(&store.log(), entries(0..3, 10));
+}
+
+/// Whatever byte of whatever file of the database is overwritten: either the
+/// store opens and everything acknowledged is there, or it says what is wrong.
+#[test]
+fn no_damage_to_a_file_loses_entries_silently() {
+    let Fixture { folder, store } = filled();
+    purge(&store.log(), 3, b"three");
+    append(&store.log(), entries(20..60, 900));
+    // As a kill leaves it: closing writes more.
+    let source = tempfile::tempdir().unwrap();
+    copy_folder(folder.path(), source.path());
+    let mut refusals = 0;
+    for file in ["log/db", "log/conf", "synced", "format"] {
+        let length = std::fs::metadata(source.path().join(file)).unwrap().len();
+        for part in 0..24 {
+            let copy = tempfile::tempdir().unwrap();
+            copy_folder(source.path(), copy.path());
+            let path = copy.path().join(file);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let position = usize::try_from(length * part / 24).unwrap();
+            for byte in bytes.iter_mut().skip(position).take(16) {
+                *byte ^= 0x55;
+            }
+            std::fs::write(&path, bytes).unwrap();
+            match Store::open(copy.path(), small_options()) {
+                Err(error) => {
+                    refusals += 1;
+                    let text = error.to_string();
+                    assert!(text.contains(&copy.path().display().to_string()), "{text}");
+                }
+                Ok(store) => {
+                    let log = store.log();
+                    assert_eq!(log.vote(), Some(b"ballot".to_vec()), "{file} at {position}");
+                    assert!(
+                        read_all(&log, 4..20) == entries(4..20, 20_000)
+                            && read_all(&log, 20..100) == entries(20..60, 900),
+                        "{file} at {position}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(refusals > 10, "only {refusals} of the damages were refused");
+}

@@ -1,0 +1,137 @@
+//! Writing a snapshot beside the current one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::format::{self, CHUNK_BYTES, Footer, META_BYTES_MAX};
+use super::reader::into_io;
+use super::{Folder, Snapshot};
+use crate::{Error, durable};
+
+/// A snapshot being written. Dropped unfinished, it leaves nothing behind.
+/// Holds one chunk of 256 KiB in memory.
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    folder: Arc<Folder>,
+    path: PathBuf,
+    file: File,
+    /// Bytes written to the file.
+    offset: u64,
+    /// Content bytes taken.
+    length: u64,
+    chunk: Vec<u8>,
+    /// The file has got its final name, or is gone.
+    settled: bool,
+}
+
+impl SnapshotWriter {
+    pub(super) fn begin(folder: Arc<Folder>, path: PathBuf) -> Result<Self, Error> {
+        let header = format::header();
+        folder.require_room(CHUNK_BYTES)?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|error| Error::io("create", &path, error))?;
+        let mut writer = Self {
+            folder,
+            path,
+            file,
+            offset: 0,
+            length: 0,
+            chunk: Vec::with_capacity(CHUNK_BYTES),
+            settled: false,
+        };
+        writer.write_out(&header)?;
+        Ok(writer)
+    }
+
+    /// Makes the snapshot durable and current, then removes older ones. `index`
+    /// is the last log index it covers, `meta` whatever the caller wants back
+    /// with it (at most 1 MiB). Returns the snapshot that is current afterwards:
+    /// this one, or one of a higher index that was finished in the meantime.
+    pub fn finish(mut self, meta: impl AsRef<[u8]>, index: u64) -> Result<Snapshot, Error> {
+        let meta = meta.as_ref();
+        if meta.len() > META_BYTES_MAX {
+            return Err(Error::TooLarge {
+                what: "the meta of a snapshot".to_owned(),
+                bytes: meta.len(),
+                limit_bytes: META_BYTES_MAX,
+            });
+        }
+        self.write_chunk()?;
+        let footer = Footer {
+            index,
+            length: self.length,
+            meta,
+        };
+        let ending = format::ending(self.offset, &footer);
+        self.folder.require_room(ending.len())?;
+        self.write_out(&ending)?;
+        let folder = Arc::clone(&self.folder);
+        folder.install(&mut self, index)
+    }
+
+    /// Gives the file its final name, durably.
+    pub(super) fn settle(&mut self, target: &std::path::Path) -> Result<(), Error> {
+        let result = durable::replace(&self.file, &self.path, target);
+        // Once renamed it must not be removed, whether its name is durable or not.
+        self.settled = result.is_ok() || !self.path.exists();
+        result
+    }
+
+    fn write_chunk(&mut self) -> Result<(), Error> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        self.folder.require_room(self.chunk.len())?;
+        let header = format::chunk_header(self.offset, &self.chunk);
+        self.write_out(&header)?;
+        let mut chunk = std::mem::take(&mut self.chunk);
+        let result = self.write_out(&chunk);
+        chunk.clear();
+        self.chunk = chunk;
+        result
+    }
+
+    fn write_out(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Error::io("write", &self.path, error))?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// A full disk is reported as [`io::ErrorKind::StorageFull`]. After an error the
+/// snapshot cannot be finished any more: drop it.
+impl Write for SnapshotWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.chunk.len() == CHUNK_BYTES {
+            self.write_chunk().map_err(into_io)?;
+        }
+        let taken = bytes.len().min(CHUNK_BYTES - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..taken]);
+        self.length += taken as u64;
+        Ok(taken)
+    }
+
+    /// Does nothing: only [`SnapshotWriter::finish`] makes anything durable.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error,
+                "an unfinished snapshot could not be removed, the next start tries again");
+        }
+    }
+}
