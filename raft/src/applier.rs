@@ -148,13 +148,16 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         let mut answers = Vec::new();
         let mut unpublished = 0;
         while let Some((entry, responder)) = entries.try_next().await? {
-            if self
+            // That none is left out is the log store's part: it refuses to leave gaps.
+            let follows = self
                 .last
-                .is_some_and(|last| entry.log_id.index <= last.index)
-            {
+                .is_none_or(|last| entry.log_id.index > last.index);
+            if !follows {
                 return Err(io::Error::other(format!(
-                    "entry {} was given to apply a second time",
-                    entry.log_id
+                    "entry {} was given to apply after {}",
+                    entry.log_id,
+                    self.last
+                        .map_or_else(|| "none".to_owned(), |last| last.to_string())
                 )));
             }
             let mut bytes = 0;

@@ -38,6 +38,8 @@ mod replica;
 mod snapshot;
 mod status;
 mod tasks;
+#[doc(hidden)]
+pub mod testing;
 mod types;
 mod wire;
 

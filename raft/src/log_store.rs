@@ -58,19 +58,20 @@ impl LogStore {
 
     /// `range` cut to what the log holds: nothing purged, nothing that is not there yet.
     fn present(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
         let end = match range.end_bound() {
             Bound::Included(last) => last.saturating_add(1),
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        let first = self.log.purged().map_or(0, |(index, _)| index + 1);
-        let next = self.log.last().map_or(first, |(index, _)| index + 1);
-        start.max(first)..end.min(next)
+        start_of(range).max(self.first())..end.min(self.next())
+    }
+
+    fn first(&self) -> u64 {
+        self.log.purged().map_or(0, |(index, _)| index + 1)
+    }
+
+    fn next(&self) -> u64 {
+        self.log.last().map_or(self.first(), |(index, _)| index + 1)
     }
 
     async fn wait_for(
@@ -94,6 +95,21 @@ fn storage_error(error: berth_storage::Error) -> io::Error {
     io::Error::other(codec::chain(&error))
 }
 
+fn start_of(range: &impl RangeBounds<u64>) -> u64 {
+    match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    }
+}
+
+fn missing(index: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the log has no entry {index} though it should"),
+    )
+}
+
 impl RaftLogReader<Types> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -104,10 +120,13 @@ impl RaftLogReader<Types> for LogStore {
         while wanted.start < wanted.end {
             let some = self.read(wanted.clone(), READ_BYTES_MAX)?;
             if some.is_empty() {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("the log has no entry {} though it should", wanted.start),
-                ));
+                // Storage checks that a log goes on from where it began. One that has begun late
+                // lacks what is before its beginning, and nothing else.
+                if entries.is_empty() && self.log.purged().is_none() {
+                    wanted.start += 1;
+                    continue;
+                }
+                return Err(missing(wanted.start));
             }
             wanted.start += some.len() as u64;
             entries.extend(some);
@@ -139,16 +158,16 @@ impl RaftLogReader<Types> for LogStore {
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         // Committed entries cannot change any more, so they are read piece by piece: a long
-        // replay is never in memory as a whole.
-        let state = (self.clone(), self.present(&range), Vec::new().into_iter());
+        // replay is never in memory as a whole. What is purged is an error here: these entries
+        // are about to be applied, and none may be left out.
+        let present = self.present(&range);
+        let wanted = start_of(&range)..present.end;
+        let state = (self.clone(), wanted, Vec::new().into_iter());
         futures_util::stream::try_unfold(state, |(store, mut wanted, mut ready)| async move {
             if ready.as_slice().is_empty() && wanted.start < wanted.end {
                 let some = store.read(wanted.clone(), READ_BYTES_MAX)?;
                 if some.is_empty() {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!("the log has no entry {} though it should", wanted.start),
-                    ));
+                    return Err(missing(wanted.start));
                 }
                 wanted.start += some.len() as u64;
                 ready = some.into_iter();

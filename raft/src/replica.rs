@@ -335,12 +335,12 @@ impl<M: StateMachine> Replica<M> {
     pub async fn trigger_snapshot(&self) -> Result<LogIndex, SnapshotError> {
         let core = &self.core;
         let stopped = || SnapshotError::Stopped(core.reason_or_requested());
-        let wanted = core.published.latest().index;
+        let target = core.published.latest().index;
         let waited = core.config.request_timeout();
         let deadline = Instant::now() + waited;
         loop {
             let covered = self.status().snapshot;
-            if covered >= wanted {
+            if covered >= target {
                 return Ok(covered.unwrap_or_default());
             }
             if core.stop_reason().is_some() {
@@ -353,8 +353,9 @@ impl<M: StateMachine> Replica<M> {
             // what is wanted.
             let trigger = core.raft.trigger();
             trigger.snapshot().await.map_err(|_| stopped())?;
-            let covers = core.raft.wait(Some(SNAPSHOT_POLL)).metrics(
-                |metrics| metrics.snapshot.map(|id| LogIndex(id.index)) >= wanted,
+            let wait = core.raft.wait(Some(SNAPSHOT_POLL));
+            let covers = wait.metrics(
+                |metrics| metrics.snapshot.map(|id| LogIndex(id.index)) >= target,
                 "snapshot",
             );
             if let Err(error) = covers.await {
