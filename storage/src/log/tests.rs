@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::similar_names)]
 
 mod damage;
 mod golden;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::Store;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A store in a folder of its own.
 struct Fixture {

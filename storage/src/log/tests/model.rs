@@ -68,11 +68,11 @@ impl Model {
 }
 
 /// Does a step on both. Writes are not waited for, so that groups form.
-fn take(step: Step, model: &mut Model, fixture: Fixture) -> Fixture {
+fn take(step: &Step, model: &mut Model, fixture: Fixture) -> Fixture {
     let log = fixture.log();
     let must = || -> Done { Box::new(|result| result.unwrap()) };
     model.writes += 1;
-    match step {
+    match *step {
         Step::Append { count, length } => {
             let start = model.next();
             let entries: Vec<_> = (start..start + count)
@@ -123,7 +123,7 @@ proptest! {
         let mut fixture = Fixture::new();
         let mut model = Model::default();
         for step in steps {
-            fixture = take(step, &mut model, fixture);
+            fixture = take(&step, &mut model, fixture);
             model.check(&fixture.log());
         }
         let fixture = fixture.reopen();
