@@ -149,9 +149,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         let mut unpublished = 0;
         while let Some((entry, responder)) = entries.try_next().await? {
             // That none is left out is the log store's part: it refuses to leave gaps.
-            let follows = self
-                .last
-                .is_none_or(|last| entry.log_id.index > last.index);
+            let follows = self.last.is_none_or(|last| entry.log_id.index > last.index);
             if !follows {
                 return Err(io::Error::other(format!(
                     "entry {} was given to apply after {}",

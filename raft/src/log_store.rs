@@ -15,6 +15,7 @@ use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// The most payload bytes read from storage at once, unless one entry is longer. Also what one
 /// replication request holds.
@@ -39,14 +40,17 @@ pub(crate) struct LogStore {
     log: Log,
     replica: ReplicaId,
     room: Arc<Semaphore>,
+    /// Ends waiting for the disk: on a full one it could take for ever.
+    stop: CancellationToken,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: Log, replica: ReplicaId) -> Self {
+    pub(crate) fn new(log: Log, replica: ReplicaId, stop: CancellationToken) -> Self {
         Self {
             log,
             replica,
             room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
+            stop,
         }
     }
 
@@ -82,13 +86,20 @@ impl LogStore {
         let (done, flushed) = oneshot::channel();
         // Nobody listens any more only when the library was dropped in between: nothing to tell.
         write(&self.log, Box::new(move |result| drop(done.send(result))));
-        match flushed.await {
-            Ok(result) => result.map_err(storage_error),
-            Err(_) => Err(io::Error::other(format!(
-                "storage was closed while writing {what}"
-            ))),
+        tokio::select! {
+            flushed = flushed => match flushed {
+                Ok(result) => result.map_err(storage_error),
+                Err(_) => Err(io::Error::other(format!(
+                    "storage was closed while writing {what}"
+                ))),
+            },
+            () = self.stop.cancelled() => Err(stopping(what)),
         }
     }
+}
+
+fn stopping(what: &str) -> io::Error {
+    io::Error::other(format!("the replica stops while {what} waits for the disk"))
 }
 
 fn storage_error(error: berth_storage::Error) -> io::Error {
@@ -242,8 +253,13 @@ impl RaftLogStorage<Types> for LogStore {
             };
             let share = bytes.clamp(APPEND_SHARE_MIN, WAITING_BYTES_MAX);
             let share = u32::try_from(share).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&self.room).acquire_many_owned(share).await;
-            let permit = permit.map_err(|closed| io::Error::other(closed.to_string()))?;
+            let room = Arc::clone(&self.room);
+            let permit = tokio::select! {
+                permit = room.acquire_many_owned(share) => {
+                    permit.map_err(|closed| io::Error::other(closed.to_string()))?
+                }
+                () = self.stop.cancelled() => return Err(stopping("an append")),
+            };
             let done = move |result: Result<(), berth_storage::Error>| {
                 drop(permit);
                 if let Some(flushed) = flushed {

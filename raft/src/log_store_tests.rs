@@ -20,7 +20,7 @@ impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> 
     ) -> Result<((Store, tempfile::TempDir), LogStore, Applier<Ledger>), StorageError<Types>> {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Options::default()).unwrap();
-        let log = LogStore::new(store.log(), ReplicaId(1));
+        let log = LogStore::new(store.log(), ReplicaId(1), CancellationToken::new());
         let published = Arc::new(Published::new(Ledger::default(), None));
         let policy = SnapshotPolicy {
             after_entries: u64::MAX,

@@ -155,7 +155,7 @@ impl<M: StateMachine> Replica<M> {
             replica.0,
             Arc::new(library_config(&config, alone)),
             Network::new(Arc::clone(&peers), answer_timeout),
-            LogStore::new(log.clone(), replica),
+            LogStore::new(log.clone(), replica, stop.clone()),
             applier,
         )
         .await
@@ -196,16 +196,21 @@ impl<M: StateMachine> Replica<M> {
             closed,
             guard: Arc::new(guard),
         };
-        match replica.take_part(&members, alone).await {
-            Ok(()) => Ok(replica),
-            Err(error) => {
-                // The folder must be free again when the caller hears of it.
-                if let Err(reason) = replica.stop().await {
-                    tracing::warn!(%reason, "stopping after a failed start");
-                }
-                Err(error)
-            }
+        let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
+        let taking_part = replica.take_part(&members, alone);
+        let error = match tokio::time::timeout(waited, taking_part).await {
+            Ok(Ok(())) => return Ok(replica),
+            Ok(Err(error)) => error,
+            Err(_) => StartError::NotReady {
+                waited,
+                condition: replica.status().storage.to_string(),
+            },
+        };
+        // The folder must be free again when the caller hears of it.
+        if let Err(reason) = replica.stop().await {
+            tracing::warn!(%reason, "stopping after a failed start");
         }
+        Err(error)
     }
 
     /// Forms the cluster if there is none yet; alone, waits until the state is current.
@@ -241,17 +246,10 @@ impl<M: StateMachine> Replica<M> {
             // Nobody else could be heard from: no need to wait for a timeout.
             raft.trigger().elect(false).await.map_err(failed_start)?;
         }
-        let waited = Duration::from_millis(self.core.config.start_timeout_ms);
-        let deadline = Instant::now() + waited;
         loop {
             match self.read().await {
                 Ok(_) => return Ok(()),
                 Err(ReadError::Stopped(reason)) => return Err(StartError::Stopped(reason)),
-                Err(error) if Instant::now() >= deadline => {
-                    tracing::error!(%error, "the state is not current");
-                    let condition = self.status().storage.to_string();
-                    return Err(StartError::NotReady { waited, condition });
-                }
                 Err(error) => tracing::debug!(%error, "the state is not current yet"),
             }
         }
@@ -557,3 +555,7 @@ fn library_config(config: &Config, alone: bool) -> openraft::Config {
         ..openraft::Config::default()
     }
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;

@@ -83,11 +83,11 @@ impl LocalPeers {
     fn handler(&self, to: ReplicaId, lane: Lane) -> Result<Handler, PeerError> {
         let mut state = self.network.state();
         let cut = state.isolated.contains(&self.from) || state.isolated.contains(&to);
-        if lane == Lane::Snapshot && !cut {
+        let handler = state.handlers.get(&to).filter(|_| !cut).cloned();
+        if lane == Lane::Snapshot && handler.is_some() {
             state.snapshot_chunks += 1;
         }
-        let handler = state.handlers.get(&to).filter(|_| !cut);
-        handler.cloned().ok_or_else(|| PeerError::Unreachable {
+        handler.ok_or_else(|| PeerError::Unreachable {
             to,
             reason: "not connected".to_owned(),
         })
