@@ -82,7 +82,7 @@ impl<M: StateMachine> Applier<M> {
     }
 
     /// Applies one batch; the outcomes are those of its commands, in order.
-    fn apply_batch(&mut self, index: LogIndex, batch: Batch) -> io::Result<Vec<M::Outcome>> {
+    fn apply_batch(&mut self, index: LogIndex, batch: &Batch) -> io::Result<Vec<M::Outcome>> {
         let decoded = batch.commands.iter().enumerate().map(|(position, bytes)| {
             M::decode_command(bytes).map_err(|error| {
                 let reason = chain(error.as_ref());
@@ -167,7 +167,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
                 }
                 EntryPayload::Normal(batch) => {
                     bytes = batch.commands.iter().map(|bytes| bytes.len() as u64).sum();
-                    Answer::outcomes(self.apply_batch(LogIndex(entry.log_id.index), batch)?)
+                    Answer::outcomes(self.apply_batch(LogIndex(entry.log_id.index), &batch)?)
                 }
             };
             self.last = Some(entry.log_id);

@@ -10,7 +10,7 @@ use crate::types::{Batch, Entry, LogId, Membership, SnapshotMeta, StoredMembersh
 use bincode::{Decode, Encode};
 use openraft::EntryPayload;
 use serde::{Serialize, de::DeserializeOwned};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// The version of every stored form.
 pub(crate) const STORED_VERSION: u16 = 1;
@@ -170,11 +170,10 @@ impl From<&Membership> for RawMembership {
 
 impl RawMembership {
     fn into_membership(self, what: &'static str) -> Result<Membership, Error> {
-        let nodes: BTreeMap<u64, ()> = self.nodes.into_iter().map(|id| (id, ())).collect();
-        if self.configs.is_empty() && nodes.is_empty() {
+        if self.configs.is_empty() && self.nodes.is_empty() {
             return Ok(Membership::default());
         }
-        Membership::new(self.configs, nodes).map_err(|error| Error::Membership {
+        Membership::new(self.configs, self.nodes).map_err(|error| Error::Membership {
             what,
             reason: error.to_string(),
         })

@@ -5,12 +5,14 @@ use crate::wire::{Answer, Refusal, Request};
 use proptest::prelude::*;
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }
 
 fn membership() -> Membership {
-    let nodes: BTreeMap<u64, ()> = [(1, ()), (2, ()), (300, ())].into();
-    Membership::new(vec![BTreeSet::from([1, 2])], nodes).unwrap()
+    Membership::new(vec![BTreeSet::from([1, 2])], BTreeSet::from([1, 2, 300])).unwrap()
 }
 
 fn entries() -> Vec<Entry> {

@@ -55,7 +55,10 @@ impl LogStore {
     }
 
     fn read(&self, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, io::Error> {
-        let stored = self.log.read(range, bytes_max).map_err(storage_error)?;
+        let stored = self
+            .log
+            .read(range, bytes_max)
+            .map_err(|error| storage_error(&error))?;
         let entries = stored.iter().map(codec::decode_entry);
         Ok(entries.collect::<Result<_, _>>()?)
     }
@@ -88,7 +91,7 @@ impl LogStore {
         write(&self.log, Box::new(move |result| drop(done.send(result))));
         tokio::select! {
             flushed = flushed => match flushed {
-                Ok(result) => result.map_err(storage_error),
+                Ok(result) => result.map_err(|error| storage_error(&error)),
                 Err(_) => Err(io::Error::other(format!(
                     "storage was closed while writing {what}"
                 ))),
@@ -102,8 +105,8 @@ fn stopping(what: &str) -> io::Error {
     io::Error::other(format!("the replica stops while {what} waits for the disk"))
 }
 
-fn storage_error(error: berth_storage::Error) -> io::Error {
-    io::Error::other(codec::chain(&error))
+fn storage_error(error: &berth_storage::Error) -> io::Error {
+    io::Error::other(codec::chain(error))
 }
 
 fn start_of(range: &impl RangeBounds<u64>) -> u64 {
@@ -263,12 +266,12 @@ impl RaftLogStorage<Types> for LogStore {
             let done = move |result: Result<(), berth_storage::Error>| {
                 drop(permit);
                 if let Some(flushed) = flushed {
-                    flushed.io_completed(result.map_err(storage_error));
+                    flushed.io_completed(result.map_err(|error| storage_error(&error)));
                 }
             };
             self.log
                 .append(group, Box::new(done))
-                .map_err(storage_error)?;
+                .map_err(|error| storage_error(&error))?;
         }
         if let Some(callback) = callback {
             callback.io_completed(Ok(()));

@@ -25,10 +25,10 @@ use std::time::Duration;
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// How long the whole transfer of a snapshot may take before it is begun again.
-pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3600);
+pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// How long one part of a snapshot may take; the last one includes reading the state.
-const CHUNK_TIMEOUT: Duration = Duration::from_secs(300);
+const CHUNK_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Makes a sender for each peer and lane.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::AppendEntriesRequest;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -221,11 +221,13 @@ impl<M: StateMachine> Replica<M> {
     ) -> Result<(), StartError> {
         let raft = &self.core.raft;
         if !raft.is_initialized().await.map_err(failed_start)? {
-            let nodes: BTreeMap<u64, ()> = members.iter().map(|id| (id.0, ())).collect();
+            let nodes: BTreeSet<u64> = members.iter().map(|id| id.0).collect();
             match raft.initialize(nodes).await {
                 Ok(()) => {
-                    tracing::info!(replica = %self.core.config.replica, ?members, "cluster formed")
+                    let replica = self.core.config.replica;
+                    tracing::info!(%replica, ?members, "cluster formed");
                 }
+
                 // A peer was faster and its entries have arrived: the cluster exists.
                 Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(error) => {

@@ -183,6 +183,6 @@ fn adopt(snapshots: &Snapshots, stored: Snapshot) -> io::Result<Snapshot> {
     io::copy(&mut stored.open(), &mut writer)?;
     writer.flush()?;
     writer
-        .finish(stored.meta().to_vec(), stored.index())
+        .finish(stored.meta(), stored.index())
         .map_err(|error| storage_error(&error))
 }
