@@ -1,0 +1,61 @@
+//! What is replicated: the contract of a deterministic state machine.
+
+use crate::ids::{Stamp, UnixMillis};
+use serde::{Serialize, de::DeserializeOwned};
+use std::io::{self, Read, Write};
+
+/// An error of a state machine's own encoding, kept with its source.
+pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The observer of applied entries: called once per applied entry, in log order, with the state
+/// after the entry and the entry's effects. Also called, without effects, when a whole state
+/// replaces the current one (at start, and when a snapshot of the leader is installed), and for
+/// entries that are replayed after a restart. It runs on the apply path: it must be quick and
+/// must not block.
+pub type Observer<M> =
+    std::sync::Arc<dyn Fn(&M, &[<M as StateMachine>::Effect]) + Send + Sync + 'static>;
+
+/// A deterministic state machine whose commands are replicated.
+///
+/// `Clone` must be O(1) in the size of the state (persistent maps): a clone is the immutable view
+/// that readers and the snapshot writer hold.
+///
+/// [`advance`](Self::advance) and [`apply`](Self::apply) must be total (never panic, whatever the
+/// command) and may depend on nothing but the state, the stamp and the command.
+pub trait StateMachine: Clone + Send + Sync + 'static {
+    /// What callers ask for.
+    type Command: Send + Sync + 'static;
+    /// What one command resulted in; sent back to the caller, possibly from another replica.
+    type Outcome: Clone + Send + Sync + Serialize + DeserializeOwned + 'static;
+    /// What follows from an applied entry outside the state, as data.
+    type Effect: Send + 'static;
+
+    /// The command as bytes that every replica, now and later, can decode: they are stored.
+    fn encode_command(command: &Self::Command) -> Vec<u8>;
+
+    /// The command back from its bytes. An error stops the replica: bytes of a committed entry
+    /// that cannot be read are damage or a version that this build is too old for.
+    fn decode_command(bytes: &[u8]) -> Result<Self::Command, CodecError>;
+
+    /// Called once per entry, before its commands: time moves to `stamp.at`, due deadlines fire.
+    /// An entry without commands is a tick.
+    fn advance(&mut self, stamp: Stamp, effects: &mut Vec<Self::Effect>);
+
+    /// Applies one command.
+    fn apply(
+        &mut self,
+        stamp: Stamp,
+        command: Self::Command,
+        effects: &mut Vec<Self::Effect>,
+    ) -> Self::Outcome;
+
+    /// When [`advance`](Self::advance) has to be called next, if at all. The leader proposes a
+    /// tick once its clock has reached this moment.
+    fn next_deadline(&self) -> Option<UnixMillis>;
+
+    /// Writes the whole state, with a version of its own at the beginning.
+    fn write_snapshot(&self, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Reads back what [`write_snapshot`](Self::write_snapshot) wrote.
+    fn read_snapshot(input: &mut dyn Read) -> Result<Self, CodecError>;
+}

@@ -1,0 +1,563 @@
+//! The handle on a running replica.
+
+use crate::applier::{Applier, SnapshotPolicy};
+use crate::barrier;
+use crate::clock::Clock;
+use crate::codec;
+use crate::config::Config;
+use crate::core::Core;
+use crate::error::{ProposeError, ReadError, SnapshotError, StartError, StopReason};
+use crate::ids::{LogIndex, ReplicaId};
+use crate::log_store::{LogStore, QUEUE_BYTES};
+use crate::machine::{Observer, StateMachine};
+use crate::network::{Network, SNAPSHOT_TIMEOUT};
+use crate::peers::{NoPeers, Peers};
+use crate::proposer;
+use crate::published::Published;
+use crate::receiver::{self, SnapshotReceiver};
+use crate::status::Status;
+use crate::tasks::{self, Supervised};
+use crate::wire::{Answer, Refusal, Request};
+use berth_storage::{Options, Store};
+use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::raft::AppendEntriesRequest;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// The timers of a cluster of one, which has nobody to send signs of life to: fewer wake-ups.
+const ALONE_HEARTBEAT_MS: u64 = 1_000;
+const ALONE_ELECTION_TIMEOUT_MS: u64 = 3_000;
+
+/// How often a snapshot is asked for again while another one is being written.
+const SNAPSHOT_POLL: Duration = Duration::from_millis(200);
+
+/// What became of the commands of one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposed<O> {
+    /// The entry that holds them all.
+    pub index: LogIndex,
+    /// One outcome per command, in the order of the commands.
+    pub outcomes: Vec<O>,
+}
+
+/// An immutable state as it was right after the entry at `index`.
+#[derive(Debug)]
+pub struct View<M> {
+    /// The state.
+    pub state: Arc<M>,
+    /// The last entry applied to it; 0 also when none was yet.
+    pub index: LogIndex,
+}
+
+impl<M> Clone for View<M> {
+    fn clone(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            index: self.index,
+        }
+    }
+}
+
+/// A running replica. Clones are handles on the same replica; it ends with
+/// [`stop`](Self::stop), or in the background when the last handle is dropped.
+pub struct Replica<M: StateMachine> {
+    core: Arc<Core<M>>,
+    closed: watch::Receiver<Option<Result<(), StopReason>>>,
+    // Cancels everything when the last handle goes.
+    guard: Arc<DropGuard>,
+}
+
+impl<M: StateMachine> Clone for Replica<M> {
+    fn clone(&self) -> Self {
+        Self {
+            core: Arc::clone(&self.core),
+            closed: self.closed.clone(),
+            guard: Arc::clone(&self.guard),
+        }
+    }
+}
+
+impl<M: StateMachine> std::fmt::Debug for Replica<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Replica")
+            .field(&self.core.config.replica)
+            .finish()
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Starts a cluster of one.
+    ///
+    /// On an empty folder the cluster is formed, exactly once, from `initial`; later starts use
+    /// `initial` only to replay the log when there is no snapshot yet, so it must always be the
+    /// same. Returns once this replica leads and its state holds everything that was ever
+    /// acknowledged.
+    pub async fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        initial: M,
+        observer: Observer<M>,
+    ) -> Result<Self, StartError> {
+        let members = BTreeSet::from([config.replica]);
+        Self::start_with_peers(config, clock, initial, observer, Arc::new(NoPeers), members).await
+    }
+
+    /// Starts a replica of a cluster of `members`, which includes this one and is the same on all
+    /// of them at their first start; afterwards the members stored in the log count.
+    ///
+    /// With more than one member this returns as soon as the replica takes part:
+    /// [`local`](Self::local) may lag behind, [`read`](Self::read) never does. Requests of peers
+    /// must reach [`answer_peer`](Self::answer_peer) from then on.
+    pub async fn start_with_peers(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        initial: M,
+        observer: Observer<M>,
+        peers: Arc<dyn Peers>,
+        members: BTreeSet<ReplicaId>,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let replica = config.replica;
+        if !members.contains(&replica) {
+            return Err(StartError::NotAMember { replica });
+        }
+        let alone = members.len() == 1;
+        let store = open_store(&config).await?;
+        let log = store.log();
+        let snapshots = store.snapshots();
+
+        let stop = CancellationToken::new();
+        let guard = stop.clone().drop_guard();
+        let due = Arc::new(Notify::new());
+        let policy = SnapshotPolicy {
+            after_entries: config.snapshot_after_entries,
+            after_bytes: config.snapshot_after_bytes,
+            due: Arc::clone(&due),
+        };
+        let published = Arc::new(Published::new(initial.clone(), initial.next_deadline()));
+        let applier = Applier::new(
+            initial,
+            Arc::clone(&published),
+            observer,
+            snapshots.clone(),
+            policy,
+            stop.clone(),
+        );
+        let answer_timeout = Duration::from_millis(config.election_timeout_ms);
+        let raft = Raft::new(
+            replica.0,
+            Arc::new(library_config(&config, alone)),
+            Network::new(Arc::clone(&peers), answer_timeout),
+            LogStore::new(log.clone(), replica, stop.clone()),
+            applier,
+        )
+        .await
+        .map_err(failed_start)?;
+
+        let (proposals, waiting_proposals) = proposer::queue(&config);
+        let (reads, waiting_reads) = barrier::queue();
+        let stopped = Arc::new(watch::Sender::new(None));
+        let core = Arc::new(Core {
+            config,
+            clock,
+            raft: raft.clone(),
+            log,
+            peers,
+            published,
+            proposals,
+            reads,
+            incoming: SnapshotReceiver::new(snapshots),
+            stopped: Arc::clone(&stopped),
+            stop: stop.clone(),
+        });
+        let running = TaskTracker::new();
+        running.spawn(proposer::run(Arc::clone(&core), waiting_proposals));
+        running.spawn(barrier::run(Arc::clone(&core), waiting_reads));
+        running.spawn(tasks::tick(Arc::clone(&core)));
+        running.spawn(tasks::snapshot(Arc::clone(&core), due));
+        let (closing, closed) = watch::channel(None);
+        tokio::spawn(tasks::supervise(Supervised {
+            raft,
+            store,
+            tasks: running,
+            stop,
+            stopped,
+            closed: closing,
+        }));
+        let replica = Self {
+            core,
+            closed,
+            guard: Arc::new(guard),
+        };
+        let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
+        let taking_part = replica.take_part(&members, alone);
+        let error = match tokio::time::timeout(waited, taking_part).await {
+            Ok(Ok(())) => return Ok(replica),
+            Ok(Err(error)) => error,
+            Err(_) => StartError::NotReady {
+                waited,
+                condition: replica.status().storage.to_string(),
+            },
+        };
+        // The folder must be free again when the caller hears of it.
+        if let Err(reason) = replica.stop().await {
+            tracing::warn!(%reason, "stopping after a failed start");
+        }
+        Err(error)
+    }
+
+    /// Forms the cluster if there is none yet; alone, waits until the state is current.
+    async fn take_part(
+        &self,
+        members: &BTreeSet<ReplicaId>,
+        alone: bool,
+    ) -> Result<(), StartError> {
+        let raft = &self.core.raft;
+        if !raft.is_initialized().await.map_err(failed_start)? {
+            let nodes: BTreeSet<u64> = members.iter().map(|id| id.0).collect();
+            match raft.initialize(nodes).await {
+                Ok(()) => {
+                    let replica = self.core.config.replica;
+                    tracing::info!(%replica, ?members, "cluster formed");
+                }
+
+                // A peer was faster and its entries have arrived: the cluster exists.
+                Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => {
+                    let reason = StopReason::Failed(error.to_string());
+                    return Err(StartError::Stopped(reason));
+                }
+            }
+        }
+        let voters = self.status().voters;
+        let replica = self.core.config.replica;
+        if !voters.is_empty() && !voters.contains(&replica) {
+            return Err(StartError::NotAMember { replica });
+        }
+        if !alone {
+            return Ok(());
+        }
+        if !self.core.leads() {
+            // Nobody else could be heard from: no need to wait for a timeout.
+            raft.trigger().elect(false).await.map_err(failed_start)?;
+        }
+        loop {
+            match self.read().await {
+                Ok(_) => return Ok(()),
+                Err(ReadError::Stopped(reason)) => return Err(StartError::Stopped(reason)),
+                Err(error) => tracing::debug!(%error, "the state is not current yet"),
+            }
+        }
+    }
+
+    /// Commits and applies `commands`, all in one log entry and in this order, together with what
+    /// other callers propose at the same time. Durable on a majority when this returns. A replica
+    /// that does not lead forwards to the leader. No commands is a tick.
+    ///
+    /// Never applied twice by itself; a caller that repeats after
+    /// [`ProposeError::OutcomeUnknown`] needs an id in the command that the state remembers.
+    pub async fn propose(
+        &self,
+        commands: Vec<M::Command>,
+    ) -> Result<Proposed<M::Outcome>, ProposeError> {
+        let encoded = commands.iter().map(M::encode_command).collect();
+        self.core.propose(encoded).await
+    }
+
+    /// A state that holds everything acknowledged before this call (linearizable). Concurrent
+    /// readers share one confirmation; nothing is written.
+    pub async fn read(&self) -> Result<View<M>, ReadError> {
+        let core = &self.core;
+        let stopped = || ReadError::Stopped(core.reason_or_requested());
+        if core.stop_reason().is_some() {
+            return Err(stopped());
+        }
+        let within = core.config.request_timeout();
+        core.reads.confirmed(within, stopped).await?;
+        Ok(self.local())
+    }
+
+    /// The latest state applied here, without asking anybody. May lag behind other replicas.
+    pub fn local(&self) -> View<M> {
+        let latest = self.core.published.latest();
+        View {
+            state: Arc::clone(&latest.state),
+            index: latest.index.unwrap_or_default(),
+        }
+    }
+
+    /// Follows the last applied entry; [`local`](Self::local) is at least that new.
+    pub fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.core.published.indexes()
+    }
+
+    /// The replica's own account of itself.
+    pub fn status(&self) -> Status {
+        let latest = self.core.published.latest();
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| LogIndex(id.index));
+        Status {
+            replica: self.core.config.replica,
+            leader: metrics.current_leader.map(ReplicaId),
+            term: metrics.current_term,
+            voters: metrics
+                .membership_config
+                .voter_ids()
+                .map(ReplicaId)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
+            last_log: metrics.last_log_index.map(LogIndex),
+            applied: latest.index,
+            applied_at: latest.at,
+            snapshot: index(&metrics.snapshot),
+            purged: index(&metrics.purged),
+            storage: self.core.log.condition().into(),
+            stopped: self.core.stop_reason(),
+        }
+    }
+
+    /// Follows the reason why the replica has stopped; `None` while it runs.
+    pub fn stopped(&self) -> watch::Receiver<Option<StopReason>> {
+        self.core.stopped.subscribe()
+    }
+
+    /// Makes a snapshot that covers everything applied before this call, and waits for it.
+    /// Returns the last entry it covers.
+    pub async fn trigger_snapshot(&self) -> Result<LogIndex, SnapshotError> {
+        let core = &self.core;
+        let stopped = || SnapshotError::Stopped(core.reason_or_requested());
+        let target = core.published.latest().index;
+        let waited = core.config.request_timeout();
+        let deadline = Instant::now() + waited;
+        loop {
+            let covered = self.status().snapshot;
+            if covered >= target {
+                return Ok(covered.unwrap_or_default());
+            }
+            if core.stop_reason().is_some() {
+                return Err(stopped());
+            }
+            if Instant::now() >= deadline {
+                return Err(SnapshotError::TimedOut { waited });
+            }
+            // Has no effect while another one is being written: asked for again until it covers
+            // what is wanted.
+            let trigger = core.raft.trigger();
+            trigger.snapshot().await.map_err(|_| stopped())?;
+            let wait = core.raft.wait(Some(SNAPSHOT_POLL));
+            let covers = wait.metrics(
+                |metrics| metrics.snapshot.map(|id| LogIndex(id.index)) >= target,
+                "snapshot",
+            );
+            if let Err(error) = covers.await {
+                tracing::debug!(%error, "the snapshot is not there yet");
+            }
+        }
+    }
+
+    /// Hands the leadership to `to`, a voting member, if this replica leads. Returns when it was
+    /// asked to take over, not when it has.
+    pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), StopReason> {
+        let asked = self.core.raft.trigger().transfer_leader(to.0).await;
+        asked.map_err(|_| self.core.reason_or_requested())
+    }
+
+    /// Answers a request of another replica, for the receiving side of a [`Peers`] transport.
+    /// `from` is who the transport knows the sender to be. Garbage is answered with a refusal that
+    /// the sender understands; it harms nobody.
+    pub async fn answer_peer(&self, from: ReplicaId, request: &[u8]) -> Vec<u8> {
+        let answer = match Request::decode(request) {
+            Ok(request) => self.answer(from, request).await,
+            Err(error) => {
+                let text = codec::chain(&error);
+                tracing::warn!(%from, error = %text, "request of a peer not understood");
+                Answer::Refused(Refusal::Garbage(text))
+            }
+        };
+        answer.encode()
+    }
+
+    async fn answer(&self, from: ReplicaId, request: Request) -> Answer {
+        let core = &self.core;
+        let raft = &core.raft;
+        match request {
+            Request::Append {
+                vote,
+                previous,
+                entries,
+                committed,
+            } => {
+                let entries = entries.into_iter().map(codec::RawEntry::into_entry);
+                let entries = match entries.collect::<Result<Vec<_>, _>>() {
+                    Ok(entries) => entries,
+                    Err(error) => {
+                        return Answer::Refused(Refusal::Garbage(codec::chain(&error)));
+                    }
+                };
+                let request = AppendEntriesRequest {
+                    vote: vote.into(),
+                    prev_log_id: previous.map(Into::into),
+                    entries,
+                    leader_commit: committed.map(Into::into),
+                };
+                receiver::append(raft, request).await
+            }
+            Request::Vote(ballot) => receiver::vote(raft, ballot).await,
+            Request::PreVote(ballot) => receiver::pre_vote(raft, ballot).await,
+            Request::TransferLeader { vote, to, last } => {
+                receiver::transfer_leader(raft, vote, to, last).await
+            }
+            Request::SnapshotChunk {
+                transfer,
+                offset,
+                bytes,
+                end,
+            } => {
+                let taken = core
+                    .incoming
+                    .take(from, transfer, offset, bytes, end.as_ref());
+                match (taken.await, end) {
+                    (Err(refusal), _) => Answer::Refused(refusal),
+                    (Ok(Some(data)), Some(end)) => receiver::install(raft, &end, data).await,
+                    (Ok(_), _) => Answer::ChunkTaken,
+                }
+            }
+            Request::Propose { commands } => {
+                let deadline = Instant::now() + core.config.request_timeout();
+                match core.propose_here(commands, deadline).await {
+                    Ok(proposed) => proposed_answer(&proposed),
+                    Err(unproposed) => Answer::Refused(refusal(unproposed)),
+                }
+            }
+            Request::ReadIndex => match core.read_index_here().await {
+                Ok(Some(LogIndex(index))) => Answer::ReadIndex { index },
+                Ok(None) => Answer::Refused(Refusal::NoLeader),
+                Err(error) => Answer::Refused(Refusal::Stopped(error.to_string())),
+            },
+        }
+    }
+
+    /// Stops taking part, finishes what is being written and closes the data folder. Calls that
+    /// wait get [`StopReason::Requested`] or an unknown outcome. Idempotent; an error says that
+    /// the folder was not closed cleanly (nothing acknowledged is lost by that).
+    pub async fn stop(&self) -> Result<(), StopReason> {
+        self.core.stop.cancel();
+        let mut closed = self.closed.clone();
+        match closed.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Ok(())),
+            Err(_) => Err(StopReason::Failed(
+                "the supervisor ended before the data folder was closed".to_owned(),
+            )),
+        }
+    }
+}
+
+fn proposed_answer<O: serde::Serialize>(proposed: &Proposed<O>) -> Answer {
+    let outcomes = proposed.outcomes.iter().map(codec::encode_outcome);
+    match outcomes.collect::<Result<Vec<_>, _>>() {
+        Ok(outcomes) => Answer::Proposed {
+            index: proposed.index.0,
+            outcomes,
+        },
+        Err(error) => {
+            // It did happen; what came of it cannot be told.
+            tracing::error!(error = %codec::chain(&error), "an outcome cannot be encoded");
+            Answer::Refused(Refusal::Unknown)
+        }
+    }
+}
+
+fn refusal(unproposed: proposer::Unproposed) -> Refusal {
+    let error = match unproposed {
+        proposer::Unproposed::NotLeader => return Refusal::NoLeader,
+        proposer::Unproposed::Failed(error) => error,
+    };
+    match error {
+        ProposeError::NoLeader { .. } => Refusal::NoLeader,
+        ProposeError::StorageFull {
+            free_bytes,
+            needed_bytes,
+        } => Refusal::StorageFull {
+            free_bytes,
+            needed_bytes,
+        },
+        ProposeError::Overloaded { waiting_commands } => Refusal::Overloaded {
+            waiting_commands: waiting_commands as u64,
+        },
+        ProposeError::TooLarge { bytes, bytes_max } => Refusal::TooLarge {
+            bytes: bytes as u64,
+            bytes_max: bytes_max as u64,
+        },
+        ProposeError::OutcomeUnknown => Refusal::Unknown,
+        ProposeError::Stopped(reason) => Refusal::Stopped(reason.to_string()),
+    }
+}
+
+fn failed_start(error: impl std::fmt::Display) -> StartError {
+    StartError::Stopped(StopReason::Failed(error.to_string()))
+}
+
+/// Opens the folder and makes sure that it is this replica's.
+async fn open_store(config: &Config) -> Result<Store, StartError> {
+    let folder = config.folder.clone();
+    let options = Options {
+        cache_bytes: config.cache_bytes,
+        reserve_bytes: config.disk_reserve_bytes,
+        queue_bytes: QUEUE_BYTES,
+        ..Options::default()
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, options)).await;
+    let store = opened
+        .map_err(failed_start)?
+        .map_err(|source| StartError::Storage {
+            folder: config.folder.clone(),
+            source,
+        })?;
+    if let Some(bytes) = store.log().vote() {
+        let (found, _) =
+            codec::decode_vote(&bytes).map_err(|error| failed_start(codec::chain(&error)))?;
+        if found != config.replica {
+            return Err(StartError::ForeignFolder {
+                folder: config.folder.clone(),
+                found,
+                configured: config.replica,
+            });
+        }
+    }
+    Ok(store)
+}
+
+fn library_config(config: &Config, alone: bool) -> openraft::Config {
+    let (heartbeat_ms, election_timeout_ms) = if alone {
+        (ALONE_HEARTBEAT_MS, ALONE_ELECTION_TIMEOUT_MS)
+    } else {
+        (config.heartbeat_ms, config.election_timeout_ms)
+    };
+    openraft::Config {
+        cluster_name: "berth".to_owned(),
+        heartbeat_interval: heartbeat_ms,
+        election_timeout_min: election_timeout_ms,
+        election_timeout_max: election_timeout_ms * 2,
+        install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+        // Entries hold many commands each; what bounds a request is its bytes.
+        max_payload_entries: 1_024,
+        // Asked for by this crate, by entries and by bytes.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: config.keep_entries,
+        enable_pre_vote: Some(true),
+        ..openraft::Config::default()
+    }
+}
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;

@@ -1,0 +1,164 @@
+//! What happens when storage fails beneath a running replica.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::status::StorageCondition;
+use crate::testing::{Command, Ledger};
+use std::path::Path;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn start(folder: &Path) -> Replica<Ledger> {
+    let mut config = Config::new(folder, ReplicaId(1));
+    config.request_timeout_ms = 2_000;
+    let clock = Arc::new(SystemClock);
+    let observer: Observer<Ledger> = Arc::new(|_, _| {});
+    Replica::start(config, clock, Ledger::default(), observer)
+        .await
+        .unwrap()
+}
+
+fn add(id: u64) -> Command {
+    Command::Add {
+        id,
+        amount: 1,
+        padding: Vec::new(),
+    }
+}
+
+async fn reason_of_the_stop(replica: &Replica<Ledger>) -> StopReason {
+    let mut stopped = replica.stopped();
+    let reason = timeout(PATIENCE, stopped.wait_for(Option::is_some));
+    reason.await.unwrap().unwrap().clone().unwrap()
+}
+
+/// Appends behind the library's back, so that its own next append is refused by storage.
+fn take_the_next_place(replica: &Replica<Ledger>) {
+    let log = &replica.core.log;
+    let (index, term) = log.last().unwrap();
+    let entry = berth_storage::Entry {
+        index: index + 1,
+        term,
+        payload: b"not an entry of this crate".to_vec(),
+    };
+    log.append(vec![entry], Box::new(|result| result.unwrap()))
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_storage_refuses_stops_the_replica_and_everybody_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = start(folder.path()).await;
+    replica.propose(vec![add(1)]).await.unwrap();
+    take_the_next_place(&replica);
+    let outcome = replica.propose(vec![add(2)]).await.unwrap_err();
+    assert!(
+        matches!(
+            outcome,
+            ProposeError::OutcomeUnknown | ProposeError::Stopped(_)
+        ),
+        "{outcome}"
+    );
+    let reason = reason_of_the_stop(&replica).await;
+    assert!(matches!(reason, StopReason::Failed(_)), "{reason}");
+    assert_eq!(replica.status().stopped, Some(reason.clone()));
+    let refused = replica.propose(vec![add(3)]).await.unwrap_err();
+    assert_eq!(refused, ProposeError::Stopped(reason.clone()));
+    let refused = replica.read().await.unwrap_err();
+    assert_eq!(refused, ReadError::Stopped(reason));
+    // The last state can still be looked at, as stale.
+    assert_eq!(replica.local().state.total, 1);
+    replica.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_cannot_be_read_back_is_never_taken_for_the_end_of_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = start(folder.path()).await;
+    replica.propose(vec![add(1)]).await.unwrap();
+    take_the_next_place(&replica);
+    replica.stop().await.unwrap();
+
+    // The entry is whole as far as storage can tell, but it is none of this crate's.
+    let clock = Arc::new(SystemClock);
+    let config = Config::new(folder.path(), ReplicaId(1));
+    let observer: Observer<Ledger> = Arc::new(|_, _| {});
+    let refused = Replica::start(config, clock, Ledger::default(), observer).await;
+    let error = refused.unwrap_err();
+    let StartError::Stopped(StopReason::Failed(text)) = &error else {
+        panic!("{error}");
+    };
+    assert!(text.contains("a log entry"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_vanish_before_they_are_applied_stop_the_replica() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = start(folder.path()).await;
+    replica.propose(vec![add(1)]).await.unwrap();
+    let mut store = LogStore::new(
+        replica.core.log.clone(),
+        ReplicaId(1),
+        CancellationToken::new(),
+    );
+    let (last, term) = replica.core.log.last().unwrap();
+    let marker = codec::encode_log_id(Some(&crate::types::log_id(term, last)));
+    let (purged, done) = std::sync::mpsc::channel();
+    replica.core.log.purge_through(
+        last,
+        marker,
+        Box::new(move |result| purged.send(result).unwrap()),
+    );
+    done.recv_timeout(PATIENCE).unwrap().unwrap();
+    let stream = openraft::RaftLogReader::entries_stream(&mut store, last..=last).await;
+    let entries: Result<Vec<_>, _> =
+        futures_util::TryStreamExt::try_collect::<Vec<_>>(stream).await;
+    assert!(
+        entries.is_err(),
+        "purged entries were passed over: {entries:?}"
+    );
+    replica.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_without_its_reserve_refuses_the_start_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::new(folder.path(), ReplicaId(1));
+    config.disk_reserve_bytes = u64::MAX / 2;
+    config.start_timeout_ms = 500;
+    config.request_timeout_ms = 200;
+    let again = config.clone();
+    let clock = Arc::new(SystemClock);
+    let observer: Observer<Ledger> = Arc::new(|_, _| {});
+    let started = Replica::start(config, clock, Ledger::default(), observer);
+    match timeout(PATIENCE, started).await.unwrap().unwrap_err() {
+        StartError::NotReady { condition, .. } => {
+            assert!(condition.contains("the disk is full"), "{condition}");
+        }
+        other => panic!("{other}"),
+    }
+    // The folder is free again, and works once there is room.
+    let config = Config {
+        disk_reserve_bytes: 0,
+        start_timeout_ms: 30_000,
+        ..again
+    };
+    let clock = Arc::new(SystemClock);
+    let observer: Observer<Ledger> = Arc::new(|_, _| {});
+    let replica = Replica::start(config, clock, Ledger::default(), observer).await;
+    replica.unwrap().stop().await.unwrap();
+}
+
+#[test]
+fn a_full_disk_is_told_as_one() {
+    let full = berth_storage::Condition::Full {
+        free_bytes: 1,
+        needed_bytes: 2,
+    };
+    assert_eq!(
+        StorageCondition::from(full).to_string(),
+        "the disk is full: 1 bytes are free, 2 are needed"
+    );
+}

@@ -1,0 +1,188 @@
+//! Snapshots: written from an immutable view beside the running state, read back on start, and
+//! received from a leader.
+
+use crate::codec::{self, chain};
+use crate::ids::UnixMillis;
+use crate::machine::StateMachine;
+use crate::types::{SnapshotMeta, Types};
+use berth_storage::{Snapshot, SnapshotWriter, Snapshots};
+use openraft::storage::RaftSnapshotBuilder;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// How long a snapshot that found no room waits before it is tried again, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// A snapshot on its way through the consensus library.
+pub(crate) enum SnapshotData {
+    /// A finished file of ours.
+    Stored(Snapshot),
+    /// Received from the leader and complete, but not current yet: that is decided by the library.
+    Received {
+        writer: Box<SnapshotWriter>,
+        meta: Vec<u8>,
+        index: u64,
+    },
+}
+
+/// Runs `work` where it may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(io::Error::other(format!("cannot {what}: {error}"))),
+    }
+}
+
+fn storage_error(error: &berth_storage::Error) -> io::Error {
+    let kind = match error {
+        berth_storage::Error::Full { .. } => io::ErrorKind::StorageFull,
+        berth_storage::Error::Io { source, .. } => source.kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, chain(error))
+}
+
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Writes a snapshot of one moment while the state goes on.
+pub(crate) struct SnapshotBuilder<M> {
+    view: M,
+    meta: SnapshotMeta,
+    at: UnixMillis,
+    snapshots: Snapshots,
+    stop: CancellationToken,
+}
+
+impl<M: StateMachine> SnapshotBuilder<M> {
+    pub(crate) fn new(
+        view: M,
+        meta: SnapshotMeta,
+        at: UnixMillis,
+        snapshots: Snapshots,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            view,
+            meta,
+            at,
+            snapshots,
+            stop,
+        }
+    }
+
+    async fn write(&self) -> io::Result<Snapshot> {
+        let view = self.view.clone();
+        let snapshots = self.snapshots.clone();
+        let header = codec::encode_snapshot_meta(&self.meta, self.at);
+        let index = self.meta.last_log_id.map_or(0, |last| last.index);
+        blocking("write a snapshot", move || {
+            let writer = snapshots.begin().map_err(|error| storage_error(&error))?;
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, writer);
+            view.write_snapshot(&mut out)?;
+            let writer = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            writer
+                .finish(header, index)
+                .map_err(|error| storage_error(&error))
+        })
+        .await
+    }
+}
+
+impl<M: StateMachine> RaftSnapshotBuilder<Types> for SnapshotBuilder<M> {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(
+        &mut self,
+    ) -> Result<openraft::alias::SnapshotOf<Types, SnapshotData>, io::Error> {
+        // An error given to the library stops the replica. A full disk is not worth that: the
+        // log grows on until there is room again.
+        let mut retry_after = RETRY_FIRST;
+        let stored = loop {
+            let error = match self.write().await {
+                Ok(stored) => break stored,
+                Err(error) if is_disk_full(&error) => error,
+                Err(error) => return Err(error),
+            };
+            tracing::warn!(
+                %error,
+                retry_after_ms = retry_after.as_millis(),
+                "no room for a snapshot, trying again later"
+            );
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(error),
+                () = tokio::time::sleep(retry_after) => {}
+            }
+            retry_after = (retry_after * 2).min(RETRY_MAX);
+        };
+        let (meta, _) = codec::decode_snapshot_meta(stored.meta())?;
+        tracing::info!(
+            index = stored.index(),
+            bytes = stored.length(),
+            "snapshot written"
+        );
+        Ok(openraft::Snapshot {
+            meta,
+            snapshot: SnapshotData::Stored(stored),
+        })
+    }
+}
+
+/// Makes `data` the current snapshot, if it is not, and reads the state out of it.
+pub(crate) fn install<M: StateMachine>(
+    snapshots: &Snapshots,
+    data: SnapshotData,
+) -> io::Result<(M, UnixMillis)> {
+    let stored = match data {
+        SnapshotData::Stored(stored) => adopt(snapshots, stored)?,
+        SnapshotData::Received {
+            writer,
+            meta,
+            index,
+        } => writer
+            .finish(meta, index)
+            .map_err(|error| storage_error(&error))?,
+    };
+    let (_, at) = codec::decode_snapshot_meta(stored.meta())?;
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, stored.open());
+    let state = M::read_snapshot(&mut input).map_err(|error| {
+        let text = format!("cannot read the snapshot at entry {}: ", stored.index());
+        io::Error::new(io::ErrorKind::InvalidData, text + &chain(error.as_ref()))
+    })?;
+    let mut rest = [0; 1];
+    if input.read(&mut rest)? != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "the snapshot at entry {} holds more than its state",
+                stored.index()
+            ),
+        ));
+    }
+    Ok((state, at))
+}
+
+/// `stored` itself when it is the current snapshot here; a copy that is when it is not.
+fn adopt(snapshots: &Snapshots, stored: Snapshot) -> io::Result<Snapshot> {
+    let current = snapshots.current().map_err(|error| storage_error(&error))?;
+    if current.is_some_and(|current| current.meta() == stored.meta()) {
+        return Ok(stored);
+    }
+    let mut writer = snapshots.begin().map_err(|error| storage_error(&error))?;
+    io::copy(&mut stored.open(), &mut writer)?;
+    writer.flush()?;
+    writer
+        .finish(stored.meta(), stored.index())
+        .map_err(|error| storage_error(&error))
+}

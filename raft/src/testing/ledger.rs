@@ -1,0 +1,175 @@
+//! A small state machine that remembers what was applied, how often, and when.
+
+use crate::ids::{Stamp, UnixMillis};
+use crate::machine::{CodecError, StateMachine};
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+/// Sums up amounts and watches that nothing is lost, doubled or out of time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// How often each id was applied.
+    pub seen: Arc<BTreeMap<u64, u32>>,
+    /// The sum of all amounts.
+    pub total: u64,
+    /// How often time moved.
+    pub advanced: u64,
+    /// How many deadlines fired.
+    pub fired: u64,
+    /// The last stamp's moment.
+    pub at: UnixMillis,
+    /// Whether a stamp ever ran backwards.
+    pub ran_backwards: bool,
+    /// The next deadline.
+    pub deadline: Option<UnixMillis>,
+    /// Whether the deadline stays when it has fired.
+    pub stuck: bool,
+}
+
+/// What the ledger is told.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Command {
+    /// Adds `amount` under `id`.
+    Add {
+        /// Any id; counted how often it comes.
+        id: u64,
+        /// What is added.
+        amount: u64,
+        /// Makes the command as long as wanted.
+        padding: Vec<u8>,
+    },
+    /// Sets the next deadline, in milliseconds.
+    Deadline {
+        /// When.
+        at: u64,
+        /// Whether it stays when it has fired.
+        stuck: bool,
+    },
+    /// Panics: a broken state machine.
+    Panic,
+    /// Encodes to bytes that cannot be decoded: a newer version.
+    Unreadable,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The sum afterwards.
+    pub total: u64,
+    /// How often the id was seen, this time included.
+    pub times: u32,
+}
+
+/// What the observer is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// An amount was added under this id.
+    Added(u64),
+    /// A deadline fired.
+    Fired(UnixMillis),
+}
+
+type Parts = (
+    BTreeMap<u64, u32>,
+    u64,
+    u64,
+    u64,
+    u64,
+    bool,
+    Option<u64>,
+    bool,
+);
+
+impl StateMachine for Ledger {
+    type Command = Command;
+    type Outcome = Outcome;
+    type Effect = Effect;
+
+    fn encode_command(command: &Command) -> Vec<u8> {
+        if *command == Command::Unreadable {
+            return vec![0xff];
+        }
+        bincode::encode_to_vec(command, bincode::config::standard())
+            .expect("writing plain data to memory cannot fail")
+    }
+
+    fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
+        let (command, _) = bincode::decode_from_slice(bytes, bincode::config::standard())?;
+        Ok(command)
+    }
+
+    fn advance(&mut self, stamp: Stamp, effects: &mut Vec<Effect>) {
+        self.ran_backwards |= stamp.at < self.at;
+        self.at = stamp.at;
+        self.advanced += 1;
+        if let Some(deadline) = self.deadline.filter(|deadline| *deadline <= stamp.at) {
+            self.fired += 1;
+            effects.push(Effect::Fired(deadline));
+            if !self.stuck {
+                self.deadline = None;
+            }
+        }
+    }
+
+    fn apply(&mut self, _stamp: Stamp, command: Command, effects: &mut Vec<Effect>) -> Outcome {
+        match command {
+            Command::Add { id, amount, .. } => {
+                self.total += amount;
+                let times = Arc::make_mut(&mut self.seen).entry(id).or_default();
+                *times += 1;
+                effects.push(Effect::Added(id));
+                Outcome {
+                    total: self.total,
+                    times: *times,
+                }
+            }
+            Command::Deadline { at, stuck } => {
+                self.deadline = Some(UnixMillis(at));
+                self.stuck = stuck;
+                Outcome {
+                    total: self.total,
+                    times: 0,
+                }
+            }
+            Command::Panic | Command::Unreadable => panic!("a broken state machine"),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<UnixMillis> {
+        self.deadline
+    }
+
+    fn write_snapshot(&self, mut out: &mut dyn Write) -> io::Result<()> {
+        let parts: Parts = (
+            self.seen.as_ref().clone(),
+            self.total,
+            self.advanced,
+            self.fired,
+            self.at.0,
+            self.ran_backwards,
+            self.deadline.map(|at| at.0),
+            self.stuck,
+        );
+        bincode::encode_into_std_write(parts, &mut out, bincode::config::standard())
+            .map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    fn read_snapshot(mut input: &mut dyn Read) -> Result<Self, CodecError> {
+        let parts: Parts = bincode::decode_from_std_read(&mut input, bincode::config::standard())?;
+        let (seen, total, advanced, fired, at, ran_backwards, deadline, stuck) = parts;
+        Ok(Self {
+            seen: Arc::new(seen),
+            total,
+            advanced,
+            fired,
+            at: UnixMillis(at),
+            ran_backwards,
+            deadline: deadline.map(UnixMillis),
+            stuck,
+        })
+    }
+}
