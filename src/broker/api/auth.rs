@@ -5,19 +5,17 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::Api;
+use super::ApiState;
+use super::limits::ACCESS_TOKEN_BYTES_MAX;
 use super::error::Error;
 use crate::domain::ClientId;
-
-/// Longest access token in bytes.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// The client that calls; put into the request by [`authorise`].
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) ClientId);
 
 /// Lets only requests with a good access token through.
-pub(super) async fn authorise(State(api): State<Api>, mut request: Request, next: Next) -> Result<Response, Error> {
+pub(super) async fn authorise(State(api): State<ApiState>, mut request: Request, next: Next) -> Result<Response, Error> {
     let client = {
         let token = bearer(request.headers())?;
         api.identity.verify(token)?
@@ -41,7 +39,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
         return Err(invalid("the authorization header must be: Bearer, a blank, the access token"));
     }
     let token = token.trim();
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX || token.contains(' ') {
+    if token.is_empty() || token.len() > ACCESS_TOKEN_BYTES_MAX || token.contains(' ') {
         return Err(invalid("the access token is not valid"));
     }
     Ok(token)

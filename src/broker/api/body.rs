@@ -3,7 +3,6 @@
 //! Two spellings of some fields are in use, because the original's guide and
 //! its description differ; both are understood. `null` counts as absent.
 
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
@@ -12,16 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::Error;
-
-/// Longest body in bytes. A thousand items of ordinary size have 300 KiB.
-pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-
-/// Most items in one call, and most ids or filters in one query: as many as
-/// a page may have results.
-pub const ITEMS_MAX: usize = 1000;
-
-/// How long a body may take to arrive.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+use super::limits::{BODY_BYTES_MAX, BODY_TIMEOUT, ITEMS_MAX};
 
 /// Other spellings of fields, and the field that is meant.
 const ALIASES: [(&str, &str); 4] = [

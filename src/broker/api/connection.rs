@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Api;
+use super::ApiState;
 use super::error::Error;
 use super::{view, wire};
 use crate::domain::session::SessionState;
@@ -31,7 +31,7 @@ pub(super) const NO_SESSION: &str = "The requested dcvSession does not exist";
     )
 )]
 pub(super) async fn get(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Error> {
     let Path((session_id, user)) =

@@ -135,7 +135,3 @@ fn lower_nullable(schema: &mut Map<String, Value>) {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "description_tests.rs"]
-mod tests;

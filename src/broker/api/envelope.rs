@@ -11,14 +11,12 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
-use super::Api;
+use super::ApiState;
+use super::limits::REQUEST_ID_BYTES_MAX;
 use super::error::Error;
 
 /// Header with the request's id, in requests and in answers.
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Longest id that is taken over from a client.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Id of a request; the field `RequestId` of answers.
 #[derive(Debug, Clone)]
@@ -36,7 +34,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 }
 
 /// Gives a request its id and its span, and turns a panic into an answer.
-pub(super) async fn envelop(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+pub(super) async fn envelop(State(api): State<ApiState>, mut request: Request, next: Next) -> Response {
     let id = offered_id(request.headers()).unwrap_or_else(|| api.core.new_id());
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!(

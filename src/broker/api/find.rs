@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use super::body::ITEMS_MAX;
 use super::error::Error;
+use super::limits::ITEMS_MAX;
 use super::pages::{self, Fingerprint};
 use super::wire;
 use crate::domain::{Fleet, Owner, Server, ServerId, Session, SessionId};
@@ -33,7 +33,7 @@ pub(super) struct ServerQuery {
 /// Conditions: values of one key are alternatives, all keys must hold.
 #[derive(Debug, Default)]
 struct Filters {
-    owners: Option<BTreeSet<String>>,
+    owners: Option<BTreeSet<Owner>>,
     tags: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -51,7 +51,9 @@ impl Filters {
             let key = pair.key.ok_or_else(|| missing("Key"))?;
             let value = pair.value.ok_or_else(|| missing("Value"))?;
             if key.eq_ignore_ascii_case("owner") {
-                filters.owners.get_or_insert_default().insert(value);
+                let owners = filters.owners.get_or_insert_default();
+                // A text that cannot be an owner is nobody's.
+                owners.extend(Owner::new(&value));
             } else if let Some(tag) = key.strip_prefix("tag:").filter(|tag| !tag.is_empty()) {
                 filters.tags.entry(tag.to_owned()).or_default().insert(value);
             } else {
@@ -68,7 +70,7 @@ impl Filters {
     fn parts(&self) -> Vec<&str> {
         let mut parts = Vec::new();
         for owner in self.owners.iter().flatten() {
-            parts.extend(["owner", owner]);
+            parts.extend(["owner", owner.as_str()]);
         }
         for (tag, values) in &self.tags {
             for value in values {
@@ -79,7 +81,7 @@ impl Filters {
     }
 
     fn hold_for(&self, fleet: &Fleet, session: &Session) -> bool {
-        let is_owner = self.owners.as_ref().is_none_or(|owners| owners.contains(session.spec.owner.as_str()));
+        let is_owner = self.owners.as_ref().is_none_or(|owners| owners.contains(&session.spec.owner));
         is_owner && (self.tags.is_empty() || self.tags_hold_for(fleet, session))
     }
 
@@ -149,11 +151,10 @@ impl SessionQuery {
         }
         match &self.filters.owners {
             Some(owners) => {
-                let owners = owners.iter().filter_map(|owner| Owner::new(owner).ok());
-                Box::new(Merged::new(owners.map(|owner| {
-                    let sessions = fleet.sessions_of_owner_from(&owner, after);
-                    Box::new(sessions) as Box<dyn Iterator<Item = &Arc<Session>>>
-                })))
+                let listings = owners.iter().map(|owner| -> Sessions<'a> {
+                    Box::new(fleet.sessions_of_owner_from(owner, after))
+                });
+                Box::new(Merged::new(listings))
             }
             None => Box::new(fleet.sessions_from(after)),
         }

@@ -2,7 +2,7 @@
 //! its description, and the health check.
 //!
 //! Handlers are thin. A request becomes domain types at once (`body`,
-//! `validate`, `find`), goes through the door ([`Core`], [`Identity`]) as
+//! `validate`, `find`), goes through the door (`door`) as
 //! commands or reads a view of the fleet, and what comes back is shown in the
 //! words of the API (`view`, `wire`). An answer never holds a field outside
 //! the 2023.0 description; what is new stands in headers. `docs/api.md` tells
@@ -12,11 +12,12 @@ mod auth;
 mod body;
 mod connection;
 mod description;
-mod door;
+pub mod door;
 mod envelope;
 mod error;
 mod find;
 mod form;
+pub mod limits;
 mod pages;
 mod permissions;
 mod screenshots;
@@ -35,14 +36,11 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde::Serialize;
 
-pub use body::{BODY_BYTES_MAX, BODY_TIMEOUT, ITEMS_MAX};
 pub use description::yaml as description_yaml;
-pub use door::{AskError, Core, Identity, Token, TokenError, Unavailable, UnavailableReason, VerifyError};
 pub use envelope::REQUEST_ID_HEADER;
 pub use error::Error;
-pub use pages::RESULTS_MAX;
 
-use self::door::{AnyCore, AnyIdentity};
+use self::door::{AnyCore, AnyIdentity, Core, Identity};
 use self::validate::Invalid;
 use crate::domain::{Command, Fleet, Outcome, Refusal, SessionId};
 use crate::protocol::ImageFormat;
@@ -55,7 +53,7 @@ pub const STALE_HEADER: HeaderName = HeaderName::from_static("berth-stale");
 
 /// What an operator can set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct ApiSettings {
     /// Pictures of sessions.
     pub screenshots: Screenshots,
     /// Whether `GET /dcv-session-manager-api.yaml` answers
@@ -74,7 +72,7 @@ pub struct Screenshots {
     pub format: ImageFormat,
 }
 
-impl Default for Settings {
+impl Default for ApiSettings {
     fn default() -> Self {
         Self { screenshots: Screenshots::default(), description_served: true }
     }
@@ -88,9 +86,7 @@ impl Default for Screenshots {
 
 /// The API over HTTP: what the broker serves on its client port. TLS and
 /// listening are the caller's.
-pub fn router(core: impl Core, identity: impl Identity, settings: Settings) -> Router {
-    let description_served = settings.description_served;
-    let api = Api { core: Arc::new(core), identity: Arc::new(identity), settings: Arc::new(settings) };
+pub fn router(state: ApiState) -> Router {
     let mut router = Router::new()
         .route("/describeSessions", post(sessions::describe))
         .route("/describeServers", post(servers::describe))
@@ -101,26 +97,26 @@ pub fn router(core: impl Core, identity: impl Identity, settings: Settings) -> R
         .route("/getSessionScreenshots", post(screenshots::take))
         .route("/openServers", post(servers::open))
         .route("/closeServers", post(servers::close))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::authorise))
+        .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
         .route("/oauth2/token", post(token::token))
         .route("/health", get(health));
-    if description_served {
+    if state.settings.description_served {
         router = router.route("/dcv-session-manager-api.yaml", get(description::serve));
     }
     router
         .fallback(async || Error::NotFound("there is nothing at this path"))
         .method_not_allowed_fallback(async || Error::MethodNotAllowed)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(api.clone(), envelope::envelop))
-        .with_state(api)
+        .layer(DefaultBodyLimit::max(limits::BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(state.clone(), envelope::envelop))
+        .with_state(state)
 }
 
-/// What handlers share.
+/// What the handlers share.
 #[derive(Clone)]
-struct Api {
+pub struct ApiState {
     core: Arc<dyn AnyCore>,
     identity: Arc<dyn AnyIdentity>,
-    settings: Arc<Settings>,
+    settings: Arc<ApiSettings>,
 }
 
 /// Why an item failed while its neighbours went on. The texts are for clients.
@@ -151,7 +147,12 @@ impl Seen {
     }
 }
 
-impl Api {
+impl ApiState {
+    /// Puts the parts together.
+    pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
+        Self { core, identity, settings: Arc::new(settings) }
+    }
+
     /// The fleet as of now or, when that cannot be known, as this replica
     /// knows it.
     async fn see(&self) -> Seen {

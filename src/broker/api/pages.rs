@@ -9,12 +9,8 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::body::ITEMS_MAX;
 use super::error::Error;
-
-/// Most results of one page, and as many as a page has when the client does
-/// not say.
-pub const RESULTS_MAX: usize = 1000;
+use super::limits::{ITEMS_MAX, RESULTS_MAX};
 
 const VERSION: u8 = 1;
 const DIGEST_BYTES: usize = 16;
@@ -26,7 +22,7 @@ pub(super) struct Fingerprint([u8; DIGEST_BYTES]);
 impl Fingerprint {
     /// Of a listing by name and the parts of its query. The order of the parts
     /// counts; the caller brings it into one.
-    pub(super) fn new<'a>(listing: &str, parts: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(super) fn new<'a>(listing: &'a str, parts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         for part in std::iter::once(listing).chain(parts) {
             // The length keeps ("ab", "c") and ("a", "bc") apart.

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::{Extension, Json};
 
-use super::Api;
+use super::ApiState;
 use super::auth::Caller;
 use super::body::Items;
 use super::envelope::RequestId;
@@ -25,7 +25,7 @@ use crate::domain::{Command, Outcome};
     )
 )]
 pub(super) async fn update(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(Caller(client)): Extension<Caller>,
     RequestId(request_id): RequestId,
     Items(items): Items<wire::UpdateSessionPermissionsRequestData>,

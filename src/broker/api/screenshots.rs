@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -11,26 +10,16 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Items;
+use super::limits::{AGENTS_ASKED_MAX, AGENT_TIMEOUT, SCREENSHOTS_BYTES_MAX, SCREENSHOTS_TIMEOUT, SCREENSHOT_SIDE_MAX};
 use super::connection::not_ready;
 use super::door::AskError;
 use super::envelope::RequestId;
 use super::error::Error;
 use super::validate::Invalid;
-use super::{Api, validate, view, wire};
+use super::{ApiState, validate, view, wire};
 use crate::domain::session::SessionState;
 use crate::domain::{Fleet, ServerId, SessionId, Timestamp};
 use crate::protocol::{Image, Question, Reply};
-
-/// Agents that one request asks at the same time.
-pub const AGENTS_ASKED_MAX: usize = 8;
-/// How long one agent may take.
-pub const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long all pictures of a request may take; most clients wait for 60 s.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
-/// Bytes of base64 that one answer holds at most: the answer is made in memory.
-pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Largest side of a picture that an agent is asked for, in pixels.
-pub const SIDE_MAX: u32 = 16_384;
 
 /// Why there is no picture of a session. The texts are for clients.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +36,7 @@ enum Failure {
     Host(String),
     #[error("there is no time left in this request; ask for fewer sessions")]
     NoTime,
-    #[error("the pictures of this request have more than {ANSWER_BYTES_MAX} bytes; ask for fewer or smaller ones")]
+    #[error("the pictures of this request have more than {SCREENSHOTS_BYTES_MAX} bytes; ask for fewer or smaller ones")]
     TooMuch,
 }
 
@@ -64,12 +53,12 @@ enum Failure {
     )
 )]
 pub(super) async fn take(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     Items(items): Items<wire::GetSessionScreenshotRequestData>,
 ) -> Result<Json<wire::GetSessionScreenshotsResponse>, Error> {
     let fleet = api.core.read().await?;
-    let shared = Arc::new(Sitting { api, fleet, end: Instant::now() + REQUEST_TIMEOUT, bytes: AtomicUsize::new(0) });
+    let shared = Arc::new(Sitting { api, fleet, end: Instant::now() + SCREENSHOTS_TIMEOUT, bytes: AtomicUsize::new(0) });
     let pictures = stream::iter(items).map(|item| {
         let shared = Arc::clone(&shared);
         async move {
@@ -98,7 +87,7 @@ pub(super) async fn take(
 
 /// What the pictures of one request have in common.
 struct Sitting {
-    api: Api,
+    api: ApiState,
     fleet: Arc<Fleet>,
     end: Instant,
     bytes: AtomicUsize,
@@ -111,7 +100,7 @@ impl Sitting {
         if now >= self.end {
             return Err(Failure::NoTime);
         }
-        if self.bytes.load(Ordering::Relaxed) >= ANSWER_BYTES_MAX {
+        if self.bytes.load(Ordering::Relaxed) >= SCREENSHOTS_BYTES_MAX {
             return Err(Failure::TooMuch);
         }
         let deadline = self.end.min(now + AGENT_TIMEOUT);
@@ -121,7 +110,7 @@ impl Sitting {
             Reply::Screenshot(images) => {
                 let bytes = images.iter().map(|image| image.data.len()).sum::<usize>();
                 let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-                if before.saturating_add(bytes) > ANSWER_BYTES_MAX { Err(Failure::TooMuch) } else { Ok(images) }
+                if before.saturating_add(bytes) > SCREENSHOTS_BYTES_MAX { Err(Failure::TooMuch) } else { Ok(images) }
             }
             Reply::Failed { reason } => Err(Failure::Host(reason)),
         }
@@ -150,8 +139,8 @@ impl Sitting {
         let settings = &self.api.settings.screenshots;
         Question::Screenshot {
             session,
-            width_max: width_max.unwrap_or(settings.width_max).min(SIDE_MAX),
-            height_max: height_max.unwrap_or(settings.height_max).min(SIDE_MAX),
+            width_max: width_max.unwrap_or(settings.width_max).min(SCREENSHOT_SIDE_MAX),
+            height_max: height_max.unwrap_or(settings.height_max).min(SCREENSHOT_SIDE_MAX),
             format: settings.format,
         }
     }

@@ -9,7 +9,7 @@ use super::body::{Items, Query};
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::ServerQuery;
-use super::{Api, Failure};
+use super::{ApiState, Failure};
 use super::{validate, view, wire};
 use crate::domain::{Command, Outcome, Refusal, ServerId};
 
@@ -23,7 +23,7 @@ use crate::domain::{Command, Outcome, Refusal, ServerId};
     responses((status = 200, description = "The servers", body = wire::DescribeServersResponse))
 )]
 pub(super) async fn describe(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     Query(request): Query<wire::DescribeServersRequestData>,
 ) -> Result<Response, Error> {
@@ -48,7 +48,7 @@ pub(super) async fn describe(
     )
 )]
 pub(super) async fn open(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(Caller(client)): Extension<Caller>,
     RequestId(request_id): RequestId,
     Items(items): Items<wire::OpenServerRequestData>,
@@ -89,7 +89,7 @@ pub(super) async fn open(
     )
 )]
 pub(super) async fn close(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(Caller(client)): Extension<Caller>,
     RequestId(request_id): RequestId,
     Items(items): Items<wire::CloseServerRequestData>,

@@ -4,14 +4,14 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
-use super::Api;
+use super::ApiState;
 use super::auth::Caller;
 use super::body::{Items, Query};
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::SessionQuery;
 use super::{validate, view, wire};
-use crate::domain::{Command, Outcome, Refusal, SessionId, SessionSpec};
+use crate::domain::{Command, Outcome, Refusal, SessionId};
 
 /// Describes sessions, page by page.
 #[utoipa::path(
@@ -23,7 +23,7 @@ use crate::domain::{Command, Outcome, Refusal, SessionId, SessionSpec};
     responses((status = 200, description = "The sessions", body = wire::DescribeSessionsResponse))
 )]
 pub(super) async fn describe(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     Query(request): Query<wire::DescribeSessionsRequestData>,
 ) -> Result<Response, Error> {
@@ -48,14 +48,14 @@ pub(super) async fn describe(
     )
 )]
 pub(super) async fn create(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(Caller(client)): Extension<Caller>,
     RequestId(request_id): RequestId,
     Items(items): Items<wire::CreateSessionRequestData>,
 ) -> Result<Json<wire::CreateSessionsResponse>, Error> {
     let results = api
         .carry_out(items, |item| {
-            let spec = SessionSpec::try_from(item)?;
+            let spec = validate::session_spec(item)?;
             let id = api.new_session_id()?;
             Ok(Command::CreateSession { id, spec, client: client.clone() })
         })
@@ -87,7 +87,7 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn delete(
-    State(api): State<Api>,
+    State(api): State<ApiState>,
     Extension(Caller(client)): Extension<Caller>,
     RequestId(request_id): RequestId,
     Items(items): Items<wire::DeleteSessionRequestData>,

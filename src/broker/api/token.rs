@@ -11,15 +11,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use super::Api;
+use super::ApiState;
+use super::limits::FORM_BYTES_MAX;
 use super::body;
 use super::door::{Token, TokenError, Unavailable};
 use super::error::{Error, ErrorBody};
 use super::form;
 use crate::domain::ClientId;
-
-/// Longest form in bytes.
-pub const FORM_BYTES_MAX: usize = 16 * 1024;
 
 /// Answer with a token.
 #[derive(Serialize)]
@@ -68,7 +66,7 @@ impl IntoResponse for Refusal {
 }
 
 /// Issues an access token.
-pub(super) async fn token(State(api): State<Api>, request: Request) -> Response {
+pub(super) async fn token(State(api): State<ApiState>, request: Request) -> Response {
     match issue(&api, request).await {
         Ok(token) => {
             let body = TokenBody {
@@ -82,7 +80,7 @@ pub(super) async fn token(State(api): State<Api>, request: Request) -> Response 
     }
 }
 
-async fn issue(api: &Api, request: Request) -> Result<Token, Refusal> {
+async fn issue(api: &ApiState, request: Request) -> Result<Token, Refusal> {
     let headers = request.headers().clone();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let body = body::read_bytes(request, &()).await.map_err(Refusal::Request)?;

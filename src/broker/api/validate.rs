@@ -6,22 +6,10 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::wire;
+use super::limits::{AUTORUN_ARGUMENTS_MAX, AUTORUN_ARGUMENT_CHARS_MAX, CLIENTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PERMISSIONS_BYTES_MAX};
 use crate::domain::ids::IdError;
 use crate::domain::requirements::{self, Expression};
 use crate::domain::{Owner, ServerId, SessionId, SessionKind, SessionSpec};
-
-/// Longest name of a session, in bytes: as desktop servers take it.
-pub const NAME_BYTES_MAX: usize = 256;
-/// Longest path of an init or autorun file or of a storage root, in bytes.
-pub const PATH_BYTES_MAX: usize = 1024;
-/// Most clients of a session that can be asked for.
-pub const CLIENTS_MAX: u32 = 100;
-/// Longest permissions file, in bytes once decoded.
-pub const PERMISSIONS_BYTES_MAX: usize = 64 * 1024;
-/// Most arguments of an autorun file.
-pub const AUTORUN_ARGUMENTS_MAX: usize = 50;
-/// Longest argument of an autorun file, in characters.
-pub const AUTORUN_ARGUMENT_CHARS_MAX: usize = 150;
 
 /// What is wrong with an item. The texts are for clients.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,49 +59,46 @@ impl Invalid {
     }
 }
 
-impl TryFrom<&wire::CreateSessionRequestData> for SessionSpec {
-    type Error = Invalid;
-
-    fn try_from(item: &wire::CreateSessionRequestData) -> Result<Self, Invalid> {
-        let name = name(item.name.as_deref())?;
-        let owner = owner(item.owner.as_deref())?;
-        let kind = kind(item.kind.as_deref())?;
-        let gl = item.dcv_gl_enabled.unwrap_or(false);
-        let init_file = match filled(item.init_file.as_deref()) {
-            Some(path) => Some(("InitFile", path)),
-            None => filled(item.init_file_path.as_deref()).map(|path| ("InitFilePath", path)),
+/// What a client asks for with an item of createSessions.
+pub(super) fn session_spec(item: &wire::CreateSessionRequestData) -> Result<SessionSpec, Invalid> {
+    let name = name(item.name.as_deref())?;
+    let owner = owner(item.owner.as_deref())?;
+    let kind = kind(item.kind.as_deref())?;
+    let gl = item.dcv_gl_enabled.unwrap_or(false);
+    let init_file = match filled(item.init_file.as_deref()) {
+        Some(path) => Some(("InitFile", path)),
+        None => filled(item.init_file_path.as_deref()).map(|path| ("InitFilePath", path)),
+    };
+    if kind == SessionKind::Console {
+        let field = if gl {
+            Some("DcvGlEnabled")
+        } else if let Some((field, _)) = init_file {
+            Some(field)
+        } else if item.autorun_file_arguments.as_ref().is_some_and(|arguments| !arguments.is_empty()) {
+            Some("AutorunFileArguments")
+        } else {
+            None
         };
-        if kind == SessionKind::Console {
-            let field = if gl {
-                Some("DcvGlEnabled")
-            } else if let Some((field, _)) = init_file {
-                Some(field)
-            } else if item.autorun_file_arguments.as_ref().is_some_and(|arguments| !arguments.is_empty()) {
-                Some("AutorunFileArguments")
-            } else {
-                None
-            };
-            if let Some(field) = field {
-                return Err(Invalid::NotWithConsole { field });
-            }
+        if let Some(field) = field {
+            return Err(Invalid::NotWithConsole { field });
         }
-        let autorun_file = filled(item.autorun_file.as_deref());
-        Ok(Self {
-            name,
-            owner,
-            kind,
-            gl,
-            clients_max: item.max_concurrent_clients.map(clients_max).transpose()?,
-            init_file: init_file.map(|(field, path)| relative_path(field, path)).transpose()?,
-            autorun_file: autorun_file.map(|path| relative_path("AutorunFile", path)).transpose()?,
-            autorun_arguments: autorun_arguments(item.autorun_file_arguments.as_deref(), autorun_file.is_some())?,
-            permissions: filled(item.permissions_file.as_deref()).map(permissions).transpose()?,
-            requirements: requirements(item.requirements.as_deref())?,
-            storage_root: filled(item.storage_root.as_deref()).map(storage_root).transpose()?,
-            enqueue: item.enqueue_request.unwrap_or(false),
-            retry_disabled: item.disable_retry_on_failure.unwrap_or(false),
-        })
     }
+    let autorun_file = filled(item.autorun_file.as_deref());
+    Ok(SessionSpec {
+        name,
+        owner,
+        kind,
+        gl,
+        clients_max: item.max_concurrent_clients.map(clients_max).transpose()?,
+        init_file: init_file.map(|(field, path)| relative_path(field, path)).transpose()?,
+        autorun_file: autorun_file.map(|path| relative_path("AutorunFile", path)).transpose()?,
+        autorun_arguments: autorun_arguments(item.autorun_file_arguments.as_deref(), autorun_file.is_some())?,
+        permissions: filled(item.permissions_file.as_deref()).map(permissions).transpose()?,
+        requirements: requirements(item.requirements.as_deref())?,
+        storage_root: filled(item.storage_root.as_deref()).map(storage_root).transpose()?,
+        enqueue: item.enqueue_request.unwrap_or(false),
+        retry_disabled: item.disable_retry_on_failure.unwrap_or(false),
+    })
 }
 
 /// The value of a field that is optional and may be sent empty.

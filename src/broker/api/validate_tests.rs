@@ -18,13 +18,13 @@ fn item() -> CreateSessionRequestData {
 fn reason(change: impl FnOnce(&mut CreateSessionRequestData)) -> String {
     let mut item = item();
     change(&mut item);
-    SessionSpec::try_from(&item).unwrap_err().to_string()
+    session_spec(&item).unwrap_err().to_string()
 }
 
 fn spec(change: impl FnOnce(&mut CreateSessionRequestData)) -> SessionSpec {
     let mut item = item();
     change(&mut item);
-    SessionSpec::try_from(&item).unwrap()
+    session_spec(&item).unwrap()
 }
 
 fn text(text: &str) -> Option<String> {
@@ -191,7 +191,7 @@ proptest! {
             permissions_file: permissions, requirements, autorun_file_arguments: arguments,
             ..CreateSessionRequestData::default()
         };
-        if let Ok(spec) = SessionSpec::try_from(&item) {
+        if let Ok(spec) = session_spec(&item) {
             prop_assert!(!spec.name.trim().is_empty() && spec.name.len() <= NAME_BYTES_MAX);
             prop_assert!(spec.clients_max.is_none_or(|count| (1..=CLIENTS_MAX).contains(&count)));
             prop_assert!(spec.autorun_arguments.len() <= AUTORUN_ARGUMENTS_MAX);

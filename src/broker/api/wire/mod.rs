@@ -13,8 +13,6 @@ mod responses;
 mod server;
 mod session;
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, Type};
 
 pub use requests::{
