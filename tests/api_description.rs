@@ -103,6 +103,19 @@ fn the_schemas_are_the_original_ones() {
     }
 }
 
+/// Generated constructors take their arguments in this order.
+#[test]
+fn the_properties_of_a_schema_stand_in_the_original_order() {
+    fn orders(text: &str) -> BTreeMap<String, Vec<String>> {
+        let document: yaml_serde::Value = yaml_serde::from_str(text).unwrap();
+        let schemas = document["components"]["schemas"].as_mapping().unwrap();
+        let name = |value: &yaml_serde::Value| value.as_str().unwrap().to_owned();
+        let order = |schema: &yaml_serde::Value| schema["properties"].as_mapping().unwrap().keys().map(name).collect();
+        schemas.iter().map(|(schema, described)| (name(schema), order(described))).collect()
+    }
+    assert_eq!(orders(&description_yaml().unwrap()), orders(REFERENCE));
+}
+
 #[test]
 fn version_title_and_security_are_the_original_ones() {
     let (ours, original) = (served(), reference());

@@ -4,15 +4,16 @@
 //! utoipa writes OpenAPI 3.1, which the generators that existing clients use
 //! do not read. The differences that matter here are few, so the document is
 //! brought down to 3.0.0: `null` as a type becomes `nullable`, and nothing is
-//! `required`, because items are judged one by one.
+//! `required`, because items are judged one by one. The order of properties is
+//! kept: generators make constructors with arguments in that order.
 
 use std::sync::LazyLock;
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
+use yaml_serde::{Mapping, Value};
 
 use super::error::Error;
 use super::{connection, permissions, screenshots, servers, sessions, wire};
@@ -63,39 +64,32 @@ impl Modify for BearerAuth {
     }
 }
 
-/// The description as OpenAPI 3.0.0 in YAML.
-pub fn yaml() -> Result<String, DescriptionError> {
-    let mut document = serde_json::to_value(Description::openapi())?;
+/// The description as OpenAPI 3.0.0 in YAML. An error is a fault of the build,
+/// which its tests would show.
+pub fn yaml() -> Result<String, yaml_serde::Error> {
+    let mut document = yaml_serde::to_value(Description::openapi())?;
     to_version_3_0(&mut document);
-    if let Value::Object(members) = &mut document {
-        members.insert("openapi".to_owned(), Value::from(OPENAPI_VERSION));
+    if let Value::Mapping(members) = &mut document {
+        members.insert("openapi".into(), OPENAPI_VERSION.into());
     }
-    if let Some(Value::Object(info)) = document.get_mut("info") {
+    if let Some(Value::Mapping(info)) = document.get_mut("info") {
         info.retain(|name, _| name == "title" || name == "description");
-        info.insert("version".to_owned(), Value::from(API_VERSION));
+        info.insert("version".into(), API_VERSION.into());
     }
     for path in ["/describeSessions", "/describeServers"] {
-        if let Some(Value::Object(body)) = document.pointer_mut(&format!("/paths/{}/post/requestBody", path.replace('/', "~1"))) {
-            body.insert("required".to_owned(), Value::from(false));
+        let body = document
+            .get_mut("paths")
+            .and_then(|paths| paths.get_mut(path)?.get_mut("post")?.get_mut("requestBody")?.as_mapping_mut());
+        if let Some(body) = body {
+            body.insert("required".into(), false.into());
         }
     }
-    Ok(yaml_serde::to_string(&document)?)
-}
-
-/// Why there is no description: a fault of the build that its tests would show.
-#[derive(Debug, thiserror::Error)]
-pub enum DescriptionError {
-    /// The generated document is no JSON.
-    #[error("the API description cannot be made")]
-    Json(#[from] serde_json::Error),
-    /// It cannot be written as YAML.
-    #[error("the API description cannot be written as YAML")]
-    Yaml(#[from] yaml_serde::Error),
+    yaml_serde::to_string(&document)
 }
 
 /// Serves the description; it is made once.
 pub(super) async fn serve() -> Response {
-    static YAML: LazyLock<Result<String, DescriptionError>> = LazyLock::new(yaml);
+    static YAML: LazyLock<Result<String, yaml_serde::Error>> = LazyLock::new(yaml);
     match &*YAML {
         Ok(text) => {
             ([(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"))], text.as_str()).into_response()
@@ -110,8 +104,8 @@ pub(super) async fn serve() -> Response {
 /// Brings a document of OpenAPI 3.1 down to 3.0, as far as this one differs.
 fn to_version_3_0(value: &mut Value) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(to_version_3_0),
-        Value::Object(members) => {
+        Value::Sequence(items) => items.iter_mut().for_each(to_version_3_0),
+        Value::Mapping(members) => {
             members.values_mut().for_each(to_version_3_0);
             let is_schema = members.contains_key("properties") || members.contains_key("type");
             if is_schema {
@@ -124,14 +118,13 @@ fn to_version_3_0(value: &mut Value) {
 }
 
 /// `type: [integer, "null"]` becomes `type: integer` with `nullable: true`.
-fn lower_nullable(schema: &mut Map<String, Value>) {
-    let Some(Value::Array(types)) = schema.get("type") else { return };
-    let is_null = |kind: &Value| kind == "null";
-    let (nulls, mut others): (Vec<Value>, Vec<Value>) = types.iter().cloned().partition(is_null);
+fn lower_nullable(schema: &mut Mapping) {
+    let Some(Value::Sequence(types)) = schema.get("type") else { return };
+    let (nulls, mut others): (Vec<Value>, Vec<Value>) = types.iter().cloned().partition(|kind| kind == "null");
     if let (Some(kind), true) = (others.pop(), others.is_empty()) {
-        schema.insert("type".to_owned(), kind);
+        schema.insert("type".into(), kind);
         if !nulls.is_empty() {
-            schema.insert("nullable".to_owned(), Value::from(true));
+            schema.insert("nullable".into(), true.into());
         }
     }
 }
