@@ -1,0 +1,79 @@
+//! Who calls: the access token in the `Authorization` header.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::ApiState;
+use super::limits::ACCESS_TOKEN_BYTES_MAX;
+use super::error::Error;
+use crate::domain::ClientId;
+
+/// The client that calls; put into the request by [`authorise`].
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) ClientId);
+
+/// Lets only requests with a good access token through.
+pub(super) async fn authorise(State(api): State<ApiState>, mut request: Request, next: Next) -> Result<Response, Error> {
+    let client = {
+        let token = bearer(request.headers())?;
+        api.identity.verify(token)?
+    };
+    tracing::Span::current().record("client_id", tracing::field::display(&client));
+    request.extensions_mut().insert(Caller(client));
+    Ok(next.run(request).await)
+}
+
+/// The token of `Authorization: Bearer <token>`; the scheme in any case.
+fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
+    let invalid = |text: &str| Error::InvalidToken(text.to_owned());
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(Error::NoAuthorization)?;
+    if values.next().is_some() {
+        return Err(invalid("there must be one authorization header only"));
+    }
+    let text = value.to_str().map_err(|_| invalid("the authorization header is not valid"))?;
+    let (scheme, token) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(invalid("the authorization header must be: Bearer, a blank, the access token"));
+    }
+    let token = token.trim();
+    if token.is_empty() || token.len() > ACCESS_TOKEN_BYTES_MAX || token.contains(' ') {
+        return Err(invalid("the access token is not valid"));
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn with(values: &[&'static str]) -> Result<String, Error> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+        }
+        bearer(&headers).map(str::to_owned)
+    }
+
+    #[test]
+    fn the_scheme_is_compared_without_case() {
+        for value in ["Bearer abc", "bearer abc", "BEARER  abc "] {
+            assert_eq!(with(&[value]).unwrap(), "abc");
+        }
+    }
+
+    #[test]
+    fn a_missing_header_is_told_from_a_bad_one() {
+        assert_eq!(with(&[]).unwrap_err(), Error::NoAuthorization);
+        for value in ["", "Bearer", "Bearer ", "Basic abc", "abc", "Bearer a b"] {
+            assert!(matches!(with(&[value]), Err(Error::InvalidToken(_))), "{value}");
+        }
+        assert!(matches!(with(&["Bearer a", "Bearer b"]), Err(Error::InvalidToken(_))));
+    }
+}

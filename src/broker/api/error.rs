@@ -1,0 +1,107 @@
+//! Errors of a whole request, and the one place where they become HTTP.
+//!
+//! The body is always `{"error": "<text>"}`. What went wrong inside the broker
+//! is logged, not told.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::door::{Unavailable, VerifyError};
+
+/// Why a request as a whole failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No `Authorization` header. Installers wait for exactly this text.
+    #[error("No authorization header")]
+    NoAuthorization,
+    /// The `Authorization` header does not hold a good access token.
+    #[error("{0}")]
+    InvalidToken(String),
+    /// The request cannot be understood; the text names the field or the limit.
+    #[error("{0}")]
+    BadRequest(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(&'static str),
+    /// The path exists, but not with this method.
+    #[error("this method is not allowed here")]
+    MethodNotAllowed,
+    /// The body did not come in time.
+    #[error("the body did not arrive within {seconds} s")]
+    BodyTimeout {
+        /// How long the broker waited.
+        seconds: u64,
+    },
+    /// The body has more bytes than allowed.
+    #[error("the body is longer than {limit} bytes")]
+    BodyTooLarge {
+        /// Allowed bytes.
+        limit: usize,
+    },
+    /// The body is of another kind.
+    #[error("the body must be JSON; send it with Content-Type: application/json")]
+    UnsupportedMediaType,
+    /// Not now.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// A fault of the broker; the log tells more.
+    #[error("internal error")]
+    Internal,
+}
+
+/// JSON body of an error.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorBody<'a> {
+    pub(super) error: &'a str,
+}
+
+impl Error {
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::NoAuthorization | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<VerifyError> for Error {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Unavailable(unavailable) => Self::Unavailable(unavailable),
+            VerifyError::Invalid | VerifyError::Expired | VerifyError::InactiveClient => {
+                Self::InvalidToken(error.to_string())
+            }
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let text = self.to_string();
+        let mut response = (self.status(), Json(ErrorBody { error: &text })).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::NoAuthorization => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::InvalidToken(_) => {
+                let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            Self::Unavailable(unavailable) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(unavailable.retry_after_secs()));
+            }
+            _ => {}
+        }
+        response
+    }
+}

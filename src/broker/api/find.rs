@@ -1,0 +1,220 @@
+//! Finding the sessions and servers of one page. What a page costs is in
+//! proportion to the page; only filters by tag look at more.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use super::error::Error;
+use super::limits::ITEMS_MAX;
+use super::pages::{self, Fingerprint};
+use super::wire;
+use crate::domain::{Fleet, Owner, Server, ServerId, Session, SessionId};
+
+/// What is asked of the sessions; checked.
+#[derive(Debug)]
+pub(super) struct SessionQuery {
+    ids: Option<Vec<SessionId>>,
+    filters: Filters,
+    size: usize,
+    after: Option<SessionId>,
+    fingerprint: Fingerprint,
+}
+
+/// What is asked of the servers; checked.
+#[derive(Debug)]
+pub(super) struct ServerQuery {
+    ids: Option<Vec<ServerId>>,
+    size: usize,
+    after: Option<ServerId>,
+    fingerprint: Fingerprint,
+}
+
+/// Conditions: values of one key are alternatives, all keys must hold.
+#[derive(Debug, Default)]
+struct Filters {
+    owners: Option<BTreeSet<Owner>>,
+    tags: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Filters {
+    fn parse(pairs: Vec<wire::KeyValuePair>) -> Result<Self, Error> {
+        if pairs.len() > ITEMS_MAX {
+            return Err(Error::BadRequest(format!(
+                "Filters has {} entries; at most {ITEMS_MAX} are allowed",
+                pairs.len()
+            )));
+        }
+        let mut filters = Self::default();
+        for (place, pair) in pairs.into_iter().enumerate() {
+            let missing = |field: &str| Error::BadRequest(format!("Filters[{place}].{field} is missing"));
+            let key = pair.key.ok_or_else(|| missing("Key"))?;
+            let value = pair.value.ok_or_else(|| missing("Value"))?;
+            if key.eq_ignore_ascii_case("owner") {
+                let owners = filters.owners.get_or_insert_default();
+                // A text that cannot be an owner is nobody's.
+                owners.extend(Owner::new(&value));
+            } else if let Some(tag) = key.strip_prefix("tag:").filter(|tag| !tag.is_empty()) {
+                filters.tags.entry(tag.to_owned()).or_default().insert(value);
+            } else {
+                let shown: String = key.chars().take(64).collect();
+                return Err(Error::BadRequest(format!(
+                    "Filters[{place}].Key {shown:?} is not supported; supported are owner and tag:KEY"
+                )));
+            }
+        }
+        Ok(filters)
+    }
+
+    /// Parts that identify them, in a fixed order.
+    fn parts(&self) -> Vec<&str> {
+        let mut parts = Vec::new();
+        for owner in self.owners.iter().flatten() {
+            parts.extend(["owner", owner.as_str()]);
+        }
+        for (tag, values) in &self.tags {
+            for value in values {
+                parts.extend(["tag", tag, value]);
+            }
+        }
+        parts
+    }
+
+    fn hold_for(&self, fleet: &Fleet, session: &Session) -> bool {
+        let is_owner = self.owners.as_ref().is_none_or(|owners| owners.contains(&session.spec.owner));
+        is_owner && (self.tags.is_empty() || self.tags_hold_for(fleet, session))
+    }
+
+    fn tags_hold_for(&self, fleet: &Fleet, session: &Session) -> bool {
+        let Some(server) = session.phase.server().and_then(|id| fleet.server(id)) else { return false };
+        self.tags.iter().all(|(tag, values)| server.facts.tags.get(tag).is_some_and(|value| values.contains(value)))
+    }
+}
+
+impl TryFrom<wire::DescribeSessionsRequestData> for SessionQuery {
+    type Error = Error;
+
+    fn try_from(request: wire::DescribeSessionsRequestData) -> Result<Self, Error> {
+        let size = pages::size(request.max_results)?;
+        let ids = pages::wanted_ids("SessionIds", request.session_ids)?;
+        let filters = Filters::parse(request.filters.unwrap_or_default())?;
+        let fingerprint = Fingerprint::new(
+            "sessions",
+            ids.iter().flatten().map(String::as_str).chain(std::iter::once("\0")).chain(filters.parts()),
+        );
+        let after = resume(fingerprint, request.next_token, SessionId::new)?;
+        // A text that cannot be an id is the id of nothing.
+        let ids = ids.map(|ids| ids.iter().filter_map(|id| SessionId::new(id).ok()).collect());
+        Ok(Self { ids, filters, size, after, fingerprint })
+    }
+}
+
+impl TryFrom<wire::DescribeServersRequestData> for ServerQuery {
+    type Error = Error;
+
+    fn try_from(request: wire::DescribeServersRequestData) -> Result<Self, Error> {
+        let size = pages::size(request.max_results)?;
+        let ids = pages::wanted_ids("ServerIds", request.server_ids)?;
+        let fingerprint = Fingerprint::new("servers", ids.iter().flatten().map(String::as_str));
+        let after = resume(fingerprint, request.next_token, ServerId::new)?;
+        let ids = ids.map(|ids| ids.iter().filter_map(|id| ServerId::new(id).ok()).collect());
+        Ok(Self { ids, size, after, fingerprint })
+    }
+}
+
+/// Where to go on. An empty token is none: some clients send it at first.
+fn resume<T, E>(
+    fingerprint: Fingerprint,
+    token: Option<String>,
+    id: impl Fn(&str) -> Result<T, E>,
+) -> Result<Option<T>, Error> {
+    let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
+    let last = fingerprint.resume(&token)?;
+    id(&last).map(Some).map_err(|_| Error::BadRequest("NextToken is not a token of this broker".to_owned()))
+}
+
+impl SessionQuery {
+    /// The page, and the token for the next one.
+    pub(super) fn page<'a>(&'a self, fleet: &'a Fleet) -> (Vec<&'a Arc<Session>>, Option<String>) {
+        let matching = self.candidates(fleet).filter(|session| self.filters.hold_for(fleet, session));
+        let (page, last) = pages::cut(matching, self.size, |session| session.id.as_str());
+        (page, last.map(|last| self.fingerprint.token(&last)))
+    }
+
+    /// Sessions by id, from the smallest set that holds all that match.
+    fn candidates<'a>(&'a self, fleet: &'a Fleet) -> Box<dyn Iterator<Item = &'a Arc<Session>> + 'a> {
+        let after = self.after.as_ref();
+        if let Some(ids) = &self.ids {
+            return Box::new(
+                ids.iter().filter(move |id| after.is_none_or(|after| *id > after)).filter_map(|id| fleet.session(id)),
+            );
+        }
+        match &self.filters.owners {
+            Some(owners) => {
+                let listings = owners.iter().map(|owner| -> Sessions<'a> {
+                    Box::new(fleet.sessions_of_owner_from(owner, after))
+                });
+                Box::new(Merged::new(listings))
+            }
+            None => Box::new(fleet.sessions_from(after)),
+        }
+    }
+}
+
+impl ServerQuery {
+    /// The page, and the token for the next one.
+    pub(super) fn page<'a>(&'a self, fleet: &'a Fleet) -> (Vec<&'a Arc<Server>>, Option<String>) {
+        let after = self.after.as_ref();
+        let (page, last) = match &self.ids {
+            Some(ids) => {
+                let left = ids.iter().filter(|id| after.is_none_or(|after| *id > after));
+                pages::cut(left.filter_map(|id| fleet.server(id)), self.size, |server| server.id.as_str())
+            }
+            None => pages::cut(fleet.servers_from(after), self.size, |server| server.id.as_str()),
+        };
+        (page, last.map(|last| self.fingerprint.token(&last)))
+    }
+}
+
+type Sessions<'a> = Box<dyn Iterator<Item = &'a Arc<Session>> + 'a>;
+
+/// Several listings, each by id, as one by id.
+struct Merged<'a> {
+    rest: Vec<Sessions<'a>>,
+    heads: BinaryHeap<Reverse<(&'a SessionId, usize)>>,
+    sessions: Vec<Option<&'a Arc<Session>>>,
+}
+
+impl<'a> Merged<'a> {
+    fn new(listings: impl Iterator<Item = Sessions<'a>>) -> Self {
+        let rest: Vec<_> = listings.collect();
+        let sessions = vec![None; rest.len()];
+        let mut merged = Self { heads: BinaryHeap::with_capacity(rest.len()), sessions, rest };
+        for listing in 0..merged.rest.len() {
+            merged.pull(listing);
+        }
+        merged
+    }
+
+    /// Puts the next session of a listing among the heads.
+    fn pull(&mut self, listing: usize) {
+        let next = self.rest.get_mut(listing).and_then(Iterator::next);
+        if let Some(slot) = self.sessions.get_mut(listing) {
+            *slot = next;
+        }
+        if let Some(session) = next {
+            self.heads.push(Reverse((&session.id, listing)));
+        }
+    }
+}
+
+impl<'a> Iterator for Merged<'a> {
+    type Item = &'a Arc<Session>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Reverse((_, listing)) = self.heads.pop()?;
+        let session = self.sessions.get(listing).copied().flatten();
+        self.pull(listing);
+        session
+    }
+}

@@ -1,0 +1,48 @@
+//! Every limit of the client API, in one place. `docs/api.md` lists them for
+//! clients.
+
+use std::time::Duration;
+
+/// Longest body in bytes. A thousand items of ordinary size have 300 KiB.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How long a body may take to arrive; a slower one only holds a connection.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest form at the token end point, in bytes.
+pub const FORM_BYTES_MAX: usize = 16 * 1024;
+/// Longest access token, in bytes.
+pub const ACCESS_TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Longest request id that is taken over from a client, in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Most items in one call, and most ids or filters in one query: as many as a
+/// page may have results.
+pub const ITEMS_MAX: usize = 1000;
+/// Most results of one page, and as many as a page has when the client does
+/// not say.
+pub const RESULTS_MAX: usize = 1000;
+
+/// Longest name of a session, in bytes, as desktop servers take it.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Longest path of an init or autorun file or of a storage root, in bytes.
+pub const PATH_BYTES_MAX: usize = 1024;
+/// Most clients of a session that can be asked for.
+pub const CLIENTS_MAX: u32 = 100;
+/// Longest permissions file, in bytes once decoded: it is in the log and goes
+/// to the host in one message.
+pub const PERMISSIONS_BYTES_MAX: usize = 64 * 1024;
+/// Most arguments of an autorun file.
+pub const AUTORUN_ARGUMENTS_MAX: usize = 50;
+/// Longest argument of an autorun file, in characters.
+pub const AUTORUN_ARGUMENT_CHARS_MAX: usize = 150;
+
+/// Agents that one request for pictures asks at the same time.
+pub const AGENTS_ASKED_MAX: usize = 8;
+/// How long one agent may take for a picture.
+pub const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long all pictures of a request may take; most clients wait for 60 s.
+pub const SCREENSHOTS_TIMEOUT: Duration = Duration::from_secs(45);
+/// Bytes of base64 that one answer with pictures holds at most: it is made in
+/// memory.
+pub const SCREENSHOTS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest side of a picture that an agent is asked for, in pixels.
+pub const SCREENSHOT_SIDE_MAX: u32 = 16_384;

@@ -1,0 +1,227 @@
+//! The client API: the nine operations of the original, its token end point,
+//! its description, and the health check.
+//!
+//! Handlers are thin. A request becomes domain types at once (`body`,
+//! `validate`, `find`), goes through the door (`door`) as
+//! commands or reads a view of the fleet, and what comes back is shown in the
+//! words of the API (`view`, `wire`). An answer never holds a field outside
+//! the 2023.0 description; what is new stands in headers. `docs/api.md` tells
+//! clients the rest.
+
+mod auth;
+mod body;
+mod connection;
+mod description;
+pub mod door;
+mod envelope;
+mod error;
+mod find;
+mod form;
+pub mod limits;
+mod pages;
+mod permissions;
+mod screenshots;
+mod servers;
+mod sessions;
+mod token;
+mod validate;
+mod view;
+pub mod wire;
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::routing::{get, post, put};
+use axum::{Json, Router, middleware};
+use serde::Serialize;
+
+pub use description::yaml as description_yaml;
+pub use envelope::REQUEST_ID_HEADER;
+pub use error::Error;
+
+use self::door::{AnyCore, AnyIdentity, Core, Identity};
+use self::validate::Invalid;
+use crate::domain::{Command, Fleet, Outcome, Refusal, SessionId};
+use crate::protocol::ImageFormat;
+
+/// Header of answers: the log index that the answer shows.
+pub const INDEX_HEADER: HeaderName = HeaderName::from_static("berth-index");
+/// Header of answers that may be out of date, because no majority of replicas
+/// could be reached: `true`.
+pub const STALE_HEADER: HeaderName = HeaderName::from_static("berth-stale");
+
+/// What an operator can set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Pictures of sessions.
+    pub screenshots: Screenshots,
+    /// Whether `GET /dcv-session-manager-api.yaml` answers
+    /// (`enable-api-yaml` of the original).
+    pub description_served: bool,
+}
+
+/// Pictures of sessions, when the client does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screenshots {
+    /// Largest width in pixels (`session-screenshot-max-width`).
+    pub width_max: u32,
+    /// Largest height in pixels (`session-screenshot-max-height`).
+    pub height_max: u32,
+    /// Format (`session-screenshot-format`).
+    pub format: ImageFormat,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { screenshots: Screenshots::default(), description_served: true }
+    }
+}
+
+impl Default for Screenshots {
+    fn default() -> Self {
+        Self { width_max: 160, height_max: 100, format: ImageFormat::Png }
+    }
+}
+
+/// The API over HTTP: what the broker serves on its client port. TLS and
+/// listening are the caller's.
+pub fn router(state: ApiState) -> Router {
+    let mut router = Router::new()
+        .route("/describeSessions", post(sessions::describe))
+        .route("/describeServers", post(servers::describe))
+        .route("/createSessions", post(sessions::create))
+        .route("/deleteSessions", post(sessions::delete))
+        .route("/sessionPermissions", put(permissions::update))
+        .route("/sessionConnectionData/{sessionId}/{user}", get(connection::get))
+        .route("/getSessionScreenshots", post(screenshots::take))
+        .route("/openServers", post(servers::open))
+        .route("/closeServers", post(servers::close))
+        .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
+        .route("/oauth2/token", post(token::token))
+        .route("/health", get(health));
+    if state.settings.description_served {
+        router = router.route("/dcv-session-manager-api.yaml", get(description::serve));
+    }
+    router
+        .fallback(async || Error::NotFound("there is nothing at this path"))
+        .method_not_allowed_fallback(async || Error::MethodNotAllowed)
+        .layer(DefaultBodyLimit::max(limits::BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(state.clone(), envelope::envelop))
+        .with_state(state)
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct ApiState {
+    core: Arc<dyn AnyCore>,
+    identity: Arc<dyn AnyIdentity>,
+    settings: Arc<ApiSettings>,
+}
+
+/// Why an item failed while its neighbours went on. The texts are for clients.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Failure {
+    /// It is not right in itself.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The fleet does not take it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// A view of the fleet for an answer.
+struct Seen {
+    fleet: Arc<Fleet>,
+    is_stale: bool,
+}
+
+impl Seen {
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(INDEX_HEADER, HeaderValue::from(self.fleet.applied().0));
+        if self.is_stale {
+            headers.insert(STALE_HEADER, HeaderValue::from_static("true"));
+        }
+        headers
+    }
+}
+
+impl ApiState {
+    /// Puts the parts together.
+    pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
+        Self { core, identity, settings: Arc::new(settings) }
+    }
+
+    /// The fleet as of now or, when that cannot be known, as this replica
+    /// knows it.
+    async fn see(&self) -> Seen {
+        match self.core.read().await {
+            Ok(fleet) => Seen { fleet, is_stale: false },
+            Err(unavailable) => {
+                tracing::warn!(reason = %unavailable.reason, "answering from what this replica knows");
+                Seen { fleet: self.core.local(), is_stale: true }
+            }
+        }
+    }
+
+    /// Makes a command of each item, proposes all of them as one, in order,
+    /// and tells what became of each item, in order.
+    async fn carry_out<T>(
+        &self,
+        items: Vec<T>,
+        command: impl Fn(&T) -> Result<Command, Failure>,
+    ) -> Result<Vec<(T, Result<Outcome, Failure>)>, Error> {
+        let mut commands = Vec::with_capacity(items.len());
+        let checked: Vec<(T, Result<(), Failure>)> = items
+            .into_iter()
+            .map(|item| {
+                let checked = command(&item).map(|command| commands.push(command));
+                (item, checked)
+            })
+            .collect();
+        let proposed = commands.len();
+        let outcomes = if commands.is_empty() { Vec::new() } else { self.core.propose(commands).await? };
+        if outcomes.len() != proposed {
+            tracing::error!(proposed, outcomes = outcomes.len(), "a proposal came back with another number of outcomes");
+            return Err(Error::Internal);
+        }
+        let mut outcomes = outcomes.into_iter();
+        let results = checked.into_iter().map(|(item, checked)| {
+            let result = match checked {
+                Err(failure) => Err(failure),
+                Ok(()) => match outcomes.next().ok_or(Error::Internal)? {
+                    Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
+                    outcome => Ok(outcome),
+                },
+            };
+            Ok((item, result))
+        });
+        results.collect()
+    }
+
+    /// An id for a session that is to be made.
+    fn new_session_id(&self) -> Result<SessionId, Failure> {
+        SessionId::new(&self.core.new_id()).map_err(|error| {
+            tracing::error!(%error, "a new session id is not valid");
+            Failure::Refused(Refusal::Exists)
+        })
+    }
+}
+
+/// An outcome that its command cannot have: a fault of the broker.
+fn unexpected(outcome: &Outcome) -> Error {
+    tracing::error!(?outcome, "a command came to an outcome that it cannot have");
+    Error::Internal
+}
+
+/// Body of the health check.
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+/// Says that this replica answers; load balancers ask without credentials.
+async fn health() -> impl axum::response::IntoResponse {
+    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(Health { status: "ok" }))
+}

@@ -1,0 +1,131 @@
+//! Sessions: describe, create, delete.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+
+use super::ApiState;
+use super::auth::Caller;
+use super::body::{Items, Query};
+use super::envelope::RequestId;
+use super::error::Error;
+use super::find::SessionQuery;
+use super::{validate, view, wire};
+use crate::domain::{Command, Outcome, Refusal, SessionId};
+
+/// Describes sessions, page by page.
+#[utoipa::path(
+    post,
+    path = "/describeSessions",
+    operation_id = "describeSessions",
+    tag = "sessions",
+    request_body = wire::DescribeSessionsRequestData,
+    responses((status = 200, description = "The sessions", body = wire::DescribeSessionsResponse))
+)]
+pub(super) async fn describe(
+    State(api): State<ApiState>,
+    RequestId(request_id): RequestId,
+    Query(request): Query<wire::DescribeSessionsRequestData>,
+) -> Result<Response, Error> {
+    let query = SessionQuery::try_from(request)?;
+    let seen = api.see().await;
+    let (page, next_token) = query.page(&seen.fleet);
+    let sessions = page.into_iter().map(|session| view::session(&seen.fleet, session)).collect();
+    let body = wire::DescribeSessionsResponse { request_id, sessions, next_token };
+    Ok((seen.headers(), Json(body)).into_response())
+}
+
+/// Creates sessions. What is accepted is being created when this answers.
+#[utoipa::path(
+    post,
+    path = "/createSessions",
+    operation_id = "createSessions",
+    tag = "sessions",
+    request_body = Vec<wire::CreateSessionRequestData>,
+    responses(
+        (status = 200, description = "What became of each item", body = wire::CreateSessionsResponse),
+        (status = 400, description = "The request cannot be understood")
+    )
+)]
+pub(super) async fn create(
+    State(api): State<ApiState>,
+    Extension(Caller(client)): Extension<Caller>,
+    RequestId(request_id): RequestId,
+    Items(items): Items<wire::CreateSessionRequestData>,
+) -> Result<Json<wire::CreateSessionsResponse>, Error> {
+    let results = api
+        .carry_out(items, |item| {
+            let spec = validate::session_spec(item)?;
+            let id = api.new_session_id()?;
+            Ok(Command::CreateSession { id, spec, client: client.clone() })
+        })
+        .await?;
+    let mut body = wire::CreateSessionsResponse { request_id, ..wire::CreateSessionsResponse::default() };
+    for (item, result) in results {
+        match result {
+            Ok(Outcome::Created(session)) => body.successful_list.push(view::created_session(&session)),
+            Ok(other) => return Err(super::unexpected(&other)),
+            Err(failure) => body.unsuccessful_list.push(wire::UnsuccessfulCreateSessionRequestData {
+                create_session_request_data: Some(item),
+                failure_reason: Some(failure.to_string()),
+            }),
+        }
+    }
+    Ok(Json(body))
+}
+
+/// Deletes sessions. What is accepted is being deleted when this answers.
+#[utoipa::path(
+    post,
+    path = "/deleteSessions",
+    operation_id = "deleteSessions",
+    tag = "sessions",
+    request_body = Vec<wire::DeleteSessionRequestData>,
+    responses(
+        (status = 200, description = "What became of each item", body = wire::DeleteSessionsResponse),
+        (status = 400, description = "The request cannot be understood")
+    )
+)]
+pub(super) async fn delete(
+    State(api): State<ApiState>,
+    Extension(Caller(client)): Extension<Caller>,
+    RequestId(request_id): RequestId,
+    Items(items): Items<wire::DeleteSessionRequestData>,
+) -> Result<Json<wire::DeleteSessionsResponse>, Error> {
+    let results = api
+        .carry_out(items, |item| {
+            Ok(Command::DeleteSession {
+                id: existing_session(item.session_id.as_deref())?,
+                owner: validate::owner(item.owner.as_deref())?,
+                force: item.force.unwrap_or(false),
+                client: client.clone(),
+            })
+        })
+        .await?;
+    let mut body = wire::DeleteSessionsResponse { request_id, ..wire::DeleteSessionsResponse::default() };
+    for (item, result) in results {
+        let session_id = item.session_id;
+        match result {
+            Ok(Outcome::Deleting(state)) => body.successful_list.push(wire::DeleteSessionSuccessfulResponse {
+                session_id,
+                state: Some(view::state_name(state).to_owned()),
+            }),
+            Ok(other) => return Err(super::unexpected(&other)),
+            Err(failure) => body.unsuccessful_list.push(wire::DeleteSessionUnsuccessfulResponse {
+                session_id,
+                failure_reason: Some(failure.to_string()),
+            }),
+        }
+    }
+    Ok(Json(body))
+}
+
+/// The id of a session that should exist. A text that cannot be an id is told
+/// like the id of nothing: clients compare that text.
+pub(super) fn existing_session(text: Option<&str>) -> Result<SessionId, super::Failure> {
+    match validate::session_id(text) {
+        Ok(id) => Ok(id),
+        Err(missing @ (validate::Invalid::Missing { .. } | validate::Invalid::Blank { .. })) => Err(missing.into()),
+        Err(_) => Err(Refusal::UnknownSession.into()),
+    }
+}

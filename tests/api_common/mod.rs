@@ -1,0 +1,372 @@
+//! A fleet in memory behind the real router: what the API's tests share.
+
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use berth::broker::api::door::{
+    AskError, Core, Identity, Token, TokenError, Unavailable, UnavailableReason, VerifyError,
+};
+use berth::broker::api::{ApiSettings, ApiState, router};
+use berth::domain::fleet::Stamp;
+use berth::domain::host::{
+    Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
+};
+use berth::domain::report::{Inventory, Report, ReportedSession};
+use berth::domain::{
+    Action, ClientId, Command, Epoch, Fleet, InstructionId, LogIndex, Millis, Outcome, Owner, ReplicaId, ServerId,
+    Session, SessionId, SessionKind, Timestamp,
+};
+use berth::protocol::{Image, ImageFormat, Question, Reply};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+pub const CLIENT: &str = "portal";
+pub const SECRET: &str = "s3cret:with+odd%20signs";
+
+/// A log that grows and the fleet that it makes.
+struct Log {
+    fleet: Fleet,
+    index: u64,
+    at: u64,
+}
+
+impl Log {
+    fn apply(&mut self, command: Command) -> Outcome {
+        self.index += 1;
+        let stamp = Stamp { index: LogIndex(self.index), at: Timestamp(self.at) };
+        self.fleet.advance(stamp);
+        self.fleet.apply(stamp, command).outcome
+    }
+}
+
+/// Everything behind the router.
+pub struct World {
+    log: Mutex<Log>,
+    replies: Mutex<BTreeMap<ServerId, Result<Reply, AskError>>>,
+    pub questions: Mutex<Vec<(ServerId, Question)>>,
+    asking: AtomicUsize,
+    pub asking_max: AtomicUsize,
+    pub proposals: AtomicUsize,
+    pub has_no_quorum: AtomicBool,
+    pub is_panicking: AtomicBool,
+    ids: AtomicU64,
+}
+
+impl World {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            log: Mutex::new(Log { fleet: Fleet::default(), index: 0, at: 1_601_979_331_633 }),
+            replies: Mutex::default(),
+            questions: Mutex::default(),
+            asking: AtomicUsize::new(0),
+            asking_max: AtomicUsize::new(0),
+            proposals: AtomicUsize::new(0),
+            has_no_quorum: AtomicBool::new(false),
+            is_panicking: AtomicBool::new(false),
+            ids: AtomicU64::new(0),
+        })
+    }
+
+    pub fn apply(&self, command: Command) -> Outcome {
+        self.log.lock().unwrap().apply(command)
+    }
+
+    pub fn fleet(&self) -> Fleet {
+        self.log.lock().unwrap().fleet.clone()
+    }
+
+    /// Lets time pass.
+    pub fn wait(&self, span: Millis) {
+        let mut log = self.log.lock().unwrap();
+        log.at += span.0;
+        log.index += 1;
+        let stamp = Stamp { index: LogIndex(log.index), at: Timestamp(log.at) };
+        log.fleet.advance(stamp);
+    }
+
+    /// Connects a server with these sessions on it.
+    pub fn connect(&self, id: &str, facts: HostFacts, sessions: Vec<ReportedSession>) -> Epoch {
+        let report = Report {
+            facts: Some(facts),
+            load: Some(full_load()),
+            health: Some(Health::Healthy),
+            sessions: Some(Inventory::Full(sessions)),
+        };
+        let outcome = self.apply(Command::ConnectAgent {
+            server: server_id(id),
+            via: ReplicaId(1),
+            report_interval: Millis::from_secs(30),
+            report,
+        });
+        match outcome {
+            Outcome::Welcome { epoch } => epoch,
+            other => panic!("not connected: {other:?}"),
+        }
+    }
+
+    /// The agent of a server does all it was told and reports it.
+    pub fn obey(&self, server: &str, epoch: Epoch) {
+        let server = server_id(server);
+        let instructions: Vec<_> = self.fleet().outbox(&server).cloned().collect();
+        for instruction in instructions {
+            let changes = match &instruction.action {
+                Action::CreateSession { session, spec } => Inventory::Changes {
+                    changed: vec![ReportedSession {
+                        name: spec.name.clone(),
+                        owner: spec.owner.clone(),
+                        kind: spec.kind,
+                        clients_max: spec.clients_max,
+                        storage_root: spec.storage_root.clone(),
+                        created_by: Some(instruction.id),
+                        ..host_session(session.as_str(), "nobody")
+                    }],
+                    gone: Vec::new(),
+                },
+                Action::CloseSession { session } => Inventory::Changes {
+                    changed: Vec::new(),
+                    gone: vec![berth::domain::report::EndedSession { id: session.clone(), reason: None }],
+                },
+                Action::SetPermissions { .. } => Inventory::Changes { changed: Vec::new(), gone: Vec::new() },
+            };
+            let report = Report { sessions: Some(changes), ..Report::default() };
+            self.apply(Command::Report { server: server.clone(), epoch, report });
+            self.answer(&server, epoch, instruction.id);
+        }
+    }
+
+    fn answer(&self, server: &ServerId, epoch: Epoch, instruction: InstructionId) {
+        let answer = berth::domain::instruction::Answer::Done;
+        self.apply(Command::Answer { server: server.clone(), epoch, instruction, answer });
+    }
+
+    /// What the agent of a server will answer to questions.
+    pub fn reply(&self, server: &str, reply: Result<Reply, AskError>) {
+        self.replies.lock().unwrap().insert(server_id(server), reply);
+    }
+
+    pub fn api(self: &Arc<Self>) -> Api {
+        self.api_with(ApiSettings::default())
+    }
+
+    pub fn api_with(self: &Arc<Self>, settings: ApiSettings) -> Api {
+        Api(router(ApiState::new(Arc::clone(self), Arc::new(Keys), settings)))
+    }
+}
+
+const NO_QUORUM: Unavailable =
+    Unavailable { reason: UnavailableReason::NoQuorum, retry_after: Duration::from_millis(1500) };
+
+impl Core for World {
+    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+        assert!(!self.is_panicking.load(Ordering::Relaxed), "the secret inside of the broker");
+        if self.has_no_quorum.load(Ordering::Relaxed) {
+            return Err(NO_QUORUM);
+        }
+        self.proposals.fetch_add(1, Ordering::Relaxed);
+        Ok(commands.into_iter().map(|command| self.apply(command)).collect())
+    }
+
+    async fn read(&self) -> Result<Arc<Fleet>, Unavailable> {
+        if self.has_no_quorum.load(Ordering::Relaxed) { Err(NO_QUORUM) } else { Ok(Core::local(self)) }
+    }
+
+    fn local(&self) -> Arc<Fleet> {
+        Arc::new(self.fleet())
+    }
+
+    async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
+        let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
+        self.asking_max.fetch_max(now, Ordering::Relaxed);
+        self.questions.lock().unwrap().push((server.clone(), question));
+        tokio::task::yield_now().await;
+        let reply = self.replies.lock().unwrap().get(server).cloned();
+        let reply = match reply {
+            Some(reply) => reply,
+            // An agent that never answers.
+            None => std::future::pending().await,
+        };
+        self.asking.fetch_sub(1, Ordering::Relaxed);
+        reply
+    }
+
+    fn new_id(&self) -> String {
+        format!("00000000-0000-4000-8000-{:012}", self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Tokens of the form `good:CLIENT`.
+pub struct Keys;
+
+impl Identity for Keys {
+    async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
+        if client.as_str() == CLIENT && secret == SECRET {
+            Ok(Token { access_token: format!("good:{client}"), expires_in: Duration::from_secs(3600) })
+        } else {
+            Err(TokenError::InvalidClient)
+        }
+    }
+
+    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
+        match bearer {
+            "expired" => Err(VerifyError::Expired),
+            other => other
+                .strip_prefix("good:")
+                .and_then(|client| ClientId::new(client).ok())
+                .ok_or(VerifyError::Invalid),
+        }
+    }
+
+    fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {
+        Ok(format!("opens {} for {user}", session.id))
+    }
+}
+
+/// The router, called in process.
+#[derive(Clone)]
+pub struct Api(Router);
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn error(&self) -> String {
+        let json = self.json();
+        assert_eq!(json.as_object().unwrap().len(), 1, "an error has one member: {json}");
+        json["error"].as_str().unwrap().to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+impl Api {
+    /// Sends a request as it is.
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.0.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
+        Answer { status: head.status, headers: head.headers, body }
+    }
+
+    /// Calls with a good token.
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let request = Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer good:{CLIENT}"));
+        let request = match body {
+            Some(body) => request.header(header::CONTENT_TYPE, "application/json").body(Body::from(body.to_string())),
+            None => request.body(Body::empty()),
+        };
+        self.send(request.unwrap()).await
+    }
+
+    /// Posts JSON with a good token and expects success.
+    pub async fn post(&self, path: &str, body: Value) -> Value {
+        let answer = self.call("POST", path, Some(body)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        answer.json()
+    }
+}
+
+pub fn server_id(id: &str) -> ServerId {
+    ServerId::new(id).unwrap()
+}
+
+/// Facts of a host with everything that a host can tell.
+pub fn full_facts() -> HostFacts {
+    let endpoint = |protocol, web_url_path: Option<&str>| Endpoint {
+        ip: Some("10.0.0.7".to_owned()),
+        port: 8443,
+        web_url_path: web_url_path.map(str::to_owned),
+        protocol,
+    };
+    HostFacts {
+        hostname: "desk-7".to_owned(),
+        ip: "10.0.0.7".to_owned(),
+        dns_name: Some("desk-7.example.org".to_owned()),
+        endpoints: vec![endpoint(EndpointProtocol::Quic, None), endpoint(EndpointProtocol::Http, Some("/"))],
+        web_url_path: Some("/".to_owned()),
+        desktop_version: "2023.0.15487".to_owned(),
+        agent_version: "0.1.0".to_owned(),
+        os: Os {
+            family: OsFamily::Linux,
+            name: "Debian GNU/Linux".to_owned(),
+            version: "12".to_owned(),
+            kernel_version: Some("6.1.0".to_owned()),
+            build_number: Some("14393".to_owned()),
+        },
+        cpu: Cpu {
+            vendor: "GenuineIntel".to_owned(),
+            model_name: "Xeon".to_owned(),
+            architecture: "x86_64".to_owned(),
+            logical_count: 8,
+            physical_cores_per_cpu: 4,
+        },
+        gpus: vec![Gpu { vendor: "NVIDIA".to_owned(), model_name: "T4".to_owned() }],
+        aws: Some(Aws {
+            region: "eu-west-1".to_owned(),
+            instance_type: "g4dn.xlarge".to_owned(),
+            instance_id: "i-1".to_owned(),
+            image_id: "ami-1".to_owned(),
+        }),
+        tags: BTreeMap::from([
+            ("color".to_owned(), "pink".to_owned()),
+            ("dcv:os-family".to_owned(), "linux".to_owned()),
+        ]),
+        limits: Limits { virtual_sessions_max: None, sessions_per_owner_max: None, console_sessions: true },
+    }
+}
+
+pub fn full_load() -> HostLoad {
+    HostLoad {
+        memory: Usage { total_bytes: 16_000_000_000, used_bytes: 4_000_000_000 },
+        swap: Usage { total_bytes: 0, used_bytes: 0 },
+        load_average: LoadAverage {
+            one_minute_hundredths: 224,
+            five_minutes_hundredths: 97,
+            fifteen_minutes_hundredths: 100,
+        },
+        logged_in_users: vec!["root".to_owned()],
+    }
+}
+
+/// A usable session that a host made by itself.
+pub fn host_session(id: &str, owner: &str) -> ReportedSession {
+    ReportedSession {
+        id: SessionId::new(id).unwrap(),
+        name: String::new(),
+        owner: Owner::new(owner).unwrap(),
+        kind: SessionKind::Virtual,
+        usable: true,
+        connections: 2,
+        clients_max: Some(10),
+        created_at: Timestamp(1_601_979_331_633),
+        last_disconnected_at: Some(Timestamp(1_601_979_331_633)),
+        storage_root: Some("%home%".to_owned()),
+        created_by: None,
+    }
+}
+
+pub fn picture() -> Reply {
+    Reply::Screenshot(vec![Image {
+        format: ImageFormat::Png,
+        data: "iVBORw0KGgo=".to_owned(),
+        taken_at_ms: 1_738_314_000_123,
+        primary: true,
+    }])
+}
