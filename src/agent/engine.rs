@@ -182,7 +182,7 @@ impl Engine {
     /// it: the broker may have placed the session elsewhere meanwhile, and
     /// decides itself whether to try again. Everything else is done again.
     async fn resume(&mut self) -> Result<(), Error> {
-        let interrupted = self.with_ledger(Ledger::running).await?;
+        let interrupted = self.with_ledger(|ledger| ledger.running()).await?;
         for instruction in interrupted {
             info!(instruction = %instruction.id, "resolving an instruction that the agent's last end interrupted");
             let Action::CreateSession { session, .. } = &instruction.action else {
@@ -221,7 +221,7 @@ impl Engine {
             Event::Welcomed { epoch, oldest_instruction, outbound, hold } => {
                 self.on_welcome(epoch, oldest_instruction, outbound, hold).await?;
             }
-            Event::Heard(message) => self.on_message(message).await?,
+            Event::Heard(message) => self.on_message(*message).await?,
             Event::Disconnected => self.link = Link::Down,
         }
         Ok(())
@@ -299,12 +299,11 @@ impl Engine {
 
     fn enqueue(&mut self, instruction: Instruction) {
         let session = instruction.action.session().clone();
-        match self.work.queues.get_mut(&session) {
-            Some(queue) => queue.push_back(instruction),
-            None => {
-                self.work.queues.insert(session.clone(), VecDeque::from([instruction]));
-                self.work.ready.push_back(session);
-            }
+        if let Some(queue) = self.work.queues.get_mut(&session) {
+            queue.push_back(instruction);
+        } else {
+            self.work.queues.insert(session.clone(), VecDeque::from([instruction]));
+            self.work.ready.push_back(session);
         }
         self.start_ready();
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::instruction::{Action, Answer, Instruction};
-use crate::domain::{InstructionId, SessionId};
+use crate::domain::InstructionId;
 
 use super::files::{self, FileError};
 

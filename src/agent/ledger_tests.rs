@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::domain::{Owner, SessionKind, SessionSpec, Timestamp};
+use crate::domain::{Owner, SessionId, SessionKind, SessionSpec, Timestamp};
 
 fn session() -> SessionId {
     SessionId::new("s-1").unwrap()

@@ -68,7 +68,7 @@ pub(super) enum Event {
         hold: DropGuard,
     },
     /// Something else that the broker said.
-    Heard(FromBroker),
+    Heard(Box<FromBroker>),
     /// The connection is gone.
     Disconnected,
 }
@@ -297,7 +297,7 @@ impl Link {
                         Some(FromBroker::Welcome { .. }) => {
                             return Err(Problem::Nonsense("a second welcome".to_owned()));
                         }
-                        Some(message) => self.tell(Event::Heard(message)).await?,
+                        Some(message) => self.tell(Event::Heard(Box::new(message))).await?,
                     }
                 }
                 message = messages.recv() => {

@@ -109,19 +109,18 @@ impl Reader {
                 let reader = self.clone();
                 tokio::task::spawn_blocking(move || reader.read())
             });
-            match timeout(READ_TIMEOUT, task).await {
-                Ok(read) => {
-                    reading = None;
-                    match read {
-                        Ok(snapshot) => {
-                            for sentence in snapshot.warnings.difference(&latest.warnings) {
-                                warn!("{sentence}");
-                            }
-                            latest = snapshot;
-                        }
-                        Err(error) => warn!(%error, "reading the facts of the host failed"),
+            let read = timeout(READ_TIMEOUT, task).await;
+            if read.is_ok() {
+                reading = None;
+            }
+            match read {
+                Ok(Ok(snapshot)) => {
+                    for sentence in snapshot.warnings.difference(&latest.warnings) {
+                        warn!("{sentence}");
                     }
+                    latest = snapshot;
                 }
+                Ok(Err(error)) => warn!(%error, "reading the facts of the host failed"),
                 Err(_) => warn!("reading the facts of the host hangs; reporting what was known"),
             }
             if snapshots.send(latest.clone()).await.is_err() {

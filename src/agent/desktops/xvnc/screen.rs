@@ -51,7 +51,7 @@ impl Display {
 
     /// What the screen shows.
     pub(super) async fn picture(&self) -> Result<RgbImage, String> {
-        self.visit(PICTURE_TIMEOUT, |connection, screen| picture(connection, screen)).await
+        self.visit(PICTURE_TIMEOUT, picture).await
     }
 
     async fn visit<T: Send + 'static>(
