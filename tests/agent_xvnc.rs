@@ -97,6 +97,22 @@ impl Host {
     }
 }
 
+impl Drop for Host {
+    /// A test that failed half-way leaves no desktop behind either.
+    fn drop(&mut self) {
+        let records = std::fs::read_dir(self.folder.path().join("sessions")).into_iter().flatten().flatten();
+        for record in records.filter_map(|entry| std::fs::read(entry.path().join("session.json")).ok()) {
+            let Ok(record) = serde_json::from_slice::<serde_json::Value>(&record) else { continue };
+            for process in ["desktop", "server"] {
+                if let Some(pid) = record["running"][process]["pid"].as_u64() {
+                    // Already gone, most likely.
+                    let _ = std::process::Command::new("kill").arg(pid.to_string()).output();
+                }
+            }
+        }
+    }
+}
+
 fn setup(folder: &Path) -> Setup {
     Setup {
         folder: folder.join("sessions"),
