@@ -1,0 +1,431 @@
+//! Desktops by TigerVNC's Xvnc: an X server for each session, run as the
+//! session's owner.
+//!
+//! Sessions outlive the agent: each has a record on disk, and is found again by
+//! the numbers and start times of its processes. Every process of a session
+//! carries the session's mark in its environment, so that closing finds all.
+//! A session ends by itself when its X server or the program that makes its
+//! desktop ends; the rest is then cleared away.
+
+mod display;
+mod owner;
+mod process;
+mod record;
+mod screen;
+mod start;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use super::{Desktops, Failure, Shot, State, picture, unknown};
+use crate::agent::config;
+use crate::agent::files::{self, FileError};
+use crate::agent::clock;
+use crate::domain::host::Health;
+use crate::domain::{InstructionId, SessionId, SessionSpec};
+use crate::protocol::Image;
+
+use display::Displays;
+use process::Process;
+use record::{Folder, Record, VERSION};
+use screen::Display;
+use start::Plan;
+
+/// Time between two looks at the sessions, when nothing calls for one.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Where an agent keeps its Xvnc desktops, and what it makes them of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Records of the sessions; made when it is missing.
+    pub folder: PathBuf,
+    /// Init files.
+    pub init_folder: PathBuf,
+    /// Autorun files.
+    pub autorun_folder: PathBuf,
+    /// Screen and window manager.
+    pub settings: config::Xvnc,
+}
+
+/// Xvnc desktops of one host.
+#[derive(Debug)]
+pub struct Xvnc {
+    inner: Arc<Inner>,
+    version: String,
+}
+
+#[derive(Debug)]
+struct Inner {
+    setup: Setup,
+    state: watch::Sender<State>,
+    /// Sessions that are up.
+    live: Mutex<BTreeMap<SessionId, Record>>,
+    displays: Displays,
+    /// Held while something is done to a session.
+    turns: Mutex<HashMap<SessionId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Calls for a look at the sessions: a process ended.
+    look: Notify,
+}
+
+impl Xvnc {
+    /// Finds the sessions of an earlier agent again, clears away what is left
+    /// of those that ended meanwhile, and watches over all.
+    pub async fn open(setup: Setup) -> Result<Self, FileError> {
+        files::make_folder(&setup.folder, 0o711)?;
+        display::prepare_socket_folder();
+        let inner = Arc::new(Inner {
+            setup,
+            state: watch::Sender::new(State { health: health(), ..State::default() }),
+            live: Mutex::default(),
+            displays: Displays::default(),
+            turns: Mutex::default(),
+            look: Notify::new(),
+        });
+        inner.find_again().await?;
+        inner.look_at_all().await;
+        tokio::spawn(watch_over(Arc::downgrade(&inner)));
+        Ok(Self { inner, version: version().await })
+    }
+}
+
+impl Desktops for Xvnc {
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn console_sessions(&self) -> bool {
+        false
+    }
+
+    fn watch(&self) -> watch::Receiver<State> {
+        self.inner.state.subscribe()
+    }
+
+    fn create(
+        &self,
+        session: SessionId,
+        spec: SessionSpec,
+        created_by: Option<InstructionId>,
+    ) -> BoxFuture<'_, Result<(), Failure>> {
+        async move {
+            let turn = self.inner.turn(&session);
+            let _turn = turn.lock().await;
+            self.inner.create(session, spec, created_by).await
+        }
+        .boxed()
+    }
+
+    fn close(&self, session: SessionId) -> BoxFuture<'_, Result<(), Failure>> {
+        async move {
+            let turn = self.inner.turn(&session);
+            let _turn = turn.lock().await;
+            let Some(record) = self.inner.live().get(&session).cloned() else { return Ok(()) };
+            self.inner.end(&record).await?;
+            self.inner.live().remove(&session);
+            self.inner.state.send_modify(|state| {
+                state.sessions.remove(&session);
+            });
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn set_permissions(&self, session: SessionId, permissions: String) -> BoxFuture<'_, Result<(), Failure>> {
+        async move {
+            let turn = self.inner.turn(&session);
+            let _turn = turn.lock().await;
+            let Some(mut record) = self.inner.live().get(&session).cloned() else { return Err(unknown(&session)) };
+            let folder = self.inner.folder(&session)?;
+            write_permissions(&folder, &permissions)?;
+            record.spec.permissions = Some(permissions);
+            self.inner.keep(&folder, record)
+        }
+        .boxed()
+    }
+
+    fn screenshot(&self, session: SessionId, shot: Shot) -> BoxFuture<'_, Result<Vec<Image>, Failure>> {
+        async move {
+            let record = self.inner.live().get(&session).cloned().ok_or_else(|| unknown(&session))?;
+            let running = record.running.ok_or_else(|| unknown(&session))?;
+            let authority = self.inner.folder(&session)?.authority();
+            let display = Display { number: running.display, authority };
+            let screen = display
+                .picture()
+                .await
+                .map_err(|problem| Failure(format!("no picture of session {session} can be taken: {problem}")))?;
+            let taken_at_ms = clock::now().0;
+            let encoded = tokio::task::spawn_blocking(move || picture::encode(screen, shot, taken_at_ms)).await;
+            let image = encoded.map_err(|error| Failure(format!("the picture failed: {error}")))??;
+            Ok(vec![image])
+        }
+        .boxed()
+    }
+}
+
+impl Inner {
+    fn live(&self) -> MutexGuard<'_, BTreeMap<SessionId, Record>> {
+        // Each change of the map is one operation, so a panic leaves it whole.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, session: &SessionId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(session.clone()).or_default())
+    }
+
+    fn folder(&self, session: &SessionId) -> Result<Folder, Failure> {
+        Folder::of(&self.setup.folder, session)
+    }
+
+    async fn create(
+        self: &Arc<Self>,
+        session: SessionId,
+        spec: SessionSpec,
+        created_by: Option<InstructionId>,
+    ) -> Result<(), Failure> {
+        if self.live().contains_key(&session) {
+            return Err(Failure(format!("session {session} exists already on this host")));
+        }
+        let plan = Plan::make(self, &spec).await?;
+        let folder = self.folder(&session)?;
+        if folder.path().exists() {
+            return Err(Failure(format!(
+                "the folder {} of an earlier session {session} could not be cleared; see the agent's log",
+                folder.path().display()
+            )));
+        }
+        let mut record = Record {
+            version: VERSION,
+            id: session,
+            spec,
+            created_by,
+            created_at: clock::now(),
+            mark: uuid::Uuid::new_v4().simple().to_string(),
+            last_disconnected_at: None,
+            running: None,
+        };
+        match self.bring_up(&plan, &folder, &mut record).await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                if let Err(rest) = self.end(&record).await {
+                    error!(session = %record.id, %rest, "a session that failed to start left something behind");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn bring_up(self: &Arc<Self>, plan: &Plan, folder: &Folder, record: &mut Record) -> Result<(), Failure> {
+        files::make_folder(folder.path(), 0o711).map_err(|error| Failure(error.to_string()))?;
+        folder.write(record)?;
+        if let Some(permissions) = &record.spec.permissions {
+            write_permissions(folder, permissions)?;
+        }
+        plan.prepare(folder).await?;
+        record.running = Some(plan.start(self, folder, record).await?);
+        self.keep(folder, record.clone())
+    }
+
+    /// Writes a session that is up down and shows it.
+    fn keep(&self, folder: &Folder, record: Record) -> Result<(), Failure> {
+        folder.write(&record)?;
+        let mut report = record.report(0);
+        self.live().insert(record.id.clone(), record);
+        self.state.send_modify(|state| {
+            if let Some(known) = state.sessions.get(&report.id) {
+                report.connections = known.connections;
+            }
+            state.sessions.insert(report.id.clone(), report);
+        });
+        Ok(())
+    }
+
+    /// Ends everything of a session and removes every trace.
+    async fn end(&self, record: &Record) -> Result<(), Failure> {
+        let (display, leaders) = match &record.running {
+            Some(running) => (Some((running.display, running.server)), running.leaders()),
+            None => (None, Vec::new()),
+        };
+        self.end_processes(&record.mark, display, &leaders).await?;
+        self.folder(&record.id)?.remove()
+    }
+
+    async fn end_processes(
+        &self,
+        mark: &str,
+        display: Option<(u16, Process)>,
+        leaders: &[Process],
+    ) -> Result<(), Failure> {
+        let left = process::end_all(mark, display.map(|(_, server)| server), leaders).await;
+        if !left.is_empty() {
+            let pids: Vec<String> = left.iter().map(|process| process.pid.to_string()).collect();
+            return Err(Failure(format!("processes of the session cannot be ended: {}", pids.join(", "))));
+        }
+        display.map_or(Ok(()), |(display, server)| start::clear_display(self, display, server))
+    }
+
+    /// Waits for a process in the background, so that it does not stay a
+    /// zombie, and looks at the sessions when it ends.
+    fn reap(self: &Arc<Self>, mut child: Child) {
+        let inner = Arc::downgrade(self);
+        tokio::spawn(async move {
+            // An error means that somebody else waited for it.
+            let _ = child.wait().await;
+            if let Some(inner) = inner.upgrade() {
+                inner.look.notify_one();
+            }
+        });
+    }
+
+    async fn find_again(&self) -> Result<(), FileError> {
+        let sessions = &self.setup.folder;
+        let entries = std::fs::read_dir(sessions).map_err(FileError::of("list", sessions))?;
+        for entry in entries {
+            let folder = Folder::at(entry.map_err(FileError::of("list", sessions))?.path());
+            let record = match folder.read() {
+                Ok(Some(record)) => record,
+                Ok(None) => {
+                    // The agent ended before it had started anything.
+                    if let Err(failure) = folder.remove() {
+                        error!(%failure, "an empty session folder stays");
+                    }
+                    continue;
+                }
+                Err(problem) => {
+                    error!(%problem, "a session cannot be found again; its folder stays for you to look at");
+                    continue;
+                }
+            };
+            let up = record.running.as_ref().filter(|running| running.server.is_alive() && running.desktop.is_alive());
+            if let Some(running) = up {
+                info!(session = %record.id, display = running.display, "found a session again");
+                self.displays.keep(running.display);
+                let report = record.report(0);
+                self.live().insert(record.id.clone(), record);
+                self.state.send_modify(|state| {
+                    state.sessions.insert(report.id.clone(), report);
+                });
+                continue;
+            }
+            info!(session = %record.id, "clearing away a session that ended while the agent was away");
+            if let Err(failure) = self.end(&record).await {
+                error!(session = %record.id, %failure, "a session that ended left something behind");
+            }
+            self.state.send_modify(|state| state.end(&record.id, "the session ended while the agent was away"));
+        }
+        Ok(())
+    }
+
+    /// Notices what ended and who is connected.
+    async fn look_at_all(&self) {
+        let health = health();
+        self.state.send_if_modified(|state| {
+            let changed = state.health != health;
+            state.health = health;
+            changed
+        });
+        let records: Vec<Record> = self.live().values().cloned().collect();
+        if records.is_empty() {
+            return;
+        }
+        let tables = tokio::task::spawn_blocking(display::connection_tables).await.unwrap_or_default();
+        for record in records {
+            let Some(running) = &record.running else { continue };
+            if running.server.is_alive() && running.desktop.is_alive() {
+                self.look_at(&record, display::connections_to(running.port, &tables)).await;
+            } else {
+                self.notice_end(&record.id).await;
+            }
+        }
+    }
+
+    async fn look_at(&self, record: &Record, connections: u32) {
+        let Ok(folder) = self.folder(&record.id) else { return };
+        folder.bound_logs();
+        let before = self.state.borrow().sessions.get(&record.id).map_or(0, |session| session.connections);
+        if before == connections {
+            return;
+        }
+        let turn = self.turn(&record.id);
+        let _turn = turn.lock().await;
+        let Some(mut record) = self.live().get(&record.id).cloned() else { return };
+        if connections == 0 {
+            record.last_disconnected_at = Some(clock::now());
+            if let Err(failure) = folder.write(&record) {
+                warn!(session = %record.id, %failure, "the last disconnection is not written down");
+            }
+            self.live().insert(record.id.clone(), record.clone());
+        }
+        self.state.send_modify(|state| {
+            state.sessions.insert(record.id.clone(), record.report(connections));
+        });
+    }
+
+    async fn notice_end(&self, session: &SessionId) {
+        let turn = self.turn(session);
+        let _turn = turn.lock().await;
+        // Closed meanwhile, most likely by the close that ended its processes.
+        let Some(record) = self.live().get(session).cloned() else { return };
+        let Some(running) = &record.running else { return };
+        if running.server.is_alive() && running.desktop.is_alive() {
+            // Closed and made again meanwhile.
+            return;
+        }
+        let folder = self.folder(session);
+        let tail = |log| folder.as_ref().map_or_else(|_| String::new(), |folder| folder.tail(log));
+        let reason = if running.server.is_alive() {
+            format!("the session's window manager or init file ended: {}", tail("desktop"))
+        } else {
+            format!("the session's X server ended: {}", tail("xvnc"))
+        };
+        info!(%session, %reason, "a session ended by itself");
+        if let Err(failure) = self.end(&record).await {
+            error!(%session, %failure, "a session that ended left something behind");
+        }
+        self.live().remove(session);
+        self.state.send_modify(|state| state.end(session, &reason));
+    }
+}
+
+/// Looks at the sessions now and again, until the desktops are dropped.
+async fn watch_over(inner: Weak<Inner>) {
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        // A time-out is the ordinary case: nothing called.
+        let _ = timeout(LOOK_EVERY, strong.look.notified()).await;
+        strong.look_at_all().await;
+    }
+}
+
+fn write_permissions(folder: &Folder, permissions: &str) -> Result<(), Failure> {
+    files::replace(&folder.permissions(), permissions.as_bytes(), 0o600).map_err(|error| Failure(error.to_string()))
+}
+
+fn health() -> Health {
+    match owner::find_program("Xvnc") {
+        Some(_) => Health::Healthy,
+        None => Health::Unhealthy(start::XVNC_MISSING.to_owned()),
+    }
+}
+
+/// Name and version of the X server, as it says itself.
+async fn version() -> String {
+    const UNKNOWN: &str = "Xvnc";
+    let Some(program) = owner::find_program("Xvnc") else { return UNKNOWN.to_owned() };
+    let asked = Command::new(program).arg("-version").kill_on_drop(true).output();
+    let Ok(Ok(output)) = timeout(Duration::from_secs(5), asked).await else { return UNKNOWN.to_owned() };
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let named = text.lines().find_map(|line| line.trim().strip_prefix("Xvnc ")?.split(" - ").next());
+    named.unwrap_or(UNKNOWN).trim().to_owned()
+}

@@ -1,0 +1,479 @@
+//! An agent with simulated desktops against a small broker made for the test:
+//! TLS, WebSocket and the protocol as the other side sees them.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth::agent::config::DesktopKind;
+use berth::agent::desktops::Desktops;
+use berth::agent::desktops::simulated::{Settings, Simulated};
+use berth::agent::{Config, run_with};
+use berth::domain::instruction::{Action, Answer, Instruction};
+use berth::domain::report::{Inventory, Report};
+use berth::domain::{Epoch, InstructionId, Owner, SessionId, SessionKind, SessionSpec, Timestamp};
+use berth::protocol::{self, FromAgent, FromBroker, Hello, ImageFormat, Question, Reply};
+use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const SECRET: &str = "a-secret-of-the-operator";
+
+/// The broker's side of the agents' port.
+struct Broker {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    folder: tempfile::TempDir,
+}
+
+impl Broker {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), certified.cert.pem()).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), folder }
+    }
+
+    fn config(&self) -> Config {
+        let secret_file = self.folder.path().join("secret");
+        std::fs::write(&secret_file, SECRET).unwrap();
+        std::fs::set_permissions(&secret_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        Config {
+            broker_port: self.listener.local_addr().unwrap().port(),
+            ca_file: Some(self.folder.path().join("ca.pem")),
+            tags_folder: self.folder.path().join("tags"),
+            desktops: DesktopKind::Simulated,
+            broker_update_interval: Duration::from_secs(1),
+            ..Config::new("localhost", &secret_file, &self.folder.path().join("data"))
+        }
+    }
+
+    /// The next connection whose TLS handshake succeeds.
+    async fn accept_tls(&self) -> TlsStream<TcpStream> {
+        let accepted = timeout(DEADLINE, async {
+            loop {
+                let (stream, _) = self.listener.accept().await.unwrap();
+                if let Ok(stream) = self.acceptor.accept(stream).await {
+                    return stream;
+                }
+            }
+        });
+        accepted.await.expect("no agent came")
+    }
+
+    /// The next connection, up to the agent's hello.
+    async fn accept(&self) -> (Peer, Hello) {
+        let stream = self.accept_tls().await;
+        #[allow(clippy::result_large_err)] // the library's own signature
+        let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
+            assert_eq!(request.uri().path(), protocol::PATH);
+            assert_eq!(request.headers()["authorization"], format!("Bearer {SECRET}"));
+            Ok(response)
+        };
+        let socket = tokio_tungstenite::accept_hdr_async(stream, check).await.unwrap();
+        let mut peer = Peer { socket };
+        match peer.next().await {
+            FromAgent::Hello(hello) => (peer, hello),
+            other => panic!("no hello: {other:?}"),
+        }
+    }
+
+    /// The next connection, welcomed.
+    async fn welcome(&self, epoch: u64) -> (Peer, Hello) {
+        let (mut peer, hello) = self.accept().await;
+        let welcome = FromBroker::Welcome {
+            version: 1,
+            epoch: Epoch(epoch),
+            oldest_instruction: InstructionId(0),
+        };
+        peer.say(&welcome).await;
+        (peer, hello)
+    }
+}
+
+struct Peer {
+    socket: WebSocketStream<TlsStream<TcpStream>>,
+}
+
+impl Peer {
+    async fn say(&mut self, message: &FromBroker) {
+        self.socket.send(Message::text(serde_json::to_string(message).unwrap())).await.unwrap();
+    }
+
+    /// The next message, with pings answered.
+    async fn next(&mut self) -> FromAgent {
+        let heard = timeout(DEADLINE, async {
+            loop {
+                match self.socket.next().await.expect("the agent went away").unwrap() {
+                    Message::Text(text) => match serde_json::from_str(&text).unwrap() {
+                        FromAgent::Ping { number } => self.say(&FromBroker::Pong { number }).await,
+                        message => return message,
+                    },
+                    Message::Close(frame) => panic!("the agent closed: {frame:?}"),
+                    _ => {}
+                }
+            }
+        });
+        heard.await.expect("the agent said nothing")
+    }
+
+    /// The next answer; reports in between are taken.
+    async fn answer(&mut self) -> (InstructionId, Answer) {
+        loop {
+            match self.next().await {
+                FromAgent::Answer { instruction, answer } => return (instruction, answer),
+                FromAgent::Report { .. } => {}
+                other => panic!("no answer: {other:?}"),
+            }
+        }
+    }
+
+    /// The next report that something holds for.
+    async fn report(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
+        loop {
+            if let FromAgent::Report { number, report } = self.next().await {
+                self.say(&FromBroker::Reported { number }).await;
+                if wanted(&report) {
+                    return report;
+                }
+            }
+        }
+    }
+
+    async fn instruct(&mut self, epoch: u64, id: u64, action: Action) {
+        let instruction = Instruction { id: InstructionId(id), issued_at: Timestamp(0), action };
+        self.say(&FromBroker::Instruction { epoch: Epoch(epoch), instruction }).await;
+    }
+}
+
+/// An agent that runs until it is dropped.
+struct Agent {
+    desktops: Arc<Simulated>,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), berth::agent::Error>>,
+}
+
+impl Agent {
+    fn start(config: Config) -> Self {
+        let desktops = Arc::new(Simulated::new(config.simulated.clone()));
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(run_with(config, Arc::clone(&desktops) as Arc<dyn Desktops>, shutdown.clone()));
+        Self { desktops, shutdown, task }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(DEADLINE, self.task).await.expect("the agent did not end").unwrap().unwrap();
+    }
+
+    /// As `kill -9` would.
+    async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+fn create(name: &str, owner: &str) -> Action {
+    let spec = SessionSpec {
+        name: name.to_owned(),
+        owner: Owner::new(owner).unwrap(),
+        kind: SessionKind::Virtual,
+        gl: false,
+        clients_max: None,
+        init_file: None,
+        autorun_file: None,
+        autorun_arguments: Vec::new(),
+        permissions: None,
+        requirements: None,
+        storage_root: None,
+        enqueue: false,
+        retry_disabled: false,
+    };
+    Action::CreateSession { session: session(name), spec }
+}
+
+fn failure(answer: Answer) -> String {
+    match answer {
+        Answer::Failed { reason } => reason,
+        Answer::Done => panic!("it was done"),
+    }
+}
+
+fn write_tag(folder: &Path, text: &str) {
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("a.toml"), text).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hello_is_full_and_later_reports_hold_what_changed() {
+    let broker = Broker::start().await;
+    let config = broker.config();
+    let tags_folder = config.tags_folder.clone();
+    write_tag(&tags_folder, "pool = 'red'");
+    let agent = Agent::start(config);
+    let (mut peer, hello) = broker.welcome(1).await;
+    assert_eq!((hello.version, hello.report_interval_ms), (1, 1_000));
+    let facts = hello.report.facts.unwrap();
+    assert_eq!(facts.ip, "127.0.0.1");
+    assert_eq!(facts.tags["pool"], "red");
+    assert_eq!(facts.tags["dcv:os-family"], "linux");
+    assert_eq!(hello.report.sessions, Some(Inventory::Full(Vec::new())));
+    assert!(hello.report.load.is_some() && hello.report.health.is_some());
+
+    // A changed tag needs no restart.
+    write_tag(&tags_folder, "pool = 'blue'");
+    let report = peer.report(|report| report.facts.is_some()).await;
+    assert_eq!(report.facts.unwrap().tags["pool"], "blue");
+    assert_eq!(report.sessions, None);
+
+    peer.instruct(1, 5, create("s", "ann")).await;
+    assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done));
+    let known = |report: &Report| matches!(&report.sessions, Some(Inventory::Changes { changed, .. }) if !changed.is_empty());
+    // The report of the new session may have come before its answer.
+    agent.desktops.connect(&session("s"), 2);
+    let report = peer.report(known).await;
+    let Some(Inventory::Changes { changed, gone }) = report.sessions else { unreachable!("checked above") };
+    assert_eq!((changed[0].created_by, gone.len()), (Some(InstructionId(5)), 0));
+
+    agent.desktops.end_by_itself(&session("s"), "the user logged out");
+    let ended = |report: &Report| matches!(&report.sessions, Some(Inventory::Changes { gone, .. }) if !gone.is_empty());
+    let Some(Inventory::Changes { gone, .. }) = peer.report(ended).await.sessions else { unreachable!("checked above") };
+    assert_eq!(gone[0].reason.as_deref(), Some("the user logged out"));
+
+    // The server keeps its id over a restart of the agent.
+    agent.stop().await;
+    let agent = Agent::start(broker.config());
+    let (_peer, again) = broker.welcome(2).await;
+    assert_eq!(again.server, hello.server);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instruction_has_its_effect_once_and_its_answer_until_it_is_settled() {
+    let broker = Broker::start().await;
+    let agent = Agent::start(broker.config());
+    let (mut peer, _) = broker.welcome(1).await;
+    for _ in 0..2 {
+        peer.instruct(1, 5, create("s", "ann")).await;
+    }
+    assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done));
+    agent.desktops.end_by_itself(&session("s"), "gone");
+    peer.instruct(1, 5, create("s", "ann")).await;
+    assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done));
+    assert!(agent.desktops.watch().borrow().sessions.is_empty(), "it was made a second time");
+
+    drop(peer);
+    let (mut peer, _) = broker.welcome(2).await;
+    assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done), "not settled, so told again");
+    peer.say(&FromBroker::Settled { instruction: InstructionId(5) }).await;
+    // Settled comes before the close of the connection, so it has been heard.
+    peer.instruct(2, 6, Action::CloseSession { session: session("s") }).await;
+    assert_eq!(peer.answer().await, (InstructionId(6), Answer::Done));
+    drop(peer);
+    let (mut peer, _) = broker.welcome(3).await;
+    assert_eq!(peer.answer().await, (InstructionId(6), Answer::Done), "only the unsettled one");
+    peer.instruct(3, 4, create("s", "ann")).await;
+    let (id, answer) = peer.answer().await;
+    assert_eq!(id, InstructionId(4));
+    assert!(failure(answer).starts_with("superseded"));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instruction_of_another_epoch_is_void() {
+    let broker = Broker::start().await;
+    let agent = Agent::start(broker.config());
+    let (mut peer, _) = broker.welcome(8).await;
+    peer.instruct(7, 1, create("stale", "ann")).await;
+    peer.instruct(9, 2, create("unheard", "ann")).await;
+    peer.instruct(8, 3, create("current", "ann")).await;
+    assert_eq!(peer.answer().await, (InstructionId(3), Answer::Done));
+    let sessions: Vec<SessionId> = agent.desktops.watch().borrow().sessions.keys().cloned().collect();
+    assert_eq!(sessions, [session("current")]);
+
+    // A welcome with an older epoch does not make its instructions valid.
+    drop(peer);
+    let (mut peer, _) = broker.welcome(2).await;
+    assert_eq!(peer.answer().await.0, InstructionId(3));
+    peer.instruct(2, 4, create("old", "bob")).await;
+    peer.report(|report| *report == Report::default() || report.load.is_some()).await;
+    assert_eq!(agent.desktops.watch().borrow().sessions.len(), 1);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instructions_of_one_session_run_in_order_and_limits_hold() {
+    let broker = Broker::start().await;
+    let simulated = Settings { create_delay_ms: 100, close_delay_ms: 1, fail_name: Some("cursed".to_owned()), ..Settings::default() };
+    let config = Config { simulated, max_virtual_sessions: Some(2), ..broker.config() };
+    let agent = Agent::start(config);
+    let (mut peer, hello) = broker.welcome(1).await;
+    assert_eq!(hello.report.facts.unwrap().tags["dcv:max-virtual-sessions"], "2");
+    // Had the close run beside the create, the session would stay.
+    peer.instruct(1, 1, create("s", "ann")).await;
+    peer.instruct(1, 2, Action::CloseSession { session: session("s") }).await;
+    assert_eq!(peer.answer().await, (InstructionId(1), Answer::Done));
+    assert_eq!(peer.answer().await, (InstructionId(2), Answer::Done));
+    assert!(agent.desktops.watch().borrow().sessions.is_empty());
+
+    for (id, name, owner) in [(3, "a", "ann"), (4, "b", "ann"), (5, "c", "bob"), (6, "d", "carl")] {
+        peer.instruct(1, id, create(name, owner)).await;
+    }
+    let mut answers = std::collections::BTreeMap::new();
+    while answers.len() < 4 {
+        let (id, answer) = peer.answer().await;
+        answers.insert(id.0, answer);
+    }
+    assert_eq!((&answers[&3], &answers[&5]), (&Answer::Done, &Answer::Done));
+    assert!(failure(answers.remove(&4).unwrap()).contains("at most 1 sessions of user ann"));
+    assert!(failure(answers.remove(&6).unwrap()).contains("at most 2 virtual sessions"));
+
+    agent.desktops.end_by_itself(&session("a"), "gone");
+    peer.instruct(1, 7, create("cursed", "ann")).await;
+    assert!(failure(peer.answer().await.1).starts_with("simulated failure"));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_is_told_and_a_missing_session_is_named() {
+    let broker = Broker::start().await;
+    let agent = Agent::start(broker.config());
+    let (mut peer, _) = broker.welcome(1).await;
+    peer.instruct(1, 1, create("s", "ann")).await;
+    peer.answer().await;
+    for (number, name) in [(1, "s"), (2, "other")] {
+        let question = Question::Screenshot {
+            session: session(name),
+            width_max: 160,
+            height_max: 100,
+            format: ImageFormat::Jpeg,
+        };
+        peer.say(&FromBroker::Question { number, question }).await;
+        let (asked, reply) = loop {
+            if let FromAgent::Reply { question, reply } = peer.next().await {
+                break (question, reply);
+            }
+        };
+        assert_eq!(asked, number);
+        match reply {
+            Reply::Screenshot(images) => assert_eq!((name, images[0].format), ("s", ImageFormat::Jpeg)),
+            Reply::Failed { reason } => assert_eq!(reason, "session other does not exist on this host"),
+        }
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_falls_silent_is_left_for_a_new_connection() {
+    let broker = Broker::start().await;
+    let agent = Agent::start(broker.config());
+    let (silent, _) = broker.welcome(1).await;
+    // The socket stays open; only nothing is said on it any more.
+    let (_peer, hello) = broker.welcome(2).await;
+    assert!(matches!(hello.report.sessions, Some(Inventory::Full(_))));
+    drop(silent);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_turned_away_comes_again() {
+    let broker = Broker::start().await;
+    let agent = Agent::start(broker.config());
+    // Not understood: closed by the agent, which says why.
+    let (mut peer, _) = broker.accept().await;
+    peer.socket.send(Message::text(r#"{"type":"sing"}"#)).await.unwrap();
+    let closed = timeout(DEADLINE, async {
+        loop {
+            if let Some(Ok(Message::Close(frame))) = peer.socket.next().await {
+                return frame;
+            }
+        }
+    });
+    assert_eq!(u16::from(closed.await.unwrap().unwrap().code), protocol::close::NONSENSE);
+    // Its secret is refused.
+    let stream = broker.accept_tls().await;
+    #[allow(clippy::result_large_err)] // the library's own signature
+    let refuse = |_: &Request, _: Response| -> Result<Response, ErrorResponse> {
+        let mut refusal = ErrorResponse::new(None);
+        *refusal.status_mut() = 401.try_into().unwrap();
+        Err(refusal)
+    };
+    assert!(tokio_tungstenite::accept_hdr_async(stream, refuse).await.is_err());
+    // Its version is refused.
+    let (mut peer, _) = broker.accept().await;
+    let frame = CloseFrame { code: protocol::close::VERSION.into(), reason: "only version 9".into() };
+    peer.socket.close(Some(frame)).await.unwrap();
+    drop(peer);
+    let (_peer, _) = broker.welcome(1).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_with_a_foreign_certificate_is_trusted_only_without_strictness() {
+    let broker = Broker::start().await;
+    let foreign = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let config = broker.config();
+    std::fs::write(config.ca_file.as_ref().unwrap(), foreign.cert.pem()).unwrap();
+    let agent = Agent::start(config.clone());
+    let (stream, _) = timeout(DEADLINE, broker.listener.accept()).await.unwrap().unwrap();
+    assert!(broker.acceptor.accept(stream).await.is_err(), "the agent trusted a foreign certificate");
+    agent.stop().await;
+
+    let agent = Agent::start(Config { tls_strict: false, ..config });
+    let (_peer, _) = broker.welcome(1).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_while_it_made_a_session_says_so_at_its_next_start() {
+    let broker = Broker::start().await;
+    // The kind decides that the ledger is on disk; the desktops are the test's.
+    let config = Config { desktops: DesktopKind::Xvnc, ..broker.config() };
+    let slow = Settings { create_delay_ms: 600_000, ..Settings::default() };
+    let agent = Agent::start(Config { simulated: slow, ..config.clone() });
+    let (mut peer, _) = broker.welcome(1).await;
+    peer.instruct(1, 1, Action::CloseSession { session: session("other") }).await;
+    assert_eq!(peer.answer().await, (InstructionId(1), Answer::Done));
+    peer.instruct(1, 2, create("s", "ann")).await;
+    // The same connection in order: once this is answered, the create has begun.
+    peer.instruct(1, 3, Action::CloseSession { session: session("other") }).await;
+    assert_eq!(peer.answer().await, (InstructionId(3), Answer::Done));
+    agent.kill().await;
+
+    let agent = Agent::start(config);
+    let (mut peer, hello) = broker.welcome(2).await;
+    assert_eq!(hello.report.sessions, Some(Inventory::Full(Vec::new())));
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        answers.push(peer.answer().await);
+    }
+    assert_eq!(answers[0], (InstructionId(1), Answer::Done));
+    assert_eq!(answers[2], (InstructionId(3), Answer::Done));
+    assert_eq!(answers[1].0, InstructionId(2));
+    assert_eq!(failure(answers.remove(1).1), "the agent ended while it made the session");
+    agent.stop().await;
+}
