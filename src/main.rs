@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary: picks the role.
+
+fn main() -> std::process::ExitCode {
+    berth::cli::main()
+}

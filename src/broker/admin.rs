@@ -1,0 +1,194 @@
+//! The operators' door: HTTP on a Unix socket in the data folder.
+//!
+//! Who may open the socket may administer the broker, so the folder and the
+//! socket belong to its user alone. It is not reachable from the network.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::{Path as UrlPath, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use super::core::Broker;
+use super::identity::{ClientError, Identity};
+use crate::domain::ClientId;
+
+/// Name of the socket in the data folder.
+pub const SOCKET: &str = "admin.sock";
+
+/// Why the socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {}", path.display())]
+pub struct AdminError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// A registered client, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientEntry {
+    /// Name.
+    pub name: String,
+    /// Id.
+    pub id: String,
+    /// Whether it may obtain tokens.
+    pub active: bool,
+}
+
+/// Asks for a client to be registered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterRequest {
+    /// Its name.
+    pub name: String,
+}
+
+/// A client that was registered; the secret is shown this once.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RegisterAnswer {
+    /// Its id.
+    pub id: String,
+    /// Its secret.
+    pub secret: String,
+}
+
+/// How the replica fares.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    /// Its number.
+    pub replica: u64,
+    /// The leader's number, when there is one.
+    pub leader: Option<u64>,
+    /// The current term.
+    pub term: u64,
+    /// The last entry of the log.
+    pub last_log: Option<u64>,
+    /// The last entry that was applied.
+    pub applied: Option<u64>,
+    /// The last entry that the newest snapshot holds.
+    pub snapshot: Option<u64>,
+    /// How the disk fares.
+    pub storage: String,
+    /// Agents that are connected here.
+    pub agents: usize,
+    /// Servers in the fleet.
+    pub servers: usize,
+    /// Sessions in the fleet, deleted ones included while they are kept.
+    pub sessions: usize,
+}
+
+#[derive(Clone)]
+struct Admin {
+    broker: Arc<Broker>,
+    identity: Arc<Identity>,
+}
+
+/// A bound socket that does not serve yet.
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Binds the socket. The data folder is locked by the store at that time,
+    /// so a socket that is there was left behind by a replica that was killed.
+    pub fn bind(folder: &Path) -> Result<Self, AdminError> {
+        let path = folder.join(SOCKET);
+        let failed = |source| AdminError { path: path.clone(), source };
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self { listener, path })
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn serve(self, broker: Arc<Broker>, identity: Arc<Identity>, shutdown: CancellationToken) {
+        let router = Router::new()
+            .route("/clients", get(list_clients).post(register_client))
+            .route("/clients/{id}", delete(deactivate_client))
+            .route("/status", get(status))
+            .with_state(Admin { broker, identity });
+        let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the operators' socket failed");
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn register_client(State(admin): State<Admin>, Json(request): Json<RegisterRequest>) -> Response {
+    match admin.identity.register(&request.name).await {
+        Ok(client) => {
+            tracing::info!(client = %client.id, name = request.name, "api client registered");
+            let answer =
+                RegisterAnswer { id: client.id.as_str().to_owned(), secret: client.secret.expose().to_owned() };
+            Json(answer).into_response()
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+async fn deactivate_client(State(admin): State<Admin>, UrlPath(id): UrlPath<String>) -> Response {
+    let Ok(id) = ClientId::new(&id) else {
+        return error(StatusCode::BAD_REQUEST, "this cannot be a client id");
+    };
+    match admin.identity.deactivate(&id).await {
+        Ok(()) => {
+            tracing::info!(client = %id, "api client unregistered");
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+async fn list_clients(State(admin): State<Admin>) -> Json<Vec<ClientEntry>> {
+    let fleet = admin.broker.fleet();
+    let entry = |client: &Arc<crate::domain::client::ApiClient>| ClientEntry {
+        name: client.name.clone(),
+        id: client.id.as_str().to_owned(),
+        active: client.active,
+    };
+    Json(fleet.clients().map(entry).collect())
+}
+
+async fn status(State(admin): State<Admin>) -> Json<StatusAnswer> {
+    let status = admin.broker.status();
+    let fleet = admin.broker.fleet();
+    Json(StatusAnswer {
+        replica: status.replica.0,
+        leader: status.leader.map(|leader| leader.0),
+        term: status.term,
+        last_log: status.last_log.map(|index| index.0),
+        applied: status.applied.map(|index| index.0),
+        snapshot: status.snapshot.map(|index| index.0),
+        storage: format!("{:?}", status.storage),
+        agents: admin.broker.links().count(),
+        servers: fleet.server_count(),
+        sessions: fleet.session_count(),
+    })
+}
+
+fn failed(cause: &ClientError) -> Response {
+    let status = match cause {
+        ClientError::Name => StatusCode::BAD_REQUEST,
+        ClientError::Unknown(_) => StatusCode::NOT_FOUND,
+        ClientError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ClientError::Hash => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    error(status, &cause.to_string())
+}
+
+fn error(status: StatusCode, text: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": text }))).into_response()
+}

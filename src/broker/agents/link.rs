@@ -1,0 +1,380 @@
+//! One connection of one agent.
+//!
+//! Three things go on at once: this task reads what the agent says and what
+//! the log has for it; `recorder` puts what the agent said into the log, in
+//! order and one at a time; only this task writes to the socket. An agent that
+//! says much more than the log takes is sent away and comes back later.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::StreamExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use super::Agents;
+use super::registry::{Asked, Registered};
+use crate::broker::core::Broker;
+use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
+use crate::protocol::{
+    self, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL, PINGS_MISSED_MAX, REPORT_INTERVAL_MS_MAX,
+    REPORT_INTERVAL_MS_MIN, Reply, close,
+};
+
+/// Messages of one agent that may wait for the log.
+const WAITING_MAX: usize = 64;
+
+/// How long a message may take to be written to the socket.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why a connection ends: the code and the words for the agent.
+#[derive(Debug)]
+struct Farewell {
+    code: u16,
+    reason: String,
+}
+
+impl Farewell {
+    fn new(code: u16, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+
+    fn nonsense(reason: impl Into<String>) -> Self {
+        Self::new(close::NONSENSE, reason)
+    }
+
+    /// The agent went away by itself.
+    fn gone() -> Self {
+        Self::new(close::GOING_AWAY, "the agent went away")
+    }
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(mut socket: WebSocket, agents: Agents) {
+    let hello = match timeout(HELLO_TIMEOUT, read_hello(&mut socket)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(farewell)) => return part(&mut socket, None, farewell).await,
+        Err(_) => {
+            let farewell = Farewell::new(close::SILENT, "no hello came in time");
+            return part(&mut socket, None, farewell).await;
+        }
+    };
+    let server = hello.server.clone();
+    let epoch = match connect(&agents.broker, hello).await {
+        Ok(epoch) => epoch,
+        Err(farewell) => return part(&mut socket, Some(&server), farewell).await,
+    };
+    tracing::info!(%server, %epoch, "agent connected");
+    let registered = agents.broker.links().register(&server, epoch);
+    let farewell = converse(&mut socket, &agents, &server, epoch, registered).await;
+    agents.broker.links().unregister(&server, epoch);
+    part(&mut socket, Some(&server), farewell).await;
+    let gone = Command::DisconnectAgent { server: server.clone(), epoch };
+    if let Err(error) = agents.broker.propose(vec![gone]).await {
+        // Its silence will tell the same a little later.
+        tracing::debug!(%server, %error, "the end of a connection did not reach the log");
+    }
+}
+
+/// Says goodbye and closes.
+async fn part(socket: &mut WebSocket, server: Option<&ServerId>, farewell: Farewell) {
+    let server = server.map_or("unknown", ServerId::as_str);
+    tracing::info!(server, code = farewell.code, reason = farewell.reason, "agent connection ends");
+    // A reason has at most 123 bytes (RFC 6455 section 5.5).
+    let mut reason = farewell.reason;
+    while reason.len() > 123 {
+        reason.pop();
+    }
+    let frame = CloseFrame { code: farewell.code, reason: Utf8Bytes::from(reason) };
+    let _ = timeout(WRITE_TIMEOUT, async {
+        socket.send(Message::Close(Some(frame))).await?;
+        // Read on until the agent has closed its side, or the words are lost.
+        while let Some(Ok(_)) = socket.recv().await {}
+        Ok::<_, axum::Error>(())
+    })
+    .await;
+}
+
+async fn read_hello(socket: &mut WebSocket) -> Result<Hello, Farewell> {
+    loop {
+        match socket.recv().await {
+            Some(Ok(Message::Text(text))) => {
+                return match serde_json::from_str::<FromAgent>(&text) {
+                    Ok(FromAgent::Hello(hello)) => check_hello(hello),
+                    Ok(_) => Err(Farewell::nonsense("the first message must be a hello")),
+                    Err(error) => Err(misfit(&text, &error)),
+                };
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Binary(_))) => return Err(Farewell::nonsense("messages are text")),
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Farewell::gone()),
+        }
+    }
+}
+
+/// A hello of another version may look different altogether; say so rather
+/// than which field is missing.
+fn misfit(text: &str, error: &serde_json::Error) -> Farewell {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    match serde_json::from_str::<Version>(text) {
+        Ok(Version { version }) if !protocol::VERSIONS.contains(&version) => other_version(version),
+        _ => Farewell::nonsense(format!("not understood: {error}")),
+    }
+}
+
+fn other_version(version: u32) -> Farewell {
+    let (least, most) = (protocol::VERSIONS.start(), protocol::VERSIONS.end());
+    Farewell::new(close::VERSION, format!("version {version} is not spoken here; this broker speaks {least} to {most}"))
+}
+
+fn check_hello(hello: Hello) -> Result<Hello, Farewell> {
+    if !protocol::VERSIONS.contains(&hello.version) {
+        return Err(other_version(hello.version));
+    }
+    if !(REPORT_INTERVAL_MS_MIN..=REPORT_INTERVAL_MS_MAX).contains(&hello.report_interval_ms) {
+        return Err(Farewell::nonsense(format!(
+            "report_interval_ms must be {REPORT_INTERVAL_MS_MIN} to {REPORT_INTERVAL_MS_MAX}"
+        )));
+    }
+    let report = &hello.report;
+    let full = matches!(report.sessions, Some(crate::domain::report::Inventory::Full(_)));
+    if report.facts.is_none() || report.load.is_none() || report.health.is_none() || !full {
+        return Err(Farewell::nonsense("the hello must hold a full report: facts, load, health and all sessions"));
+    }
+    Ok(hello)
+}
+
+async fn connect(broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
+    let command = Command::ConnectAgent {
+        server: hello.server,
+        via: broker.id(),
+        report_interval: Millis(hello.report_interval_ms),
+        report: hello.report,
+    };
+    match broker.propose(vec![command]).await {
+        Ok(outcomes) => match outcomes.first() {
+            Some(Outcome::Welcome { epoch }) => Ok(*epoch),
+            other => Err(Farewell::new(close::UNAVAILABLE, format!("not welcome: {other:?}"))),
+        },
+        Err(error) => Err(Farewell::new(close::UNAVAILABLE, error.to_string())),
+    }
+}
+
+/// What the agent said that must reach the log, with what it is told then.
+struct ToRecord {
+    command: Command,
+    then: FromBroker,
+}
+
+async fn converse(
+    socket: &mut WebSocket,
+    agents: &Agents,
+    server: &ServerId,
+    epoch: Epoch,
+    mut registered: Registered,
+) -> Farewell {
+    let (to_record, recorded, recorder) = start_recorder(agents, server);
+    let mut talk = Talk {
+        broker: Arc::clone(&agents.broker),
+        server: server.clone(),
+        epoch,
+        to_record,
+        last_sent: InstructionId(0),
+        questions: HashMap::new(),
+        last_question: 0,
+        last_ping: 0,
+        heard_at: Instant::now(),
+    };
+    let farewell = talk.run(socket, &mut registered, recorded, agents).await;
+    // Dropping the sender lets the recorder finish what it holds.
+    drop(talk);
+    let _ = recorder.await;
+    farewell
+}
+
+type Recorded = mpsc::Receiver<Result<FromBroker, Farewell>>;
+
+/// Puts messages into the log one after the other.
+fn start_recorder(
+    agents: &Agents,
+    server: &ServerId,
+) -> (mpsc::Sender<ToRecord>, Recorded, tokio::task::JoinHandle<()>) {
+    let (to_record, mut waiting) = mpsc::channel::<ToRecord>(WAITING_MAX);
+    // Roomy enough for all that may wait, so that the recorder never waits
+    // for a connection that is ending.
+    let (done, recorded) = mpsc::channel(WAITING_MAX * 2);
+    let broker = Arc::clone(&agents.broker);
+    let server = server.clone();
+    let task = agents.tasks.spawn(async move {
+        while let Some(ToRecord { command, then }) = waiting.recv().await {
+            let result = match broker.propose(vec![command]).await {
+                Ok(outcomes) => match outcomes.first() {
+                    Some(Outcome::Refused(Refusal::StaleEpoch)) => Err(replaced()),
+                    _ => Ok(then),
+                },
+                // Without the log nothing the agent says counts. It comes back
+                // with a full report when the log takes it again.
+                Err(error) => Err(Farewell::new(close::UNAVAILABLE, error.to_string())),
+            };
+            let ends = result.is_err();
+            if done.send(result).await.is_err() || ends {
+                break;
+            }
+        }
+        tracing::trace!(%server, "recorder ends");
+    });
+    (to_record, recorded, task)
+}
+
+fn replaced() -> Farewell {
+    Farewell::new(close::REPLACED, "another connection of this server took over")
+}
+
+/// The state of a conversation.
+struct Talk {
+    broker: Arc<Broker>,
+    server: ServerId,
+    epoch: Epoch,
+    to_record: mpsc::Sender<ToRecord>,
+    last_sent: InstructionId,
+    questions: HashMap<u64, oneshot::Sender<Reply>>,
+    last_question: u64,
+    last_ping: u64,
+    heard_at: Instant,
+}
+
+impl Talk {
+    async fn run(
+        &mut self,
+        socket: &mut WebSocket,
+        registered: &mut Registered,
+        mut recorded: Recorded,
+        agents: &Agents,
+    ) -> Farewell {
+        if let Err(farewell) = self.welcome(socket).await {
+            return farewell;
+        }
+        let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let step = tokio::select! {
+                message = socket.next() => self.heard(socket, message).await,
+                () = registered.woken.notified() => self.instruct(socket).await,
+                Some(asked) = registered.questions.recv() => self.ask(socket, asked).await,
+                Some(result) = recorded.recv() => match result {
+                    Ok(message) => send(socket, &message).await,
+                    Err(farewell) => Err(farewell),
+                },
+                _ = pings.tick() => self.ping(socket).await,
+                () = agents.shutdown.cancelled() => {
+                    Err(Farewell::new(close::GOING_AWAY, "this replica ends; connect to another"))
+                }
+            };
+            if let Err(farewell) = step {
+                return farewell;
+            }
+        }
+    }
+
+    async fn welcome(&mut self, socket: &mut WebSocket) -> Result<(), Farewell> {
+        let welcome = FromBroker::Welcome {
+            version: *protocol::VERSIONS.end(),
+            epoch: self.epoch,
+            oldest_instruction: self.broker.fleet().oldest_instruction(&self.server),
+        };
+        send(socket, &welcome).await?;
+        self.instruct(socket).await
+    }
+
+    /// Sends what is in the outbox and was not sent on this connection yet.
+    async fn instruct(&mut self, socket: &mut WebSocket) -> Result<(), Farewell> {
+        let fleet = self.broker.fleet();
+        match fleet.server(&self.server) {
+            Some(server) if server.link.epoch() == self.epoch => {}
+            _ => return Err(replaced()),
+        }
+        for instruction in fleet.outbox_after(&self.server, self.last_sent) {
+            let message =
+                FromBroker::Instruction { epoch: self.epoch, instruction: (**instruction).clone() };
+            send(socket, &message).await?;
+            self.last_sent = instruction.id;
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self, socket: &mut WebSocket, asked: Asked) -> Result<(), Farewell> {
+        // Whoever waited too long has gone.
+        self.questions.retain(|_, reply| !reply.is_closed());
+        self.last_question += 1;
+        let number = self.last_question;
+        self.questions.insert(number, asked.reply);
+        send(socket, &FromBroker::Question { number, question: asked.question }).await
+    }
+
+    async fn ping(&mut self, socket: &mut WebSocket) -> Result<(), Farewell> {
+        if self.heard_at.elapsed() >= PING_INTERVAL * PINGS_MISSED_MAX {
+            return Err(Farewell::new(close::SILENT, "nothing was heard for three pings"));
+        }
+        self.last_ping += 1;
+        send(socket, &FromBroker::Ping { number: self.last_ping }).await
+    }
+
+    async fn heard(
+        &mut self,
+        socket: &mut WebSocket,
+        message: Option<Result<Message, axum::Error>>,
+    ) -> Result<(), Farewell> {
+        self.heard_at = Instant::now();
+        let text = match message {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),
+            Some(Ok(Message::Binary(_))) => return Err(Farewell::nonsense("messages are text")),
+            Some(Ok(Message::Close(_))) | None => return Err(Farewell::gone()),
+            Some(Err(error)) => return Err(Farewell::nonsense(error.to_string())),
+        };
+        let message: FromAgent = serde_json::from_str(&text)
+            .map_err(|error| Farewell::nonsense(format!("not understood: {error}")))?;
+        match message {
+            FromAgent::Hello(_) => Err(Farewell::nonsense("a second hello on one connection")),
+            FromAgent::Report { number, report } => {
+                let command = Command::Report { server: self.server.clone(), epoch: self.epoch, report };
+                self.record(command, FromBroker::Reported { number })
+            }
+            FromAgent::Answer { instruction, answer } => {
+                let command =
+                    Command::Answer { server: self.server.clone(), epoch: self.epoch, instruction, answer };
+                self.record(command, FromBroker::Settled { instruction })
+            }
+            FromAgent::Reply { question, reply } => {
+                if let Some(waiting) = self.questions.remove(&question) {
+                    // Whoever asked may have gone.
+                    let _ = waiting.send(reply);
+                }
+                Ok(())
+            }
+            FromAgent::Ping { number } => send(socket, &FromBroker::Pong { number }).await,
+            FromAgent::Pong { .. } => Ok(()),
+        }
+    }
+
+    fn record(&self, command: Command, then: FromBroker) -> Result<(), Farewell> {
+        self.to_record
+            .try_send(ToRecord { command, then })
+            .map_err(|_| Farewell::new(close::UNAVAILABLE, "more was said than the log takes now"))
+    }
+}
+
+async fn send(socket: &mut WebSocket, message: &FromBroker) -> Result<(), Farewell> {
+    let text = serde_json::to_string(message)
+        .map_err(|error| Farewell::nonsense(format!("a message cannot be written: {error}")))?;
+    match timeout(WRITE_TIMEOUT, socket.send(Message::Text(text.into()))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Farewell::gone()),
+        Err(_) => Err(Farewell::new(close::SILENT, "the agent does not read")),
+    }
+}

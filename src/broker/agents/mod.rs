@@ -1,0 +1,74 @@
+//! The agents' side of a replica: who is connected here, and the connections.
+
+mod link;
+mod registry;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::registry::Links;
+use super::core::Broker;
+use crate::protocol;
+use crate::secret::Secret;
+
+/// What the connections need.
+#[derive(Clone)]
+pub struct Agents {
+    /// The replica.
+    pub broker: Arc<Broker>,
+    /// What an agent proves itself with.
+    pub secret: Arc<Secret>,
+    /// Ends all connections.
+    pub shutdown: CancellationToken,
+    /// The connections, so that the end can wait for them.
+    pub tasks: TaskTracker,
+}
+
+/// Routes of the agents' port.
+pub fn router(agents: Agents) -> Router {
+    Router::new()
+        .route(protocol::PATH, get(upgrade))
+        .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing here") })
+        .with_state(agents)
+}
+
+/// Lets an agent in that knows the secret.
+async fn upgrade(State(agents): State<Agents>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+    let Some(given) = bearer(&headers) else {
+        return refuse(StatusCode::UNAUTHORIZED, "no agent secret was given");
+    };
+    if !agents.secret.matches(given) {
+        tracing::warn!("an agent was refused: its secret is not the one of this broker");
+        return refuse(StatusCode::UNAUTHORIZED, "the agent secret is not the one of this broker");
+    }
+    if agents.shutdown.is_cancelled() {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "this replica is ending");
+    }
+    upgrade
+        .max_message_size(protocol::MESSAGE_BYTES_MAX)
+        .max_frame_size(protocol::MESSAGE_BYTES_MAX)
+        .on_upgrade(move |socket| async move {
+            let tasks = agents.tasks.clone();
+            // Tracked, so that the end of the replica waits for its farewell.
+            let _ = tasks.spawn(link::serve(socket, agents)).await;
+        })
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, secret) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}
+
+fn refuse(status: StatusCode, error: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": error }))).into_response()
+}

@@ -1,0 +1,115 @@
+//! Which agents are connected to this replica.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::broker::api::door::AskError;
+use crate::domain::{Epoch, Event, Fleet, ServerId};
+use crate::protocol::{Question, Reply};
+
+/// Questions that may wait for one agent.
+const QUESTIONS_MAX: usize = 32;
+
+/// How long an agent may take to answer a question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A question under way.
+pub(super) struct Asked {
+    pub(super) question: Question,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// The connection's end of its registration.
+pub(super) struct Registered {
+    /// Something in the log concerns this server.
+    pub(super) woken: Arc<Notify>,
+    /// Questions for its agent.
+    pub(super) questions: mpsc::Receiver<Asked>,
+}
+
+struct Entry {
+    epoch: Epoch,
+    woken: Arc<Notify>,
+    questions: mpsc::Sender<Asked>,
+}
+
+/// The agents that are connected to this replica.
+#[derive(Default)]
+pub struct Links {
+    entries: Mutex<HashMap<ServerId, Entry>>,
+}
+
+impl Links {
+    fn entries(&self) -> MutexGuard<'_, HashMap<ServerId, Entry>> {
+        // Nothing under the lock can panic half-way through a change.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection counts from now on. One of an older epoch is woken, and
+    /// sees that it was replaced.
+    pub(super) fn register(&self, server: &ServerId, epoch: Epoch) -> Registered {
+        let woken = Arc::new(Notify::new());
+        let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
+        let entry = Entry { epoch, woken: Arc::clone(&woken), questions: sender };
+        let mut entries = self.entries();
+        match entries.get(server) {
+            // A newer connection was faster; this one will see so in the log.
+            Some(other) if other.epoch > epoch => {}
+            _ => {
+                if let Some(old) = entries.insert(server.clone(), entry) {
+                    old.woken.notify_one();
+                }
+            }
+        }
+        Registered { woken, questions }
+    }
+
+    /// A connection ended.
+    pub(super) fn unregister(&self, server: &ServerId, epoch: Epoch) {
+        let mut entries = self.entries();
+        if entries.get(server).is_some_and(|entry| entry.epoch == epoch) {
+            entries.remove(server);
+        }
+    }
+
+    /// How many agents are connected here.
+    pub fn count(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// Called with what each applied entry brought: wakes the connections that
+    /// it concerns.
+    pub fn notice(&self, _fleet: &Fleet, events: &[Event]) {
+        let concerned = events.iter().filter_map(|event| match event {
+            Event::InstructionIssued { server, .. } | Event::ServerConnected { server, .. } => Some(server),
+            _ => None,
+        });
+        let mut entries = None;
+        for server in concerned {
+            if let Some(entry) = entries.get_or_insert_with(|| self.entries()).get(server) {
+                entry.woken.notify_one();
+            }
+        }
+    }
+
+    /// Asks an agent something and waits for its answer.
+    pub async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
+        let questions = {
+            let entries = self.entries();
+            entries.get(server).map(|entry| entry.questions.clone()).ok_or(AskError::Unreachable)?
+        };
+        let (reply, answer) = oneshot::channel();
+        questions.try_send(Asked { question, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AskError::Busy,
+            mpsc::error::TrySendError::Closed(_) => AskError::Unreachable,
+        })?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) => Err(AskError::Unreachable),
+            Err(_) => Err(AskError::TimedOut),
+        }
+    }
+}

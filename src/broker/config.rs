@@ -1,0 +1,325 @@
+//! Configuration of a replica: `berth.toml`. Unknown keys are errors;
+//! `docs/operations.md` lists every key, and a test compares the two.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::domain::{Millis, Settings};
+use crate::protocol::{self, ImageFormat};
+
+/// Port for API clients, as in the original.
+pub const CLIENT_PORT: u16 = 8443;
+
+/// Configuration of a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Folder of everything that must survive: log, snapshots, keys.
+    pub data_folder: PathBuf,
+    /// Number of this replica.
+    pub replica: u64,
+    /// Further names and addresses for which the server certificate is to hold.
+    pub names: Vec<String>,
+    /// Port for API clients.
+    pub clients: Listener,
+    /// Port for agents.
+    pub agents: AgentListener,
+    /// Sessions and their times.
+    pub sessions: Sessions,
+    /// Screenshots.
+    pub screenshots: Screenshots,
+    /// Serve the API description at `/dcv-session-manager-api.yaml`.
+    pub enable_api_yaml: bool,
+    /// Lifetime of access tokens, in seconds.
+    pub access_token_seconds: u64,
+    /// Lifetime of connection tokens, in minutes
+    /// (`connect-session-token-duration-minutes`).
+    pub connection_token_minutes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_folder: PathBuf::from("/var/lib/berth"),
+            replica: 1,
+            names: Vec::new(),
+            clients: Listener::default(),
+            agents: AgentListener::default(),
+            sessions: Sessions::default(),
+            screenshots: Screenshots::default(),
+            enable_api_yaml: true,
+            access_token_seconds: 3600,
+            connection_token_minutes: 60,
+        }
+    }
+}
+
+/// A listening port.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Certificate chain in PEM; made by the broker's own CA when absent.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key in PEM.
+    pub key_file: Option<PathBuf>,
+    /// Connections at a time.
+    pub connections_max: usize,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), CLIENT_PORT),
+            certificate_file: None,
+            key_file: None,
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// The port for agents.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentListener {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Certificate chain in PEM; made by the broker's own CA when absent.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key in PEM.
+    pub key_file: Option<PathBuf>,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// File with the secret that agents prove themselves with. Made with a
+    /// random one at `data_folder/agent-secret` when absent.
+    pub secret_file: Option<PathBuf>,
+}
+
+impl Default for AgentListener {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), protocol::DEFAULT_PORT),
+            certificate_file: None,
+            key_file: None,
+            connections_max: 100_000,
+            secret_file: None,
+        }
+    }
+}
+
+impl AgentListener {
+    /// What it has in common with other listeners.
+    pub fn listener(&self) -> Listener {
+        Listener {
+            listen: self.listen,
+            certificate_file: self.certificate_file.clone(),
+            key_file: self.key_file.clone(),
+            connections_max: self.connections_max,
+        }
+    }
+}
+
+/// Sessions and their times. Every replica proposes them at its start; they
+/// are part of the replicated state.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// How long deleted sessions stay visible, in seconds.
+    pub deleted_retention_seconds: u64,
+    /// How long a host may take to make a session, in seconds.
+    pub prepare_timeout_seconds: u64,
+    /// How long a host may take to end a session, in seconds.
+    pub delete_timeout_seconds: u64,
+    /// Requests that may wait for a server.
+    pub queue_max: u32,
+    /// How long they may wait, in seconds.
+    pub queue_timeout_seconds: u64,
+    /// Reports an agent may miss before its sessions are UNKNOWN.
+    pub reports_missed_max: u32,
+    /// How long an unreachable server stays listed, in seconds; at least 60.
+    pub lost_server_retention_seconds: u64,
+    /// Records that the journal keeps.
+    pub journal_records_max: u32,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            deleted_retention_seconds: settings.deleted_retention.as_secs(),
+            prepare_timeout_seconds: settings.prepare_timeout.as_secs(),
+            delete_timeout_seconds: settings.delete_timeout.as_secs(),
+            queue_max: settings.queue_max,
+            queue_timeout_seconds: settings.queue_timeout.as_secs(),
+            reports_missed_max: settings.reports_missed_max,
+            lost_server_retention_seconds: settings.lost_server_retention.as_secs(),
+            journal_records_max: settings.journal_records_max,
+        }
+    }
+}
+
+impl Sessions {
+    /// The part that is replicated.
+    pub const fn settings(&self) -> Settings {
+        Settings {
+            deleted_retention: Millis::from_secs(self.deleted_retention_seconds),
+            prepare_timeout: Millis::from_secs(self.prepare_timeout_seconds),
+            delete_timeout: Millis::from_secs(self.delete_timeout_seconds),
+            queue_max: self.queue_max,
+            queue_timeout: Millis::from_secs(self.queue_timeout_seconds),
+            reports_missed_max: self.reports_missed_max,
+            lost_server_retention: Millis::from_secs(self.lost_server_retention_seconds),
+            journal_records_max: self.journal_records_max,
+        }
+    }
+}
+
+/// Screenshots.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Screenshots {
+    /// Largest width in pixels when the request names none.
+    pub width_max: u32,
+    /// Largest height in pixels when the request names none.
+    pub height_max: u32,
+    /// `png` or `jpeg`.
+    pub format: ImageFormat,
+}
+
+impl Default for Screenshots {
+    fn default() -> Self {
+        Self { width_max: 160, height_max: 100, format: ImageFormat::Png }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or holds an unknown key or a wrong type.
+    #[error("the configuration {} is invalid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value is outside its bounds.
+    #[error("`{key}` is {value}, but must be {must}")]
+    Bounds {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// A certificate without a key, or the reverse.
+    #[error("`{listener}` needs certificate_file and key_file together, or neither")]
+    HalfCertificate {
+        /// Which listener.
+        listener: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot say.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        const YEAR_SECONDS: u64 = 366 * 24 * 3600;
+        let sessions = &self.sessions;
+        let bounds = [
+            ("replica", self.replica, 1, u64::MAX, "at least 1"),
+            ("access_token_seconds", self.access_token_seconds, 60, 86_400, "60 to 86400"),
+            ("connection_token_minutes", self.connection_token_minutes, 1, 44_640, "1 to 44640"),
+            (
+                "sessions.deleted_retention_seconds",
+                sessions.deleted_retention_seconds,
+                0,
+                YEAR_SECONDS,
+                "at most a year",
+            ),
+            ("sessions.prepare_timeout_seconds", sessions.prepare_timeout_seconds, 1, 86_400, "1 to 86400"),
+            ("sessions.delete_timeout_seconds", sessions.delete_timeout_seconds, 1, 86_400, "1 to 86400"),
+            ("sessions.queue_max", u64::from(sessions.queue_max), 0, 1_000_000, "at most 1000000"),
+            ("sessions.queue_timeout_seconds", sessions.queue_timeout_seconds, 1, YEAR_SECONDS, "1 second to a year"),
+            ("sessions.reports_missed_max", u64::from(sessions.reports_missed_max), 1, 100, "1 to 100"),
+            (
+                "sessions.lost_server_retention_seconds",
+                sessions.lost_server_retention_seconds,
+                60,
+                YEAR_SECONDS,
+                "60 seconds to a year",
+            ),
+            (
+                "sessions.journal_records_max",
+                u64::from(sessions.journal_records_max),
+                0,
+                10_000_000,
+                "at most 10000000",
+            ),
+            ("screenshots.width_max", u64::from(self.screenshots.width_max), 1, 8_192, "1 to 8192"),
+            ("screenshots.height_max", u64::from(self.screenshots.height_max), 1, 8_192, "1 to 8192"),
+            ("clients.connections_max", self.clients.connections_max as u64, 1, 1_000_000, "1 to 1000000"),
+            ("agents.connections_max", self.agents.connections_max as u64, 1, 1_000_000, "1 to 1000000"),
+        ];
+        for (key, value, least, most, must) in bounds {
+            if value < least || value > most {
+                return Err(ConfigError::Bounds { key, value, must });
+            }
+        }
+        for (listener, config) in [("clients", &self.clients), ("agents", &self.agents.listener())] {
+            if config.certificate_file.is_some() != config.key_file.is_some() {
+                return Err(ConfigError::HalfCertificate { listener });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = toml::from_str::<Config>("[clients]\nlisten_on = '127.0.0.1:1'").expect_err("unknown");
+        assert!(error.to_string().contains("listen_on"), "{error}");
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_a_value_out_of_bounds_is_named() {
+        Config::default().check().expect("valid");
+        let mut config = Config::default();
+        config.sessions.lost_server_retention_seconds = 59;
+        let error = config.check().expect_err("too short").to_string();
+        assert_eq!(error, "`sessions.lost_server_retention_seconds` is 59, but must be 60 seconds to a year");
+    }
+
+    #[test]
+    fn the_settings_of_an_empty_file_are_the_default_ones() {
+        let config: Config = toml::from_str("").expect("valid");
+        assert_eq!(config, Config::default());
+        assert_eq!(config.sessions.settings(), Settings::default());
+    }
+}

@@ -1,0 +1,79 @@
+//! Sealing: private keys go into the log only encrypted with the cluster's key.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+/// The key that seals what the log must not show in clear. It lives in a file
+/// beside the log and is shared by the replicas of a cluster.
+pub struct ClusterKey(RandomizedNonceKey);
+
+/// Why something cannot be sealed or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The key file does not hold 256 bits in base64.
+    #[error("the cluster key must be 32 bytes in base64; restore the file from a backup")]
+    Key,
+    /// The sealed bytes were changed, or sealed with another key.
+    #[error("the signing key does not open with this cluster key; restore the cluster.key that belongs to this data folder")]
+    Open,
+    /// Encryption failed, which it never does with a good key.
+    #[error("cannot seal")]
+    Seal,
+}
+
+impl ClusterKey {
+    /// Takes the key from its secret text.
+    pub fn new(secret: &Secret) -> Result<Self, SealError> {
+        let text = secret.expose().trim_end_matches('=').replace('-', "+").replace('_', "/");
+        let padded = format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4));
+        let bytes = Zeroizing::new(STANDARD.decode(padded).map_err(|_| SealError::Key)?);
+        RandomizedNonceKey::new(&AES_256_GCM, &bytes).map(Self).map_err(|_| SealError::Key)
+    }
+
+    /// Encrypts; `context` must be the same when it is opened.
+    pub fn seal(&self, context: &str, clear: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut body = clear.to_vec();
+        let nonce = self
+            .0
+            .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut body)
+            .map_err(|_| SealError::Seal)?;
+        let mut sealed = nonce.as_ref().to_vec();
+        sealed.append(&mut body);
+        Ok(sealed)
+    }
+
+    /// Decrypts what [`ClusterKey::seal`] made.
+    pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(SealError::Open)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::Open)?;
+        let mut body = Zeroizing::new(body.to_vec());
+        let length =
+            self.0.open_in_place(nonce, Aad::from(context.as_bytes()), &mut body).map_err(|_| SealError::Open)?.len();
+        body.truncate(length);
+        Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_opens_only_with_the_same_key_and_context() {
+        let key = ClusterKey::new(&Secret::random()).expect("32 bytes");
+        let sealed = key.seal("a", b"private").expect("sealed");
+        assert!(!sealed.windows(7).any(|window| window == b"private"));
+        assert_eq!(&**key.open("a", &sealed).expect("opened"), b"private");
+        assert!(key.open("b", &sealed).is_err());
+        assert!(ClusterKey::new(&Secret::random()).expect("32 bytes").open("a", &sealed).is_err());
+        let mut changed = sealed.clone();
+        changed[NONCE_LEN] ^= 1;
+        assert!(key.open("a", &changed).is_err());
+        assert!(key.open("a", b"short").is_err());
+        assert!(ClusterKey::new(&Secret::new("no key".to_owned())).is_err());
+    }
+}

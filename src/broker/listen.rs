@@ -1,0 +1,151 @@
+//! Listening ports: TLS, HTTP/1.1 and HTTP/2, limits and an orderly end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Requests under way on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// Longest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// HTTP/2 connections that say nothing are asked whether they live.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long connections may take to finish when the broker ends.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed `accept` (no descriptors left, for example).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound port that does not serve yet.
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Why a port cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; another process may hold the port")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+impl Bound {
+    /// Binds a port.
+    pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        let failed = |source| BindError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens; the port is a real one also when 0 was asked for.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`, then lets requests under way finish.
+    pub async fn serve(self, tls: Arc<ServerConfig>, router: Router, connections_max: usize, shutdown: CancellationToken) {
+        let acceptor = TlsAcceptor::from(tls);
+        let places = Arc::new(Semaphore::new(connections_max));
+        let tasks = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.cancelled() => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, address = %self.address, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                tracing::warn!(%peer, connections_max, "connection refused: there are as many as allowed");
+                continue;
+            };
+            let connection = Connection { acceptor: acceptor.clone(), router: router.clone(), shutdown: shutdown.clone() };
+            tasks.spawn(async move {
+                connection.run(stream, peer).await;
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        tasks.close();
+        if timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
+            tracing::warn!(address = %self.address, left = tasks.len(), "connections did not finish in time");
+        }
+    }
+}
+
+struct Connection {
+    acceptor: TlsAcceptor,
+    router: Router,
+    shutdown: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, peer: SocketAddr) {
+        // Answers are small and complete; waiting for more to send only adds latency.
+        let _ = stream.set_nodelay(true);
+        let stream = tokio::select! {
+            accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)) => match accepted {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS handshake"),
+                Err(_) => return tracing::debug!(%peer, "the TLS handshake took too long"),
+            },
+            () = self.shutdown.cancelled() => return,
+        };
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .keep_alive(true);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("a small constant"))
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+        let service = TowerToHyperService::new(self.router);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let graceful = GracefulShutdown::new();
+        let connection = graceful.watch(connection.into_owned());
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = &mut connection => result,
+            () = self.shutdown.cancelled() => {
+                tokio::select! {
+                    result = &mut connection => result,
+                    () = graceful.shutdown() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%peer, %error, "connection ended with an error");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Role: a replica of the broker.
+//!
+//! - `api/`: what clients call,
+//! - `agents/`: the agents' connections,
+//! - `identity/`: clients, secrets and tokens,
+//! - `admin.rs`: the operators' socket,
+//! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
+//! - `listen.rs`, `pki.rs`: ports and certificates,
+//! - `config.rs`: `berth.toml`.
+
+pub mod admin;
+pub mod agents;
+pub mod api;
+pub mod config;
+pub mod core;
+pub mod identity;
+pub mod listen;
+pub mod machine;
+pub mod pki;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use berth_raft::{Replica, SystemClock};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::agents::{Agents, Links};
+use self::config::Config;
+use self::core::Broker;
+use self::identity::{ClusterKey, Identity};
+use self::listen::Bound;
+use self::machine::Machine;
+use self::pki::Pki;
+use crate::domain::{Command, ReplicaId};
+use crate::secret::{Secret, create_private_folder};
+
+/// Why a replica did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is not valid.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+    /// A file or folder cannot be had.
+    #[error("cannot prepare the data folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A secret cannot be had.
+    #[error(transparent)]
+    Secret(#[from] crate::secret::SecretError),
+    /// The cluster key cannot be used.
+    #[error("the cluster key {} cannot be used", path.display())]
+    ClusterKey {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: identity::seal::SealError,
+    },
+    /// Certificates cannot be had.
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
+    /// A port cannot be had.
+    #[error(transparent)]
+    Bind(#[from] listen::BindError),
+    /// The operators' socket cannot be had.
+    #[error(transparent)]
+    Admin(#[from] admin::AdminError),
+    /// The replica did not start.
+    #[error("the replica did not start")]
+    Start(#[source] berth_raft::StartError),
+    /// The log did not take what must be in it at the start.
+    #[error("the replica could not write its log at the start")]
+    FirstWrites(#[source] identity::ClientError),
+    /// The replica stopped by itself.
+    #[error(transparent)]
+    Stopped(berth_raft::StopReason),
+}
+
+/// A replica that serves.
+pub struct Running {
+    /// Where API clients are served.
+    pub client_address: SocketAddr,
+    /// Where agents are served.
+    pub agent_address: SocketAddr,
+    /// Certificate of the authority that signed the server's certificate.
+    pub ca_path: PathBuf,
+    /// File with the secret of agents.
+    pub agent_secret_path: PathBuf,
+    /// Clients and tokens.
+    pub identity: Arc<Identity>,
+    /// The door to the log.
+    pub broker: Arc<Broker>,
+    shutdown: CancellationToken,
+    servers: JoinSet<()>,
+    links: TaskTracker,
+}
+
+/// Starts a replica: it serves when this returns.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    config.check()?;
+    let folder = config.data_folder.clone();
+    create_private_folder(&folder).map_err(|source| Error::Folder { path: folder.clone(), source })?;
+
+    let id = ReplicaId(config.replica);
+    let links = Arc::new(Links::default());
+    let clock = Arc::new(SystemClock);
+    let observer = {
+        let links = Arc::clone(&links);
+        Arc::new(move |machine: &Machine, events: &[crate::domain::Event]| links.notice(&machine.0, events))
+    };
+    // The store locks the folder; everything else in it is touched after that.
+    let replica_config = berth_raft::Config::new(folder.join("replica"), berth_raft::ReplicaId(id.0));
+    let replica = Replica::start(replica_config, clock.clone(), Machine::default(), observer)
+        .await
+        .map_err(Error::Start)?;
+    let broker = Arc::new(Broker::new(replica, id, clock, links));
+
+    let cluster_key_path = folder.join("cluster.key");
+    let cluster_key = ClusterKey::new(&Secret::read_or_create(&cluster_key_path)?)
+        .map_err(|source| Error::ClusterKey { path: cluster_key_path, source })?;
+    let agent_secret_path = config.agents.secret_file.clone().unwrap_or_else(|| folder.join("agent-secret"));
+    let agent_secret = match &config.agents.secret_file {
+        Some(path) => Secret::read(path)?,
+        None => Secret::read_or_create(&agent_secret_path)?,
+    };
+    let pki = Pki::open(&folder.join("tls"), &config.names)?;
+    let client_tls = pki.server_config(&config.clients, &[b"h2", b"http/1.1"])?;
+    let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
+
+    let opening = vec![Command::Configure(config.sessions.settings()), Command::ReplicaStarted { replica: id }];
+    broker.propose(opening).await.map_err(|error| Error::FirstWrites(error.into()))?;
+    let identity = Arc::new(
+        Identity::start(
+            Arc::clone(&broker),
+            cluster_key,
+            config.access_token_seconds,
+            config.connection_token_minutes,
+        )
+        .await
+        .map_err(Error::FirstWrites)?,
+    );
+
+    let client_port = Bound::bind(config.clients.listen).await?;
+    let agent_port = Bound::bind(config.agents.listen).await?;
+    let admin_socket = admin::AdminSocket::bind(&folder)?;
+    let (client_address, agent_address) = (client_port.address(), agent_port.address());
+
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let api = api::router(api::ApiState::new(Arc::clone(&broker), Arc::clone(&identity), api_settings(&config)));
+    let agents_router = agents::router(Agents {
+        broker: Arc::clone(&broker),
+        secret: Arc::new(agent_secret),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    });
+    let mut servers = JoinSet::new();
+    servers.spawn(client_port.serve(client_tls, api, config.clients.connections_max, shutdown.clone()));
+    servers.spawn(agent_port.serve(agent_tls, agents_router, config.agents.connections_max, shutdown.clone()));
+    servers.spawn(admin_socket.serve(Arc::clone(&broker), Arc::clone(&identity), shutdown.clone()));
+    tracing::info!(replica = %id, clients = %client_address, agents = %agent_address, "broker serves");
+
+    Ok(Running {
+        client_address,
+        agent_address,
+        ca_path: pki.ca_path().to_owned(),
+        agent_secret_path,
+        identity,
+        broker,
+        shutdown,
+        servers,
+        links: tasks,
+    })
+}
+
+fn api_settings(config: &Config) -> api::ApiSettings {
+    let config::Screenshots { width_max, height_max, format } = config.screenshots;
+    api::ApiSettings {
+        screenshots: api::Screenshots { width_max, height_max, format },
+        description_served: config.enable_api_yaml,
+    }
+}
+
+impl Running {
+    /// Serves until `end` completes or the replica stops by itself, then lets
+    /// what is under way finish.
+    pub async fn run_until(mut self, end: impl Future<Output = ()>) -> Result<(), Error> {
+        let failure = tokio::select! {
+            () = end => None,
+            reason = self.broker.stopped() => Some(reason),
+            // A server only ends on shutdown; if one does so by itself, the others must not go on alone.
+            Some(_) = self.servers.join_next() => Some(berth_raft::StopReason::Failed("a listener ended".to_owned())),
+        };
+        tracing::info!("broker ends");
+        self.shutdown.cancel();
+        while self.servers.join_next().await.is_some() {}
+        self.links.close();
+        self.links.wait().await;
+        let stopped = self.broker.stop().await;
+        match (failure, stopped) {
+            (Some(reason), _) | (None, Err(reason)) => Err(Error::Stopped(reason)),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+}

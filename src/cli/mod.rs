@@ -1,0 +1,112 @@
+//! Role: a person at a terminal. One file for each command.
+
+mod agent;
+mod bench;
+mod clients;
+mod dev;
+mod http;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// What is logged when nobody says otherwise.
+const LOG_DEFAULT: &str = "info";
+
+/// A highly available session broker for fleets of remote desktops.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, as in `info` or `berth=debug,berth_raft=info`.
+    #[arg(long, global = true, env = "BERTH_LOG", default_value = LOG_DEFAULT, value_name = "FILTER")]
+    log: String,
+    /// Log as JSON, one object a line.
+    #[arg(long, global = true, env = "BERTH_LOG_JSON")]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a replica of the broker.
+    Serve(serve::Args),
+    /// Run the agent of a desktop host.
+    Agent(agent::Args),
+    /// Run a broker, an agent and a first desktop on this machine.
+    Dev(dev::Args),
+    /// Register, list and unregister clients of the API.
+    #[command(subcommand)]
+    Clients(clients::Command),
+    /// Measure a broker: durable creates per second and describe latency.
+    Bench(bench::Args),
+}
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The agent's configuration says where its log goes.
+    let logging = match &cli.command {
+        Command::Agent(args) => agent::start_log(args, &cli.log),
+        _ => log_to_stderr(&cli),
+    };
+    if let Err(error) = logging {
+        return fail(&error);
+    }
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed already");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Agent(args) => agent::run(args).await,
+            Command::Dev(args) => dev::run(args).await,
+            Command::Clients(command) => clients::run(command).await,
+            Command::Bench(args) => bench::run(args).await,
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&cli.log)?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.log_json {
+        subscriber.json().init();
+    } else {
+        subscriber.with_target(false).init();
+    }
+    Ok(())
+}
+
+/// Says what went wrong and why, from the outside in.
+#[allow(clippy::print_stderr)] // the one place that talks to a person about failure
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("berth: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+    ExitCode::FAILURE
+}
+
+/// Completes on Ctrl-C or SIGTERM.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}

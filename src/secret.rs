@@ -1,0 +1,176 @@
+//! Secrets: values that never show in logs or errors, and the files that hold
+//! them.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// Longest secret file in bytes.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A secret text. It shows as `[secret]`, is compared in constant time and is
+/// wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+/// Why a secret cannot be had from a file, or put into one.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read or written.
+    #[error("cannot {what} the secret file {}", path.display())]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Others than its owner may read it.
+    #[error("the secret file {} can be read by others (mode {mode:03o}); run: chmod 600 {}", path.display(), path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It holds nothing, or too much.
+    #[error("the secret file {} must hold 1 to {FILE_BYTES_MAX} bytes of text", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Secret {
+    /// Takes a text as a secret.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// 256 random bits as text.
+    pub fn random() -> Self {
+        let mut bytes = Zeroizing::new([0; 32]);
+        SystemRandom::new().fill(&mut *bytes).expect("the operating system's random generator works once it is up");
+        Self::new(URL_SAFE_NO_PAD.encode(&*bytes))
+    }
+
+    /// The text. Keep it away from logs, errors and the log of commands.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a given text is the secret; takes the same time wherever they differ.
+    pub fn matches(&self, given: &str) -> bool {
+        self.0.as_bytes().ct_eq(given.as_bytes()).into()
+    }
+
+    /// Reads a secret file: the text without white space around it. A file
+    /// that others can read is refused.
+    pub fn read(path: &Path) -> Result<Self, SecretError> {
+        let io = |what| move |source| SecretError::Io { what, path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(io("open"))?;
+        let mode = file.metadata().map_err(io("inspect"))?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(SecretError::Exposed { path: path.to_owned(), mode });
+        }
+        let mut text = Zeroizing::new(String::new());
+        Read::take(&mut file, FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(io("read"))?;
+        let trimmed = text.trim();
+        if trimmed.is_empty() || text.len() as u64 > FILE_BYTES_MAX {
+            return Err(SecretError::Content { path: path.to_owned() });
+        }
+        Ok(Self::new(trimmed.to_owned()))
+    }
+
+    /// Reads a secret file, or makes it with a random secret when there is none.
+    pub fn read_or_create(path: &Path) -> Result<Self, SecretError> {
+        if path.exists() {
+            return Self::read(path);
+        }
+        let secret = Self::random();
+        write_private(path, format!("{}\n", secret.expose()).as_bytes())
+            .map_err(|source| SecretError::Io { what: "write", path: path.to_owned(), source })?;
+        Ok(secret)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// Replaces a file that only its owner may read: written beside, synced,
+/// renamed, and the folder synced.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, 0o600)
+}
+
+/// Like [`write_private`] for a file that all may read.
+pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, 0o644)
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Makes a folder that only its owner may enter, with its parents.
+pub fn create_private_folder(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_does_not_show() {
+        let secret = Secret::new("hunter2".to_owned());
+        assert_eq!(format!("{secret:?}"), "[secret]");
+        assert!(secret.matches("hunter2") && !secret.matches("hunter3") && !secret.matches(""));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        let made = Secret::read_or_create(&path).expect("made");
+        assert!(Secret::read(&path).expect("read").matches(made.expose()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+        let error = Secret::read_or_create(&path).expect_err("exposed").to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+        assert!(!error.contains(made.expose()));
+    }
+}
