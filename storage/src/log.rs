@@ -6,6 +6,7 @@
 //! when the log is opened ([`load`]).
 
 mod assemble;
+mod batch;
 mod database;
 mod load;
 mod record;

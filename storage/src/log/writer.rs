@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Condition;
-use super::database::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Database, panic_text};
+use super::batch::Batch;
+use super::database::{Database, panic_text};
 use super::load;
 use super::record::{self, Purged};
 use super::shared::{Action, Shared, Write};
@@ -353,7 +354,7 @@ impl Writer {
             let value = encode_marker(Kind::Committed, committed);
             batch.insert(record::COMMITTED_KEY, value)?;
         }
-        let limit = PURGE_KEYS.max(batch.inserted);
+        let limit = PURGE_KEYS.max(batch.inserted());
         if self.leftovers {
             // The purged marker goes first: nothing is removed without it.
             batch.apply()?;
@@ -494,75 +495,5 @@ fn truncate(database: &Database, index: u64) -> Result<(), Error> {
             batch.remove(key)?;
         }
         batch.apply()?;
-    }
-}
-
-/// A sled batch that is applied whenever it has become large enough.
-struct Batch<'a> {
-    database: &'a Database,
-    pending: sled::Batch,
-    bytes: usize,
-    records: usize,
-    /// Keys inserted since it was made.
-    inserted: usize,
-}
-
-impl<'a> Batch<'a> {
-    fn new(database: &'a Database) -> Self {
-        Self {
-            database,
-            pending: sled::Batch::default(),
-            bytes: 0,
-            records: 0,
-            inserted: 0,
-        }
-    }
-
-    fn insert(&mut self, key: &[u8], value: Vec<u8>) -> Result<(), Error> {
-        self.make_room(key.len() + value.len())?;
-        self.inserted += 1;
-        self.pending.insert(key, value);
-        Ok(())
-    }
-
-    fn remove(&mut self, key: sled::IVec) -> Result<(), Error> {
-        self.make_room(key.len())?;
-        self.pending.remove(key);
-        Ok(())
-    }
-
-    fn make_room(&mut self, bytes: usize) -> Result<(), Error> {
-        if self.bytes + bytes > BATCH_BYTES_MAX || self.records == BATCH_RECORDS_MAX {
-            self.apply()?;
-        }
-        self.bytes += bytes;
-        self.records += 1;
-        Ok(())
-    }
-
-    /// Adds the removal of up to `limit` keys of purged entries. Answers whether
-    /// there may be more.
-    fn remove_purged(&mut self, purged: Option<u64>, limit: usize) -> Result<bool, Error> {
-        let Some(purged) = purged else {
-            return Ok(false);
-        };
-        let until = record::first_key(purged.saturating_add(1));
-        let keys = self
-            .database
-            .first_keys(&record::first_key(0), &until, limit)?;
-        let more = keys.len() == limit;
-        for key in keys {
-            self.remove(key)?;
-        }
-        Ok(more)
-    }
-
-    fn apply(&mut self) -> Result<(), Error> {
-        if self.records == 0 {
-            return Ok(());
-        }
-        self.bytes = 0;
-        self.records = 0;
-        self.database.apply(std::mem::take(&mut self.pending))
     }
 }
