@@ -598,3 +598,18 @@ async fn a_request_asks_few_agents_at_a_time_and_ends_in_time() {
     // Thirteen rounds of at least 20 ms do not fit into 200 ms.
     assert!(json["UnsuccessfulList"][99]["FailureReason"].as_str().unwrap().contains("no time left"));
 }
+
+#[tokio::test]
+async fn one_answer_holds_only_so_many_bytes_of_pictures() {
+    let world = World::new();
+    let sessions = ["s1", "s2"].map(|id| host_session(id, "barbara")).to_vec();
+    world.connect("good", full_facts(), sessions);
+    let Reply::Screenshot(mut images) = picture() else { panic!("a picture") };
+    images[0].data = "A".repeat(limits::SCREENSHOTS_BYTES_MAX / 2 + 4);
+    world.reply("good", Ok(Reply::Screenshot(images)));
+    let json = world.api().post("/getSessionScreenshots", json!([{"SessionId": "s1"}, {"SessionId": "s2"}])).await;
+    assert_eq!(json["SuccessfulList"][0]["SessionScreenshot"]["SessionId"], json!("s1"));
+    let failed = &json["UnsuccessfulList"][0];
+    assert_eq!(failed["GetSessionScreenshotRequestData"]["SessionId"], json!("s2"));
+    assert!(failed["FailureReason"].as_str().unwrap().contains("ask for fewer or smaller ones"));
+}
