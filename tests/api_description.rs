@@ -34,7 +34,8 @@ fn shape(schema: &Value) -> Value {
         shape.insert("items".to_owned(), self::shape(items));
     }
     if let Some(properties) = schema.get("properties") {
-        let properties = properties.as_object().unwrap().iter().map(|(name, schema)| (name.clone(), self::shape(schema)));
+        let properties =
+            properties.as_object().unwrap().iter().map(|(name, schema)| (name.clone(), self::shape(schema)));
         shape.insert("properties".to_owned(), Value::Object(properties.collect()));
         // Some of the original's schemas leave the type out.
         shape.insert("type".to_owned(), json!("object"));
@@ -50,10 +51,12 @@ fn operation(operation: &Value) -> Value {
             json!([parameter["name"], parameter["in"], parameter["required"], shape(&parameter["schema"])])
         })
         .collect();
-    let content = |holder: &Value| holder.get("content").map(|content| {
-        let kinds = content.as_object().unwrap().iter();
-        kinds.map(|(kind, content)| (kind.clone(), shape(&content["schema"]))).collect::<BTreeMap<_, _>>()
-    });
+    let content = |holder: &Value| {
+        holder.get("content").map(|content| {
+            let kinds = content.as_object().unwrap().iter();
+            kinds.map(|(kind, content)| (kind.clone(), shape(&content["schema"]))).collect::<BTreeMap<_, _>>()
+        })
+    };
     let responses: BTreeMap<_, _> = operation["responses"]
         .as_object()
         .unwrap()

@@ -96,18 +96,31 @@ async fn rule_01_every_field_of_every_answer_is_in_the_description() {
         ("POST", "/describeServers", Some(json!({"MaxResults": 1}))),
         ("POST", "/describeServers", Some(json!({"ServerIds": ["desk-8"]}))),
         ("GET", "/sessionConnectionData/mine/anna", None),
-        ("POST", "/getSessionScreenshots", Some(json!([{"SessionId": "mine", "MaxWidth": 10}, {"SessionId": "x", "MaxWidth": 7, "MaxHeight": 8}]))),
-        ("PUT", "/sessionPermissions", Some(json!([
-            {"SessionId": "mine", "Owner": "barbara", "PermissionsFile": "W10="}, {"SessionId": "x", "Owner": "o", "PermissionsFile": "W10="}
-        ]))),
-        ("POST", "/deleteSessions", Some(json!([{"SessionId": "mine", "Owner": "barbara"}, {"SessionId": "x", "Owner": "o"}]))),
+        (
+            "POST",
+            "/getSessionScreenshots",
+            Some(json!([{"SessionId": "mine", "MaxWidth": 10}, {"SessionId": "x", "MaxWidth": 7, "MaxHeight": 8}])),
+        ),
+        (
+            "PUT",
+            "/sessionPermissions",
+            Some(json!([
+                {"SessionId": "mine", "Owner": "barbara", "PermissionsFile": "W10="}, {"SessionId": "x", "Owner": "o", "PermissionsFile": "W10="}
+            ])),
+        ),
+        (
+            "POST",
+            "/deleteSessions",
+            Some(json!([{"SessionId": "mine", "Owner": "barbara"}, {"SessionId": "x", "Owner": "o"}])),
+        ),
         ("POST", "/closeServers", Some(json!([{"ServerId": "desk-8"}, {"ServerId": "x", "Force": true}]))),
         ("POST", "/openServers", Some(json!([{"ServerId": "desk-8"}, {"ServerId": "x"}]))),
     ];
     for (method, path, body) in calls {
         let answer = api.call(method, path, body).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", String::from_utf8_lossy(&answer.body));
-        let described = if path.starts_with("/sessionConnectionData") { "/sessionConnectionData/{sessionId}/{user}" } else { path };
+        let described =
+            if path.starts_with("/sessionConnectionData") { "/sessionConnectionData/{sessionId}/{user}" } else { path };
         let operation = &document["paths"][described][method.to_ascii_lowercase()];
         let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
         let json = answer.json();
@@ -116,12 +129,65 @@ async fn rule_01_every_field_of_every_answer_is_in_the_description() {
         match path {
             "/describeSessions" => {
                 names_all(&json, &["RequestId", "NextToken"]);
-                names_all(&json["Sessions"][0], &["Id", "Name", "Owner", "Server", "Type", "State", "Substate", "CreationTime", "NumOfConnections", "StorageRoot", "MaxConcurrentClients"]);
+                names_all(
+                    &json["Sessions"][0],
+                    &[
+                        "Id",
+                        "Name",
+                        "Owner",
+                        "Server",
+                        "Type",
+                        "State",
+                        "Substate",
+                        "CreationTime",
+                        "NumOfConnections",
+                        "StorageRoot",
+                        "MaxConcurrentClients",
+                    ],
+                );
             }
-            "/describeServers" => names_all(&json["Servers"][0], &["Id", "Ip", "Hostname", "DefaultDnsName", "Port", "Endpoints", "WebUrlPath", "Version", "SessionManagerAgentVersion", "Availability", "ConsoleSessionCount", "VirtualSessionCount", "Host", "Tags"]),
-            "/createSessions" => names_all(&json["UnsuccessfulList"][0]["CreateSessionRequestData"], &["Name", "Owner", "Type", "DcvGlEnabled", "MaxConcurrentClients", "InitFile", "InitFilePath", "AutorunFile", "AutorunFileArguments", "PermissionsFile", "Requirements", "EnqueueRequest", "DisableRetryOnFailure", "StorageRoot"]),
+            "/describeServers" => names_all(
+                &json["Servers"][0],
+                &[
+                    "Id",
+                    "Ip",
+                    "Hostname",
+                    "DefaultDnsName",
+                    "Port",
+                    "Endpoints",
+                    "WebUrlPath",
+                    "Version",
+                    "SessionManagerAgentVersion",
+                    "Availability",
+                    "ConsoleSessionCount",
+                    "VirtualSessionCount",
+                    "Host",
+                    "Tags",
+                ],
+            ),
+            "/createSessions" => names_all(
+                &json["UnsuccessfulList"][0]["CreateSessionRequestData"],
+                &[
+                    "Name",
+                    "Owner",
+                    "Type",
+                    "DcvGlEnabled",
+                    "MaxConcurrentClients",
+                    "InitFile",
+                    "InitFilePath",
+                    "AutorunFile",
+                    "AutorunFileArguments",
+                    "PermissionsFile",
+                    "Requirements",
+                    "EnqueueRequest",
+                    "DisableRetryOnFailure",
+                    "StorageRoot",
+                ],
+            ),
             "/sessionConnectionData/mine/anna" => names_all(&json["Session"], &["LastDisconnectionTime"]),
-            "/closeServers" | "/openServers" => names_all(&json["UnsuccessfulList"][0], &["FailureCode", "FailureReason"]),
+            "/closeServers" | "/openServers" => {
+                names_all(&json["UnsuccessfulList"][0], &["FailureCode", "FailureReason"]);
+            }
             _ => {}
         }
         if let (Some(done), Some(failed)) = (json.get("SuccessfulList"), json.get("UnsuccessfulList")) {
@@ -137,7 +203,10 @@ async fn rule_02_the_types_are_exact() {
     let server = &servers["Servers"][0];
     assert_eq!(server["Port"], json!("8443"));
     assert_eq!(server["Endpoints"][0], json!({"IpAddress": "10.0.0.7", "Port": 8443, "Protocol": "QUIC"}));
-    assert_eq!(server["Host"]["CpuLoadAverage"], json!({"OneMinute": 2.24, "FiveMinutes": 0.97, "FifteenMinutes": 1.0}));
+    assert_eq!(
+        server["Host"]["CpuLoadAverage"],
+        json!({"OneMinute": 2.24, "FiveMinutes": 0.97, "FifteenMinutes": 1.0})
+    );
     assert_eq!(server["Host"]["Memory"], json!({"TotalBytes": 16_000_000_000_u64, "UsedBytes": 4_000_000_000_u64}));
     assert_eq!((&server["VirtualSessionCount"], &server["ConsoleSessionCount"]), (&json!(1), &json!(0)));
     assert!(server.get("Gpus").is_none() && server["Host"]["Gpus"].is_array());
@@ -166,7 +235,8 @@ async fn rule_04_enumerations_hold_known_values_and_are_absent_otherwise() {
     let closed = api.post("/describeServers", json!({"ServerIds": ["desk-8"]})).await;
     assert_eq!(closed["Servers"][0]["UnavailabilityReason"], json!("SERVER_CLOSED"));
 
-    let state = async || api.post("/describeSessions", json!({"SessionIds": ["mine"]})).await["Sessions"][0]["State"].clone();
+    let state =
+        async || api.post("/describeSessions", json!({"SessionIds": ["mine"]})).await["Sessions"][0]["State"].clone();
     assert_eq!(state().await, json!("READY"));
     world.wait(Millis::from_secs(600));
     let lost = api.post("/describeServers", json!({"ServerIds": ["desk-7"]})).await;
@@ -200,7 +270,8 @@ async fn rule_06_the_number_of_connections_is_always_there() {
     let created = api.post("/createSessions", json!([wanted("barbara")])).await;
     assert_eq!(created["SuccessfulList"][0]["NumOfConnections"], json!(0));
     let sessions = api.post("/describeSessions", json!({})).await;
-    let counts: Vec<_> = sessions["Sessions"].as_array().unwrap().iter().map(|session| &session["NumOfConnections"]).collect();
+    let counts: Vec<_> =
+        sessions["Sessions"].as_array().unwrap().iter().map(|session| &session["NumOfConnections"]).collect();
     assert_eq!(counts, [&json!(0), &json!(2)]);
 }
 
@@ -208,7 +279,8 @@ async fn rule_06_the_number_of_connections_is_always_there() {
 async fn rule_07_deleting_an_unknown_session_fails_with_the_exact_text() {
     let world = full_world();
     let too_long = "x".repeat(500);
-    let body = json!([{"SessionId": "gone", "Owner": "barbara", "Force": true}, {"SessionId": too_long, "Owner": "barbara"}]);
+    let body =
+        json!([{"SessionId": "gone", "Owner": "barbara", "Force": true}, {"SessionId": too_long, "Owner": "barbara"}]);
     let json = world.api().post("/deleteSessions", body).await;
     let reason = "The requested dcvSession does not exist";
     assert_eq!(json["UnsuccessfulList"][0], json!({"SessionId": "gone", "FailureReason": reason}));
@@ -219,9 +291,15 @@ async fn rule_07_deleting_an_unknown_session_fails_with_the_exact_text() {
 async fn rule_08_a_call_without_authorization_gets_the_exact_text() {
     let api = World::new().api();
     let calls = [
-        ("GET", "/sessionConnectionData/aSession/aOwner"), ("POST", "/describeSessions"), ("POST", "/describeServers"),
-        ("POST", "/createSessions"), ("POST", "/deleteSessions"), ("PUT", "/sessionPermissions"),
-        ("POST", "/getSessionScreenshots"), ("POST", "/openServers"), ("POST", "/closeServers"),
+        ("GET", "/sessionConnectionData/aSession/aOwner"),
+        ("POST", "/describeSessions"),
+        ("POST", "/describeServers"),
+        ("POST", "/createSessions"),
+        ("POST", "/deleteSessions"),
+        ("PUT", "/sessionPermissions"),
+        ("POST", "/getSessionScreenshots"),
+        ("POST", "/openServers"),
+        ("POST", "/closeServers"),
     ];
     for (method, path) in calls {
         let answer = api.send(Request::builder().method(method).uri(path).body(Body::empty()).unwrap()).await;
@@ -317,7 +395,10 @@ async fn rule_13_connection_data_come_only_for_a_ready_session() {
     assert!(waiting.error().contains("not in READY"), "{}", waiting.error());
 
     let unknown = api.call("GET", "/sessionConnectionData/nothing/barbara", None).await;
-    assert_eq!((unknown.status, unknown.error().as_str()), (StatusCode::NOT_FOUND, "The requested dcvSession does not exist"));
+    assert_eq!(
+        (unknown.status, unknown.error().as_str()),
+        (StatusCode::NOT_FOUND, "The requested dcvSession does not exist")
+    );
 
     let ready = api.call("GET", "/sessionConnectionData/mine/CORP%5Canna%20m%C3%BCller", None).await;
     assert_eq!(ready.status, StatusCode::OK);

@@ -182,18 +182,24 @@ impl Core for World {
     }
 
     async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
+        // Counts down also when the caller gives up.
+        struct Asking<'a>(&'a AtomicUsize);
+        impl Drop for Asking<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
         let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
+        let _asking = Asking(&self.asking);
         self.asking_max.fetch_max(now, Ordering::Relaxed);
         self.questions.lock().unwrap().push((server.clone(), question));
         tokio::task::yield_now().await;
         let reply = self.replies.lock().unwrap().get(server).cloned();
-        let reply = match reply {
+        match reply {
             Some(reply) => reply,
             // An agent that never answers.
             None => std::future::pending().await,
-        };
-        self.asking.fetch_sub(1, Ordering::Relaxed);
-        reply
+        }
     }
 
     fn new_id(&self) -> String {
@@ -207,7 +213,7 @@ pub struct Keys;
 impl Identity for Keys {
     async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
         if client.as_str() == CLIENT && secret == SECRET {
-            Ok(Token { access_token: format!("good:{client}"), expires_in: Duration::from_secs(3600) })
+            Ok(Token { access_token: format!("good:{client}"), expires_in: Duration::from_hours(1) })
         } else {
             Err(TokenError::InvalidClient)
         }
@@ -216,10 +222,9 @@ impl Identity for Keys {
     fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
         match bearer {
             "expired" => Err(VerifyError::Expired),
-            other => other
-                .strip_prefix("good:")
-                .and_then(|client| ClientId::new(client).ok())
-                .ok_or(VerifyError::Invalid),
+            other => {
+                other.strip_prefix("good:").and_then(|client| ClientId::new(client).ok()).ok_or(VerifyError::Invalid)
+            }
         }
     }
 
@@ -242,7 +247,8 @@ pub struct Answer {
 
 impl Answer {
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {:?}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("no JSON: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
     pub fn error(&self) -> String {
@@ -267,7 +273,8 @@ impl Api {
 
     /// Calls with a good token.
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
-        let request = Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer good:{CLIENT}"));
+        let request =
+            Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer good:{CLIENT}"));
         let request = match body {
             Some(body) => request.header(header::CONTENT_TYPE, "application/json").body(Body::from(body.to_string())),
             None => request.body(Body::empty()),

@@ -6,8 +6,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::ApiState;
-use super::limits::ACCESS_TOKEN_BYTES_MAX;
 use super::error::Error;
+use super::limits::ACCESS_TOKEN_BYTES_MAX;
 use crate::domain::ClientId;
 
 /// The client that calls; put into the request by [`authorise`].
@@ -15,7 +15,11 @@ use crate::domain::ClientId;
 pub(super) struct Caller(pub(super) ClientId);
 
 /// Lets only requests with a good access token through.
-pub(super) async fn authorise(State(api): State<ApiState>, mut request: Request, next: Next) -> Result<Response, Error> {
+pub(super) async fn authorise(
+    State(api): State<ApiState>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Error> {
     let client = {
         let token = bearer(request.headers())?;
         api.identity.verify(token)?

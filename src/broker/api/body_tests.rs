@@ -22,10 +22,13 @@ fn a_wrong_type_is_refused_by_the_name_of_its_field() {
     let cases = [
         (r#"[{"Name": 7}]"#, "[0].Name has the wrong type: it must be text"),
         (r#"[{}, {"DcvGlEnabled": "yes"}]"#, "[1].DcvGlEnabled has the wrong type: it must be true or false"),
-        (r#"[{"MaxConcurrentClients": 2.5}]"#, "[0].MaxConcurrentClients has the wrong type: it must be a whole number"),
+        (
+            r#"[{"MaxConcurrentClients": 2.5}]"#,
+            "[0].MaxConcurrentClients has the wrong type: it must be a whole number",
+        ),
         (r#"[{"AutorunFileArguments": "a"}]"#, "[0].AutorunFileArguments has the wrong type: it must be an array"),
         (r#"[{"AutorunFileArguments": ["a", 1]}]"#, "[0].AutorunFileArguments[1] has the wrong type: it must be text"),
-        (r#"[{}, null]"#, "item [1] must be a JSON object"),
+        ("[{}, null]", "item [1] must be a JSON object"),
         (r#"[["a"]]"#, "item [0] must be a JSON object"),
         (r#"{"Name": "a"}"#, "the body has the wrong type: it must be an array"),
         ("\"text\"", "the body has the wrong type: it must be an array"),
@@ -46,11 +49,9 @@ fn an_error_does_not_repeat_what_was_sent() {
 
 #[test]
 fn both_spellings_of_a_field_are_understood() {
-    for (alias, name) in [("MaxConcurrents", "MaxConcurrentClients"), ("MaxConcurrentsClients", "MaxConcurrentClients")] {
-        assert_eq!(
-            create(&format!("[{{\"{alias}\": 3}}]")).unwrap(),
-            create(&format!("[{{\"{name}\": 3}}]")).unwrap()
-        );
+    for (alias, name) in [("MaxConcurrents", "MaxConcurrentClients"), ("MaxConcurrentsClients", "MaxConcurrentClients")]
+    {
+        assert_eq!(create(&format!("[{{\"{alias}\": 3}}]")).unwrap(), create(&format!("[{{\"{name}\": 3}}]")).unwrap());
     }
     assert_eq!(create(r#"[{"DcvGLEnabled": true}]"#).unwrap()[0].dcv_gl_enabled, Some(true));
     assert_eq!(create(r#"[{"PermissionFile": "x"}]"#).unwrap()[0].permissions_file.as_deref(), Some("x"));
@@ -81,7 +82,10 @@ fn a_thousand_items_are_taken_and_one_more_is_not() {
 #[test]
 fn a_query_may_be_empty_or_null_but_no_array() {
     for body in ["", "  ", "{}", "null"] {
-        assert_eq!(query::<DescribeSessionsRequestData>(body.as_bytes()).unwrap(), DescribeSessionsRequestData::default());
+        assert_eq!(
+            query::<DescribeSessionsRequestData>(body.as_bytes()).unwrap(),
+            DescribeSessionsRequestData::default()
+        );
     }
     assert!(query::<DescribeSessionsRequestData>(b"[[\"a\"]]").is_err());
     let null_value: DescribeSessionsRequestData = query(br#"{"Filters": [{"Key": "owner", "Value": null}]}"#).unwrap();
@@ -120,7 +124,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 64, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::vec((name.clone(), inner), 0..6).prop_map(|members| Value::Object(members.into_iter().collect())),
+            prop::collection::vec((name.clone(), inner), 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
 }

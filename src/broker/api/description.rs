@@ -57,10 +57,7 @@ struct BearerAuth;
 impl Modify for BearerAuth {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-        openapi
-            .components
-            .get_or_insert_default()
-            .add_security_scheme("bearerAuth", SecurityScheme::Http(bearer));
+        openapi.components.get_or_insert_default().add_security_scheme("bearerAuth", SecurityScheme::Http(bearer));
     }
 }
 

@@ -12,8 +12,8 @@ use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::ApiState;
-use super::limits::REQUEST_ID_BYTES_MAX;
 use super::error::Error;
+use super::limits::REQUEST_ID_BYTES_MAX;
 
 /// Header with the request's id, in requests and in answers.
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");

@@ -151,9 +151,8 @@ impl SessionQuery {
         }
         match &self.filters.owners {
             Some(owners) => {
-                let listings = owners.iter().map(|owner| -> Sessions<'a> {
-                    Box::new(fleet.sessions_of_owner_from(owner, after))
-                });
+                let listings =
+                    owners.iter().map(|owner| -> Sessions<'a> { Box::new(fleet.sessions_of_owner_from(owner, after)) });
                 Box::new(Merged::new(listings))
             }
             None => Box::new(fleet.sessions_from(after)),

@@ -37,9 +37,10 @@ pub const AUTORUN_ARGUMENT_CHARS_MAX: usize = 150;
 
 /// Agents that one request for pictures asks at the same time.
 pub const AGENTS_ASKED_MAX: usize = 8;
-/// How long one agent may take for a picture.
+/// How long one agent may take for a picture, unless an operator sets it.
 pub const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long all pictures of a request may take; most clients wait for 60 s.
+/// How long all pictures of a request may take, unless an operator sets it;
+/// most clients wait for 60 s.
 pub const SCREENSHOTS_TIMEOUT: Duration = Duration::from_secs(45);
 /// Bytes of base64 that one answer with pictures holds at most: it is made in
 /// memory.

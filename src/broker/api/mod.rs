@@ -29,6 +29,7 @@ mod view;
 pub mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -70,6 +71,10 @@ pub struct Screenshots {
     pub height_max: u32,
     /// Format (`session-screenshot-format`).
     pub format: ImageFormat,
+    /// How long one agent may take.
+    pub agent_timeout: Duration,
+    /// How long all pictures of a request may take.
+    pub request_timeout: Duration,
 }
 
 impl Default for ApiSettings {
@@ -80,7 +85,13 @@ impl Default for ApiSettings {
 
 impl Default for Screenshots {
     fn default() -> Self {
-        Self { width_max: 160, height_max: 100, format: ImageFormat::Png }
+        Self {
+            width_max: 160,
+            height_max: 100,
+            format: ImageFormat::Png,
+            agent_timeout: limits::AGENT_TIMEOUT,
+            request_timeout: limits::SCREENSHOTS_TIMEOUT,
+        }
     }
 }
 
@@ -183,7 +194,11 @@ impl ApiState {
         let proposed = commands.len();
         let outcomes = if commands.is_empty() { Vec::new() } else { self.core.propose(commands).await? };
         if outcomes.len() != proposed {
-            tracing::error!(proposed, outcomes = outcomes.len(), "a proposal came back with another number of outcomes");
+            tracing::error!(
+                proposed,
+                outcomes = outcomes.len(),
+                "a proposal came back with another number of outcomes"
+            );
             return Err(Error::Internal);
         }
         let mut outcomes = outcomes.into_iter();

@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    fn message(error: Error) -> String {
+    fn message(error: &Error) -> String {
         error.to_string()
     }
 
@@ -122,7 +122,7 @@ mod tests {
             Fingerprint::new("servers", ["ab", "c"]),
             Fingerprint::new("sessions", []),
         ] {
-            assert!(message(other.resume(&token).unwrap_err()).contains("belongs to another query"));
+            assert!(message(&other.resume(&token).unwrap_err()).contains("belongs to another query"));
         }
     }
 
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(size(None).unwrap(), 1000);
         assert_eq!((size(Some(1)).unwrap(), size(Some(1000)).unwrap()), (1, 1000));
         for wrong in [0, -1, 1001, i64::MIN] {
-            assert_eq!(message(size(Some(wrong)).unwrap_err()), "MaxResults must be between 1 and 1000");
+            assert_eq!(message(&size(Some(wrong)).unwrap_err()), "MaxResults must be between 1 and 1000");
         }
     }
 

@@ -10,11 +10,11 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::Items;
-use super::limits::{AGENTS_ASKED_MAX, AGENT_TIMEOUT, SCREENSHOTS_BYTES_MAX, SCREENSHOTS_TIMEOUT, SCREENSHOT_SIDE_MAX};
 use super::connection::not_ready;
 use super::door::AskError;
 use super::envelope::RequestId;
 use super::error::Error;
+use super::limits::{AGENTS_ASKED_MAX, SCREENSHOT_SIDE_MAX, SCREENSHOTS_BYTES_MAX};
 use super::validate::Invalid;
 use super::{ApiState, validate, view, wire};
 use crate::domain::session::SessionState;
@@ -58,7 +58,8 @@ pub(super) async fn take(
     Items(items): Items<wire::GetSessionScreenshotRequestData>,
 ) -> Result<Json<wire::GetSessionScreenshotsResponse>, Error> {
     let fleet = api.core.read().await?;
-    let shared = Arc::new(Sitting { api, fleet, end: Instant::now() + SCREENSHOTS_TIMEOUT, bytes: AtomicUsize::new(0) });
+    let end = Instant::now() + api.settings.screenshots.request_timeout;
+    let shared = Arc::new(Sitting { api, fleet, end, bytes: AtomicUsize::new(0) });
     let pictures = stream::iter(items).map(|item| {
         let shared = Arc::clone(&shared);
         async move {
@@ -103,7 +104,7 @@ impl Sitting {
         if self.bytes.load(Ordering::Relaxed) >= SCREENSHOTS_BYTES_MAX {
             return Err(Failure::TooMuch);
         }
-        let deadline = self.end.min(now + AGENT_TIMEOUT);
+        let deadline = self.end.min(now + self.api.settings.screenshots.agent_timeout);
         let asked = timeout_at(deadline, self.api.core.ask(&server, question)).await;
         match asked.unwrap_or(Err(AskError::TimedOut))? {
             Reply::Screenshot(images) if images.is_empty() => Err(Failure::Host("it has no screen".to_owned())),

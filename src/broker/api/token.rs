@@ -12,11 +12,11 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use super::ApiState;
-use super::limits::FORM_BYTES_MAX;
 use super::body;
 use super::door::{Token, TokenError, Unavailable};
 use super::error::{Error, ErrorBody};
 use super::form;
+use super::limits::FORM_BYTES_MAX;
 use crate::domain::ClientId;
 
 /// Answer with a token.

@@ -5,8 +5,11 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::limits::{
+    AUTORUN_ARGUMENT_CHARS_MAX, AUTORUN_ARGUMENTS_MAX, CLIENTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
+    PERMISSIONS_BYTES_MAX,
+};
 use super::wire;
-use super::limits::{AUTORUN_ARGUMENTS_MAX, AUTORUN_ARGUMENT_CHARS_MAX, CLIENTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PERMISSIONS_BYTES_MAX};
 use crate::domain::ids::IdError;
 use crate::domain::requirements::{self, Expression};
 use crate::domain::{Owner, ServerId, SessionId, SessionKind, SessionSpec};
@@ -169,10 +172,11 @@ fn kind(text: Option<&str>) -> Result<SessionKind, Invalid> {
 }
 
 fn clients_max(count: i64) -> Result<u32, Invalid> {
-    u32::try_from(count)
-        .ok()
-        .filter(|count| (1..=CLIENTS_MAX).contains(count))
-        .ok_or(Invalid::OutOfRange { field: "MaxConcurrentClients", min: 1, max: CLIENTS_MAX })
+    u32::try_from(count).ok().filter(|count| (1..=CLIENTS_MAX).contains(count)).ok_or(Invalid::OutOfRange {
+        field: "MaxConcurrentClients",
+        min: 1,
+        max: CLIENTS_MAX,
+    })
 }
 
 /// A path below a folder of the host, which may be Linux or Windows.

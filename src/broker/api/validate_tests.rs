@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::unnecessary_wraps)]
 
 use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
@@ -50,10 +50,7 @@ fn the_type_is_compared_without_case() {
 #[test]
 fn lengths_are_limited_and_the_limit_is_told() {
     assert_eq!(spec(|item| item.name = Some("x".repeat(256))).name.len(), 256);
-    assert_eq!(
-        reason(|item| item.name = Some("x".repeat(257))),
-        "Name must have at most 256 bytes, this one has 257"
-    );
+    assert_eq!(reason(|item| item.name = Some("x".repeat(257))), "Name must have at most 256 bytes, this one has 257");
     assert_eq!(
         reason(|item| item.owner = Some("x".repeat(257))),
         "Owner must have at most 256 bytes, this one has 257"

@@ -17,11 +17,7 @@ pub(super) fn session(fleet: &Fleet, session: &Session) -> wire::Session {
     let server = session.phase.server().map(|id| match fleet.server(id) {
         Some(server) => short_server(server),
         // Its record was dropped; the id is all there is.
-        None => wire::Server {
-            id: Some(id.as_str().to_owned()),
-            tags: Some(Vec::new()),
-            ..wire::Server::default()
-        },
+        None => wire::Server { id: Some(id.as_str().to_owned()), tags: Some(Vec::new()), ..wire::Server::default() },
     });
     wire::Session {
         server,
@@ -81,10 +77,8 @@ pub(super) fn server(fleet: &Fleet, server: &Server) -> wire::Server {
 fn short_server(server: &Server) -> wire::Server {
     let facts: &HostFacts = &server.facts;
     let http_port = facts.endpoints.iter().find(|endpoint| endpoint.protocol == EndpointProtocol::Http);
-    let tags = facts.tags.iter().map(|(key, value)| wire::KeyValuePair {
-        key: Some(key.clone()),
-        value: Some(value.clone()),
-    });
+    let tags =
+        facts.tags.iter().map(|(key, value)| wire::KeyValuePair { key: Some(key.clone()), value: Some(value.clone()) });
     wire::Server {
         id: Some(server.id.as_str().to_owned()),
         ip: filled(&facts.ip),

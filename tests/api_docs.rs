@@ -1,0 +1,34 @@
+//! The page for clients says what the code does.
+
+use berth::broker::api::limits;
+use berth::domain::ids::ID_BYTES_MAX;
+
+const PAGE: &str = include_str!("../docs/api.md");
+
+#[test]
+fn every_limit_stands_on_the_page_with_its_value() {
+    let rows = [
+        format!("| body of a request | {} bytes |", limits::BODY_BYTES_MAX),
+        format!("| time for a body to arrive | {} s |", limits::BODY_TIMEOUT.as_secs()),
+        format!("| form at the token end point | {} bytes |", limits::FORM_BYTES_MAX),
+        format!("| access token | {} bytes |", limits::ACCESS_TOKEN_BYTES_MAX),
+        format!("| request id taken over from a client | {} bytes |", limits::REQUEST_ID_BYTES_MAX),
+        format!("| items in a call, and ids or filters in a query | {} |", limits::ITEMS_MAX),
+        format!("| results in a page, and default of MaxResults | {} |", limits::RESULTS_MAX),
+        format!("| Name | {} bytes |", limits::NAME_BYTES_MAX),
+        format!("| Owner, SessionId, ServerId, and the user in a path | {ID_BYTES_MAX} bytes |"),
+        format!("| InitFile, InitFilePath, AutorunFile, StorageRoot | {} bytes |", limits::PATH_BYTES_MAX),
+        format!("| MaxConcurrentClients | 1 to {} |", limits::CLIENTS_MAX),
+        format!("| PermissionsFile, decoded | {} bytes |", limits::PERMISSIONS_BYTES_MAX),
+        format!("| AutorunFileArguments | {} entries |", limits::AUTORUN_ARGUMENTS_MAX),
+        format!("| an entry of AutorunFileArguments | {} characters |", limits::AUTORUN_ARGUMENT_CHARS_MAX),
+        format!("| agents asked for pictures at the same time, per request | {} |", limits::AGENTS_ASKED_MAX),
+        format!("| time for one picture | {} s |", limits::AGENT_TIMEOUT.as_secs()),
+        format!("| time for all pictures of a request | {} s |", limits::SCREENSHOTS_TIMEOUT.as_secs()),
+        format!("| pictures in one answer, as base64 | {} bytes |", limits::SCREENSHOTS_BYTES_MAX),
+        format!("| side of a picture | {} pixels |", limits::SCREENSHOT_SIDE_MAX),
+    ];
+    for row in rows {
+        assert!(PAGE.contains(&row), "docs/api.md lacks: {row}");
+    }
+}
