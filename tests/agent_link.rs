@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_util::sync::CancellationToken;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 const SECRET: &str = "a-secret-of-the-operator";
 
 /// The broker's side of the agents' port.
@@ -101,11 +101,7 @@ impl Broker {
     /// The next connection, welcomed.
     async fn welcome(&self, epoch: u64) -> (Peer, Hello) {
         let (mut peer, hello) = self.accept().await;
-        let welcome = FromBroker::Welcome {
-            version: 1,
-            epoch: Epoch(epoch),
-            oldest_instruction: InstructionId(0),
-        };
+        let welcome = FromBroker::Welcome { version: 1, epoch: Epoch(epoch), oldest_instruction: InstructionId(0) };
         peer.say(&welcome).await;
         (peer, hello)
     }
@@ -252,7 +248,8 @@ async fn the_hello_is_full_and_later_reports_hold_what_changed() {
 
     peer.instruct(1, 5, create("s", "ann")).await;
     assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done));
-    let known = |report: &Report| matches!(&report.sessions, Some(Inventory::Changes { changed, .. }) if !changed.is_empty());
+    let known =
+        |report: &Report| matches!(&report.sessions, Some(Inventory::Changes { changed, .. }) if !changed.is_empty());
     // The report of the new session may have come before its answer.
     agent.desktops.connect(&session("s"), 2);
     let report = peer.report(known).await;
@@ -261,7 +258,9 @@ async fn the_hello_is_full_and_later_reports_hold_what_changed() {
 
     agent.desktops.end_by_itself(&session("s"), "the user logged out");
     let ended = |report: &Report| matches!(&report.sessions, Some(Inventory::Changes { gone, .. }) if !gone.is_empty());
-    let Some(Inventory::Changes { gone, .. }) = peer.report(ended).await.sessions else { unreachable!("checked above") };
+    let Some(Inventory::Changes { gone, .. }) = peer.report(ended).await.sessions else {
+        unreachable!("checked above")
+    };
     assert_eq!(gone[0].reason.as_deref(), Some("the user logged out"));
 
     // The server keeps its id over a restart of the agent.
@@ -328,7 +327,12 @@ async fn an_instruction_of_another_epoch_is_void() {
 #[tokio::test(flavor = "multi_thread")]
 async fn instructions_of_one_session_run_in_order_and_limits_hold() {
     let broker = Broker::start().await;
-    let simulated = Settings { create_delay_ms: 100, close_delay_ms: 1, fail_name: Some("cursed".to_owned()), ..Settings::default() };
+    let simulated = Settings {
+        create_delay_ms: 100,
+        close_delay_ms: 1,
+        fail_name: Some("cursed".to_owned()),
+        ..Settings::default()
+    };
     let config = Config { simulated, max_virtual_sessions: Some(2), ..broker.config() };
     let agent = Agent::start(config);
     let (mut peer, hello) = broker.welcome(1).await;
@@ -366,12 +370,8 @@ async fn a_picture_is_told_and_a_missing_session_is_named() {
     peer.instruct(1, 1, create("s", "ann")).await;
     peer.answer().await;
     for (number, name) in [(1, "s"), (2, "other")] {
-        let question = Question::Screenshot {
-            session: session(name),
-            width_max: 160,
-            height_max: 100,
-            format: ImageFormat::Jpeg,
-        };
+        let question =
+            Question::Screenshot { session: session(name), width_max: 160, height_max: 100, format: ImageFormat::Jpeg };
         peer.say(&FromBroker::Question { number, question }).await;
         let (asked, reply) = loop {
             if let FromAgent::Reply { question, reply } = peer.next().await {

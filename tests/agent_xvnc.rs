@@ -13,7 +13,7 @@ use berth::agent::desktops::{Desktops, Shot, State};
 use berth::domain::{InstructionId, Owner, SessionId, SessionKind, SessionSpec};
 use berth::protocol::ImageFormat;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A host of its own for a test.
 struct Host {
@@ -29,7 +29,8 @@ impl Host {
             ("openbox", "openbox"),
             ("xterm", "xterm"),
         ] {
-            let installed = ["/usr/bin", "/usr/local/bin"].iter().any(|folder| Path::new(folder).join(program).exists());
+            let installed =
+                ["/usr/bin", "/usr/local/bin"].iter().any(|folder| Path::new(folder).join(program).exists());
             assert!(installed, "{program} is missing: install the Debian package {package}");
         }
         let folder = tempfile::tempdir().unwrap();
@@ -281,7 +282,9 @@ async fn the_init_file_makes_the_desktop_and_the_autorun_file_gets_its_arguments
 async fn an_init_file_that_fails_says_why_and_leaves_nothing() {
     let host = Host::new().await;
     host.script("init/broken", "#!/bin/sh\nsleep 1000 &\necho no such theme >&2\nexit 3\n");
-    for (file, words) in [("broken", ["ended with code 3", "no such theme"]), ("../broken", ["init file", "without .."])] {
+    for (file, words) in
+        [("broken", ["ended with code 3", "no such theme"]), ("../broken", ["init file", "without .."])]
+    {
         let spec = SessionSpec { init_file: Some(file.to_owned()), ..spec() };
         let failure = host.desktops.create(id(), spec, None).await.unwrap_err();
         assert!(words.iter().all(|word| failure.0.contains(word)), "{failure}");
@@ -333,10 +336,8 @@ async fn sessions_made_at_the_same_moment_get_displays_of_their_own() {
     let sessions: Vec<SessionId> = (0..3).map(|_| id()).collect();
     let made = futures_util::future::join_all(sessions.iter().map(|session| host.create(session, spec())));
     made.await;
-    let displays: std::collections::BTreeSet<u64> = sessions
-        .iter()
-        .map(|session| host.record(session)["running"]["display"].as_u64().unwrap())
-        .collect();
+    let displays: std::collections::BTreeSet<u64> =
+        sessions.iter().map(|session| host.record(session)["running"]["display"].as_u64().unwrap()).collect();
     assert_eq!(displays.len(), sessions.len());
     for session in sessions {
         let record = host.record(&session);

@@ -353,8 +353,7 @@ impl Config {
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         let agent = file.agent;
         let mut warnings = Vec::new();
-        for (key, given) in
-            [("software_statement_path", &agent.software_statement_path), ("dcv_root", &agent.dcv_root)]
+        for (key, given) in [("software_statement_path", &agent.software_statement_path), ("dcv_root", &agent.dcv_root)]
         {
             if given.is_some() {
                 warnings.push(format!("{key} is not used here and can be removed from the configuration"));
@@ -401,8 +400,7 @@ impl Config {
             return value("ca_file", "must name the broker's CA certificates (PEM) while tls_strict is true");
         }
         let interval_ms = self.broker_update_interval.as_millis();
-        let allowed =
-            u128::from(protocol::REPORT_INTERVAL_MS_MIN)..=u128::from(protocol::REPORT_INTERVAL_MS_MAX);
+        let allowed = u128::from(protocol::REPORT_INTERVAL_MS_MIN)..=u128::from(protocol::REPORT_INTERVAL_MS_MAX);
         if !allowed.contains(&interval_ms) {
             return value("broker_update_interval", "must be from 1 to 600 seconds");
         }
@@ -418,8 +416,7 @@ impl Config {
     pub fn secret(&self) -> Result<Zeroizing<String>, Error> {
         use std::os::unix::fs::PermissionsExt;
         let path = self.secret_file.clone();
-        let metadata =
-            std::fs::metadata(&path).map_err(|source| Error::SecretRead { path: path.clone(), source })?;
+        let metadata = std::fs::metadata(&path).map_err(|source| Error::SecretRead { path: path.clone(), source })?;
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o037 != 0 {
             return Err(Error::SecretExposed { path, mode });

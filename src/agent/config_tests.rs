@@ -105,10 +105,8 @@ fn a_secret_that_others_can_read_is_refused() {
 
 /// The parser's complaint about an unknown key lists all that exist.
 fn keys_of(section: &str) -> BTreeSet<String> {
-    let complaint = toml::from_str::<File>(&format!("version = '0.1'\n[{section}]\nno_such_key = 1"))
-        .err()
-        .unwrap()
-        .to_string();
+    let complaint =
+        toml::from_str::<File>(&format!("version = '0.1'\n[{section}]\nno_such_key = 1")).err().unwrap().to_string();
     let (_, expected) = complaint.split_once("expected").unwrap();
     expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }

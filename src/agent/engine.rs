@@ -205,8 +205,7 @@ impl Engine {
             Event::Connected { local, hello } => {
                 self.local_ip = Some(local);
                 let facts = self.snapshot.facts_at(self.ip());
-                let (report, told) =
-                    Told::all(facts, self.snapshot.load.clone(), &self.state.borrow_and_update());
+                let (report, told) = Told::all(facts, self.snapshot.load.clone(), &self.state.borrow_and_update());
                 self.report_due = None;
                 self.link = Link::Greeting(told);
                 let report_interval_ms = u64::try_from(self.report_interval.as_millis()).unwrap_or(u64::MAX);
@@ -244,9 +243,8 @@ impl Engine {
         let waiting = VecDeque::new();
         self.link = Link::Up(Connection { outbound, _hold: hold, waiting, told, number: 0, reported: false });
         self.ledger_write(move |ledger| ledger.forget_below(oldest)).await?;
-        let answers: Vec<(InstructionId, Answer)> = self
-            .with_ledger(|ledger| ledger.answers().map(|(id, answer)| (id, answer.clone())).collect())
-            .await?;
+        let answers: Vec<(InstructionId, Answer)> =
+            self.with_ledger(|ledger| ledger.answers().map(|(id, answer)| (id, answer.clone())).collect()).await?;
         for (instruction, answer) in answers {
             self.send(FromAgent::Answer { instruction, answer });
         }
@@ -337,9 +335,7 @@ impl Engine {
             let outcome = match instruction.action.clone() {
                 Action::CreateSession { session, spec } => desktops.create(session, spec, Some(instruction.id)).await,
                 Action::CloseSession { session } => desktops.close(session).await,
-                Action::SetPermissions { session, permissions } => {
-                    desktops.set_permissions(session, permissions).await
-                }
+                Action::SetPermissions { session, permissions } => desktops.set_permissions(session, permissions).await,
             };
             let answer = match outcome {
                 Ok(()) => Answer::Done,
@@ -368,8 +364,10 @@ impl Engine {
                 .and_then(|_| failed("this host has a console session already".to_owned()));
         }
         let creating = self.work.creating.iter().filter(|(id, _)| !state.sessions.contains_key(*id));
-        let owners: Vec<&Owner> =
-            of_kind(SessionKind::Virtual).map(|session| &session.owner).chain(creating.map(|(_, owner)| owner)).collect();
+        let owners: Vec<&Owner> = of_kind(SessionKind::Virtual)
+            .map(|session| &session.owner)
+            .chain(creating.map(|(_, owner)| owner))
+            .collect();
         let reached = |limit: Option<u32>, count: usize| limit.filter(|limit| count >= *limit as usize);
         if let Some(limit) = reached(self.limits.virtual_sessions_max, owners.len()) {
             return failed(format!("this host accepts at most {limit} virtual sessions"));
@@ -478,7 +476,8 @@ impl Engine {
         work: impl FnOnce(&mut Ledger) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let ledger = Arc::clone(&self.ledger);
-        let done = tokio::task::spawn_blocking(move || work(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner)));
+        let done =
+            tokio::task::spawn_blocking(move || work(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner)));
         done.await.map_err(|_| Error::Task("ledger"))
     }
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::instruction::{Action, Answer, Instruction};
 use crate::domain::InstructionId;
+use crate::domain::instruction::{Action, Answer, Instruction};
 
 use super::files::{self, FileError};
 
@@ -170,12 +170,8 @@ impl Ledger {
 
     /// Forgets what the broker no longer waits for and which is not running.
     pub(crate) fn forget_below(&mut self, oldest: InstructionId) -> Result<(), Error> {
-        let done: Vec<InstructionId> = self
-            .entries
-            .range(..oldest)
-            .filter(|(_, entry)| entry.answer.is_some())
-            .map(|(id, _)| *id)
-            .collect();
+        let done: Vec<InstructionId> =
+            self.entries.range(..oldest).filter(|(_, entry)| entry.answer.is_some()).map(|(id, _)| *id).collect();
         done.into_iter().try_for_each(|id| self.forget(id))
     }
 

@@ -90,7 +90,10 @@ fn what_the_broker_no_longer_waits_for_is_forgotten_unless_it_runs() {
 #[test]
 fn a_damaged_entry_stops_the_start_and_names_its_file() {
     let folder = tempfile::tempdir().unwrap();
-    for content in ["{", r#"{"version":2,"instruction":{"id":1,"issued_at":0,"action":{"close_session":{"session":"s"}}},"answer":null}"#] {
+    for content in [
+        "{",
+        r#"{"version":2,"instruction":{"id":1,"issued_at":0,"action":{"close_session":{"session":"s"}}},"answer":null}"#,
+    ] {
         fs::write(folder.path().join("1.json"), content).unwrap();
         let error = Ledger::open(Some(folder.path())).unwrap_err().to_string();
         assert!(error.contains("1.json"), "{error}");

@@ -347,8 +347,11 @@ async fn receive(socket: &mut Socket) -> Result<Option<FromBroker>, Problem> {
 
 /// A reason as it fits into a close frame: 123 bytes.
 fn short(reason: &str) -> String {
-    reason.chars().scan(0, |bytes, c| {
-        *bytes += c.len_utf8();
-        (*bytes <= 123).then_some(c)
-    }).collect()
+    reason
+        .chars()
+        .scan(0, |bytes, c| {
+            *bytes += c.len_utf8();
+            (*bytes <= 123).then_some(c)
+        })
+        .collect()
 }

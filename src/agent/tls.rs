@@ -37,7 +37,8 @@ impl Connector {
     /// Trusts the certificates of `ca_file`; `None` trusts everybody.
     pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder =
+            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
         let mut config = match ca_file {
             Some(path) => builder.with_root_certificates(read_roots(path)?).with_no_client_auth(),
             None => builder
@@ -49,7 +50,11 @@ impl Connector {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    pub(super) async fn connect(&self, name: ServerName<'static>, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn connect(
+        &self,
+        name: ServerName<'static>,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
         self.0.connect(name, stream).await
     }
 }

@@ -28,9 +28,7 @@ pub fn encode(screen: RgbImage, shot: Shot, taken_at_ms: u64) -> Result<Image, F
     let mut file = Cursor::new(Vec::new());
     let encoded = match shot.format {
         ImageFormat::Png => DynamicImage::ImageRgb8(scaled).write_to(&mut file, FileFormat::Png),
-        ImageFormat::Jpeg => {
-            scaled.write_with_encoder(JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY))
-        }
+        ImageFormat::Jpeg => scaled.write_with_encoder(JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY)),
     };
     encoded.map_err(|error| Failure(format!("the picture of the screen cannot be encoded: {error}")))?;
     let bytes = file.into_inner();

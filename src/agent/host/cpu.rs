@@ -16,8 +16,8 @@ pub(super) fn read(host: &Host) -> Cpu {
     };
     let logical_count = u32::try_from(fields("processor").count()).unwrap_or(u32::MAX);
     let packages = fields("physical id").collect::<BTreeSet<_>>().len().max(1);
-    let per_package = u32::try_from(usize::try_from(logical_count).unwrap_or(usize::MAX) / packages)
-        .unwrap_or(logical_count);
+    let per_package =
+        u32::try_from(usize::try_from(logical_count).unwrap_or(usize::MAX) / packages).unwrap_or(logical_count);
     let implementer = fields("CPU implementer").next();
     Cpu {
         vendor: fields("vendor_id")
@@ -59,14 +59,16 @@ mod tests {
 
     #[test]
     fn two_packages_with_two_cores_and_four_threads_each() {
-        let mut text = String::new();
-        for processor in 0..8 {
-            text += &format!(
-                "processor\t: {processor}\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon: Gold\n\
-                 physical id\t: {}\ncpu cores\t: 2\n\n",
-                processor / 4
-            );
-        }
+        let text: Vec<String> = (0..8)
+            .map(|processor| {
+                format!(
+                    "processor\t: {processor}\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon: Gold\n\
+                     physical id\t: {}\ncpu cores\t: 2\n\n",
+                    processor / 4
+                )
+            })
+            .collect();
+        let text = text.concat();
         let (_folder, host) = fixture::host(&[("proc/cpuinfo", &text)]);
         let cpu = read(&host);
         assert_eq!((cpu.vendor.as_str(), cpu.model_name.as_str()), ("GenuineIntel", "Xeon: Gold"));

@@ -28,11 +28,7 @@ pub(super) fn average(host: &Host) -> LoadAverage {
     let text = host.text("proc/loadavg");
     let mut fields = text.split_ascii_whitespace().map(|field| hundredths(field).unwrap_or(0));
     let mut next = || fields.next().unwrap_or(0);
-    LoadAverage {
-        one_minute_hundredths: next(),
-        five_minutes_hundredths: next(),
-        fifteen_minutes_hundredths: next(),
-    }
+    LoadAverage { one_minute_hundredths: next(), five_minutes_hundredths: next(), fifteen_minutes_hundredths: next() }
 }
 
 /// The kernel writes exactly two decimals.

@@ -22,10 +22,7 @@ pub(super) fn read(host: &Host) -> Os {
 /// Value of a shell-like assignment, without its quotes.
 fn value(text: &str, key: &str) -> Option<String> {
     let given = text.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?.trim();
-    let bare = ['"', '\'']
-        .iter()
-        .find_map(|quote| given.strip_prefix(*quote)?.strip_suffix(*quote))
-        .unwrap_or(given);
+    let bare = ['"', '\''].iter().find_map(|quote| given.strip_prefix(*quote)?.strip_suffix(*quote)).unwrap_or(given);
     Some(bare.replace("\\\"", "\"").replace("\\$", "$").replace("\\\\", "\\"))
 }
 
@@ -37,8 +34,7 @@ mod tests {
     #[test]
     fn the_distribution_and_the_kernel_are_told() {
         let release = "PRETTY_NAME=\"Debian GNU/Linux 12\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID='12'\n";
-        let (_folder, host) =
-            fixture::host(&[("etc/os-release", release), ("proc/sys/kernel/osrelease", "6.1.0-9\n")]);
+        let (_folder, host) = fixture::host(&[("etc/os-release", release), ("proc/sys/kernel/osrelease", "6.1.0-9\n")]);
         let os = read(&host);
         assert_eq!((os.name.as_str(), os.version.as_str()), ("Debian GNU/Linux", "12"));
         assert_eq!(os.kernel_version.as_deref(), Some("6.1.0-9"));

@@ -35,8 +35,7 @@ impl Displays {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let free = (from.max(DISPLAYS.start)..DISPLAYS.end).find(|display| {
             !taken.contains(display)
-                && !lock_of(*display).exists()
-                && !socket_of(*display).exists()
+                && !is_held(*display)
                 && TcpListener::bind((Ipv4Addr::LOCALHOST, port_of(*display))).is_ok()
         });
         let display = free.ok_or_else(|| Failure::new("this host has no free X display left"))?;
@@ -69,11 +68,27 @@ fn lock_of(display: u16) -> PathBuf {
     PathBuf::from(format!("/tmp/.X{display}-lock"))
 }
 
+/// Process that a display's lock names.
+fn holder_of(display: u16) -> Option<u32> {
+    files::read_text(&lock_of(display), 64).ok()?.trim().parse().ok()
+}
+
+/// Whether an X server seems to have a display. What a killed one left behind
+/// is no obstacle: the next one replaces it.
+fn is_held(display: u16) -> bool {
+    match holder_of(display) {
+        Some(pid) => Process::of(pid).is_some_and(Process::is_alive),
+        // A lock that names nobody is being written.
+        None => lock_of(display).exists() || UnixStream::connect(socket_of(display)).is_ok(),
+    }
+}
+
 /// X servers of users cannot make the folder of the sockets as it should be;
 /// root can.
 pub(super) fn prepare_socket_folder() {
     if !Path::new(SOCKETS).exists()
-        && let Err(error) = fs::create_dir(SOCKETS).and_then(|()| fs::set_permissions(SOCKETS, fs::Permissions::from_mode(0o1777)))
+        && let Err(error) =
+            fs::create_dir(SOCKETS).and_then(|()| fs::set_permissions(SOCKETS, fs::Permissions::from_mode(0o1777)))
     {
         tracing::warn!(%error, "the folder {SOCKETS} cannot be made; X servers will try by themselves");
     }
@@ -83,7 +98,7 @@ pub(super) fn prepare_socket_folder() {
 /// server's, since another one may have taken the display already.
 pub(super) fn clean_up(display: u16, server: Process) -> Result<(), Failure> {
     let (lock, socket) = (lock_of(display), socket_of(display));
-    let holder = files::read_text(&lock, 64).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let holder = holder_of(display);
     let remove = |path: &Path| {
         files::remove(path).map_err(|error| Failure(format!("a rest of display {display} stays: {error}")))
     };

@@ -27,9 +27,9 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::{Desktops, Failure, Shot, State, picture, unknown};
+use crate::agent::clock;
 use crate::agent::config;
 use crate::agent::files::{self, FileError};
-use crate::agent::clock;
 use crate::domain::host::Health;
 use crate::domain::{InstructionId, SessionId, SessionSpec};
 use crate::protocol::Image;

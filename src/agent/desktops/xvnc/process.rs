@@ -99,8 +99,7 @@ pub(super) fn find(mark: &str, leaders: &[Process]) -> BTreeSet<Process> {
         .collect();
     // The number of a kernel session is its leader's. It cannot be another
     // session's as long as that leader lives.
-    let led: BTreeSet<u32> =
-        leaders.iter().filter(|leader| leader.is_alive()).map(|leader| leader.pid).collect();
+    let led: BTreeSet<u32> = leaders.iter().filter(|leader| leader.is_alive()).map(|leader| leader.pid).collect();
     let own = std::process::id();
     let mut found: BTreeSet<u32> = running
         .values()
@@ -141,11 +140,9 @@ pub(super) async fn end_all(mark: &str, server: Option<Process>, leaders: &[Proc
         async move { tokio::task::spawn_blocking(move || find(&mark, &leaders)).await.unwrap_or_default() }
     };
     let mut known = look().await;
-    for (signal, spare, grace) in [
-        (Signal::TERM, server, TERM_GRACE),
-        (Signal::TERM, None, TERM_GRACE),
-        (Signal::KILL, None, KILL_GRACE),
-    ] {
+    for (signal, spare, grace) in
+        [(Signal::TERM, server, TERM_GRACE), (Signal::TERM, None, TERM_GRACE), (Signal::KILL, None, KILL_GRACE)]
+    {
         let deadline = Instant::now() + grace;
         let mut asked = BTreeSet::new();
         loop {

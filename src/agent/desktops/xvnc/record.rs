@@ -186,7 +186,11 @@ impl Folder {
         let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let printable = |c: &char| !c.is_control();
-        if lines.is_empty() { "it printed nothing".to_owned() } else { lines.join("; ").chars().filter(printable).collect() }
+        if lines.is_empty() {
+            "it printed nothing".to_owned()
+        } else {
+            lines.join("; ").chars().filter(printable).collect()
+        }
     }
 
     /// Cuts logs that have grown too large.

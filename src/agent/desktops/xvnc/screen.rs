@@ -97,10 +97,10 @@ fn picture(connection: &RustConnection, screen: usize) -> Result<RgbImage, Box<d
     while row < size.height {
         let rows = STRIP_ROWS.min(size.height - row);
         let top = i16::try_from(row)?;
-        let strip = connection
-            .get_image(ImageFormat::Z_PIXMAP, root.root, 0, top, size.width, rows, u32::MAX)?
-            .reply()?;
-        let layout = Layout::of(setup, screen, strip.depth, strip.visual).ok_or("the screen has an unknown pixel format")?;
+        let strip =
+            connection.get_image(ImageFormat::Z_PIXMAP, root.root, 0, top, size.width, rows, u32::MAX)?.reply()?;
+        let layout =
+            Layout::of(setup, screen, strip.depth, strip.visual).ok_or("the screen has an unknown pixel format")?;
         layout.append_rgb(&strip.data, size.width, rows, &mut pixels).ok_or("the X server sent too few pixels")?;
         row += rows;
     }
@@ -143,11 +143,8 @@ impl Layout {
             let line = data.get(row * stride..)?.get(..width * bytes_per_pixel)?;
             for pixel in line.chunks_exact(bytes_per_pixel) {
                 let add = |value: u32, byte: &u8| (value << 8) | u32::from(*byte);
-                let value = if self.high_byte_first {
-                    pixel.iter().fold(0, add)
-                } else {
-                    pixel.iter().rev().fold(0, add)
-                };
+                let value =
+                    if self.high_byte_first { pixel.iter().fold(0, add) } else { pixel.iter().rev().fold(0, add) };
                 pixels.extend(self.masks.map(|mask| channel(value, mask)));
             }
         }

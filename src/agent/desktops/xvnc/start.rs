@@ -28,8 +28,7 @@ use crate::domain::{SessionKind, SessionSpec};
 /// What a host without Xvnc is told.
 pub(super) const XVNC_MISSING: &str =
     "Xvnc is not installed on this host: install the Debian package tigervnc-standalone-server";
-const VNCPASSWD_MISSING: &str =
-    "vncpasswd is not installed on this host: install the Debian package tigervnc-tools";
+const VNCPASSWD_MISSING: &str = "vncpasswd is not installed on this host: install the Debian package tigervnc-tools";
 const DESKTOP_MISSING: &str =
     "no window manager is installed on this host: install the Debian packages openbox and xterm, or name an init file";
 
@@ -163,14 +162,20 @@ impl Plan {
         started
     }
 
-    async fn start_server(&self, inner: &Arc<Inner>, folder: &Folder, record: &Record) -> Result<(u16, Process), Failure> {
+    async fn start_server(
+        &self,
+        inner: &Arc<Inner>,
+        folder: &Folder,
+        record: &Record,
+    ) -> Result<(u16, Process), Failure> {
         let mut from = 0;
         for _ in 0..DISPLAYS_TRIED {
             let display = inner.displays.take(from)?;
-            match self.try_server(inner, folder, record, display).await {
+            let mut server = None;
+            match self.try_server(inner, folder, record, display, &mut server).await {
                 Ok(server) => return Ok((display, server)),
                 Err(failure) => {
-                    inner.end_processes(&record.mark, None, &[]).await?;
+                    inner.end_processes(&record.mark, server.map(|server| (display, server)), &[]).await?;
                     inner.displays.give_back(display);
                     if !is_taken(&failure.0) {
                         return Err(failure);
@@ -182,7 +187,15 @@ impl Plan {
         Err(Failure(format!("{DISPLAYS_TRIED} X displays in a row were taken by others")))
     }
 
-    async fn try_server(&self, inner: &Arc<Inner>, folder: &Folder, record: &Record, display: u16) -> Result<Process, Failure> {
+    /// `begun` tells the process also when it comes to nothing.
+    async fn try_server(
+        &self,
+        inner: &Arc<Inner>,
+        folder: &Folder,
+        record: &Record,
+        display: u16,
+        begun: &mut Option<Process>,
+    ) -> Result<Process, Failure> {
         let cookie: [u8; 16] = rand::random();
         files::replace(&folder.authority(), &authority_file(display, &cookie), 0o600)
             .map_err(|error| Failure(error.to_string()))?;
@@ -204,6 +217,7 @@ impl Plan {
         }
         let mut child = spawn(command, log, "Xvnc")?;
         let server = process_of(&mut child, "Xvnc", folder, "xvnc")?;
+        *begun = Some(server);
         let screen = Display { number: display, authority: folder.authority() };
         let deadline = Instant::now() + SERVER_TIMEOUT;
         loop {
@@ -292,7 +306,8 @@ struct Variables(Vec<(&'static str, std::ffi::OsString)>);
 
 impl User {
     fn in_session(&self, program: &Path, variables: &Variables) -> Command {
-        let borrowed: Vec<(&str, &OsStr)> = variables.0.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
+        let borrowed: Vec<(&str, &OsStr)> =
+            variables.0.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
         self.command(program, &borrowed)
     }
 }
