@@ -184,7 +184,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 fn api_settings(config: &Config) -> api::ApiSettings {
     let config::Screenshots { width_max, height_max, format } = config.screenshots;
     api::ApiSettings {
-        screenshots: api::Screenshots { width_max, height_max, format },
+        screenshots: api::Screenshots { width_max, height_max, format, ..api::Screenshots::default() },
         description_served: config.enable_api_yaml,
     }
 }

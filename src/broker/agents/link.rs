@@ -1,9 +1,9 @@
 //! One connection of one agent.
 //!
-//! Three things go on at once: this task reads what the agent says and what
-//! the log has for it; `recorder` puts what the agent said into the log, in
-//! order and one at a time; only this task writes to the socket. An agent that
-//! says much more than the log takes is sent away and comes back later.
+//! Two tasks: one reads what the agent says and what the log has for it, and
+//! alone writes to the socket; the recorder puts what the agent said into the
+//! log, in order, and what came in meanwhile as one entry. An agent that says
+//! more than the log takes has to wait, because nothing more is read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::protocol::{
     REPORT_INTERVAL_MS_MIN, Reply, close,
 };
 
-/// Messages of one agent that may wait for the log.
-const WAITING_MAX: usize = 64;
+/// Messages of one agent that may wait for the log, and that become one entry.
+const WAITING_MAX: usize = 128;
 
 /// How long a message may take to be written to the socket.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -205,30 +205,39 @@ fn start_recorder(
     server: &ServerId,
 ) -> (mpsc::Sender<ToRecord>, Recorded, tokio::task::JoinHandle<()>) {
     let (to_record, mut waiting) = mpsc::channel::<ToRecord>(WAITING_MAX);
-    // Roomy enough for all that may wait, so that the recorder never waits
-    // for a connection that is ending.
-    let (done, recorded) = mpsc::channel(WAITING_MAX * 2);
+    // Roomy enough for what waits and what is under way: the recorder never
+    // waits for a connection that waits for the recorder.
+    let (done, recorded) = mpsc::channel(WAITING_MAX * 3);
     let broker = Arc::clone(&agents.broker);
     let server = server.clone();
     let task = agents.tasks.spawn(async move {
-        while let Some(ToRecord { command, then }) = waiting.recv().await {
-            let result = match broker.propose(vec![command]).await {
-                Ok(outcomes) => match outcomes.first() {
-                    Some(Outcome::Refused(Refusal::StaleEpoch)) => Err(replaced()),
-                    _ => Ok(then),
-                },
+        let mut batch = Vec::with_capacity(WAITING_MAX);
+        while waiting.recv_many(&mut batch, WAITING_MAX).await > 0 {
+            let (commands, thens): (Vec<_>, Vec<_>) =
+                batch.drain(..).map(|ToRecord { command, then }| (command, then)).unzip();
+            let results = match broker.propose(commands).await {
+                Ok(outcomes) => outcomes.into_iter().zip(thens).map(|(outcome, then)| told(&outcome, then)).collect(),
                 // Without the log nothing the agent says counts. It comes back
                 // with a full report when the log takes it again.
-                Err(error) => Err(Farewell::new(close::UNAVAILABLE, error.to_string())),
+                Err(error) => vec![Err(Farewell::new(close::UNAVAILABLE, error.to_string()))],
             };
-            let ends = result.is_err();
-            if done.send(result).await.is_err() || ends {
-                break;
+            for result in results {
+                let ends = result.is_err();
+                if done.send(result).await.is_err() || ends {
+                    return;
+                }
             }
         }
         tracing::trace!(%server, "recorder ends");
     });
     (to_record, recorded, task)
+}
+
+fn told(outcome: &Outcome, then: FromBroker) -> Result<FromBroker, Farewell> {
+    match outcome {
+        Outcome::Refused(Refusal::StaleEpoch) => Err(replaced()),
+        _ => Ok(then),
+    }
 }
 
 fn replaced() -> Farewell {
@@ -262,18 +271,21 @@ impl Talk {
         let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // What was recorded goes out before more is read, so that no more
+            // is under way than the channels hold.
             let step = tokio::select! {
-                message = socket.next() => self.heard(socket, message).await,
-                () = registered.woken.notified() => self.instruct(socket).await,
-                Some(asked) = registered.questions.recv() => self.ask(socket, asked).await,
+                biased;
+                () = agents.shutdown.cancelled() => {
+                    Err(Farewell::new(close::GOING_AWAY, "this replica ends; connect to another"))
+                }
                 Some(result) = recorded.recv() => match result {
                     Ok(message) => send(socket, &message).await,
                     Err(farewell) => Err(farewell),
                 },
+                () = registered.woken.notified() => self.instruct(socket).await,
+                Some(asked) = registered.questions.recv() => self.ask(socket, asked).await,
                 _ = pings.tick() => self.ping(socket).await,
-                () = agents.shutdown.cancelled() => {
-                    Err(Farewell::new(close::GOING_AWAY, "this replica ends; connect to another"))
-                }
+                message = socket.next() => self.heard(socket, message).await,
             };
             if let Err(farewell) = step {
                 return farewell;
@@ -343,12 +355,12 @@ impl Talk {
             FromAgent::Hello(_) => Err(Farewell::nonsense("a second hello on one connection")),
             FromAgent::Report { number, report } => {
                 let command = Command::Report { server: self.server.clone(), epoch: self.epoch, report };
-                self.record(command, FromBroker::Reported { number })
+                self.record(command, FromBroker::Reported { number }).await
             }
             FromAgent::Answer { instruction, answer } => {
                 let command =
                     Command::Answer { server: self.server.clone(), epoch: self.epoch, instruction, answer };
-                self.record(command, FromBroker::Settled { instruction })
+                self.record(command, FromBroker::Settled { instruction }).await
             }
             FromAgent::Reply { question, reply } => {
                 if let Some(waiting) = self.questions.remove(&question) {
@@ -362,10 +374,9 @@ impl Talk {
         }
     }
 
-    fn record(&self, command: Command, then: FromBroker) -> Result<(), Farewell> {
-        self.to_record
-            .try_send(ToRecord { command, then })
-            .map_err(|_| Farewell::new(close::UNAVAILABLE, "more was said than the log takes now"))
+    async fn record(&self, command: Command, then: FromBroker) -> Result<(), Farewell> {
+        let to_record = ToRecord { command, then };
+        self.to_record.send(to_record).await.map_err(|_| Farewell::new(close::UNAVAILABLE, "the log takes nothing now"))
     }
 }
 
