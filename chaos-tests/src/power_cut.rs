@@ -104,6 +104,7 @@ impl Shape {
     }
 
     /// The shape after a step.
+    #[must_use]
     pub fn after(mut self, step: &Step) -> Self {
         match step {
             Step::Append { start, lengths } => self.next = start + lengths.len() as u64,

@@ -211,7 +211,9 @@ impl Log {
     /// where their payloads exceed `max_bytes` (but at least one); fewer where
     /// the older ones are on disk only: ask again from there. Empty if there is
     /// no entry at the start of `range`, [`Error::Purged`] if it is purged.
-    /// Recent entries come from memory, older ones from disk, each checked.
+    /// Recent entries come from memory, older ones from disk, each checked. When
+    /// the disk is full to the last byte, beyond the reserve, older ones may have
+    /// to wait until there is room.
     pub fn read(&self, range: Range<u64>, max_bytes: u64) -> Result<Vec<Entry>, Error> {
         loop {
             let state = self.shared.state();
@@ -229,6 +231,10 @@ impl Log {
             };
             let result = self.read_disk(first, &slots);
             let Err(error) = result else { return result };
+            if error.is_disk_full() {
+                self.shared.wait_for_reopening();
+                continue;
+            }
             // Unless it was dropped while being read, it is damaged.
             let state = self.shared.state();
             let dropped = state.view.truncations() != truncations

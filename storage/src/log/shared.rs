@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::database::Database;
 use super::view::View;
 use super::{Condition, Done, Entry};
 use crate::error::chain;
 use crate::{Error, Options};
+
+/// How long a reader waits before it tries again, if nobody wakes it.
+const REOPENING_PAUSE: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Wakes the writer: something is queued, or the store closes.
     pub(crate) wake: Condvar,
+    /// Wakes readers after the database was opened anew.
+    reopened: Condvar,
     /// Missing once closed. Written to by the writer only; taken exclusively
     /// only to open it anew.
     database: RwLock<Option<Database>>,
@@ -104,6 +109,7 @@ impl Shared {
                 closing: false,
             }),
             wake: Condvar::new(),
+            reopened: Condvar::new(),
             database: RwLock::new(Some(database)),
         }
     }
@@ -122,6 +128,19 @@ impl Shared {
         self.database
             .write()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits a while for the database to be opened anew: until then sled refuses
+    /// what it had not written when it met a full disk.
+    pub(crate) fn wait_for_reopening(&self) {
+        let state = self.state();
+        let woken = self.reopened.wait_timeout(state, REOPENING_PAUSE);
+        drop(woken.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Tells readers that the database was opened anew.
+    pub(crate) fn has_reopened(&self) {
+        self.reopened.notify_all();
     }
 
     /// Stops the log for good, loudly. The writer then fails what is queued.

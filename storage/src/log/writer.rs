@@ -288,6 +288,8 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
+        drop(guard);
+        shared.has_reopened();
         tracing::info!(folder = %shared.folder.display(), "the database was opened again, nothing is missing");
         Ok(())
     }
