@@ -15,7 +15,7 @@ mod screen;
 mod start;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -74,6 +74,23 @@ struct Inner {
     turns: Mutex<HashMap<SessionId, Arc<tokio::sync::Mutex<()>>>>,
     /// Calls for a look at the sessions: a process ended.
     look: Notify,
+}
+
+/// How a person on the host looks at a desktop with a VNC viewer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Viewing {
+    /// Port on the loopback address.
+    pub port: u16,
+    /// Password file for the viewer; its owner and root may read it.
+    pub password_file: PathBuf,
+}
+
+/// Where a session in an agent's sessions folder can be looked at; `None` when
+/// it does not run there.
+pub fn viewing(sessions: &Path, id: &SessionId) -> Option<Viewing> {
+    let folder = Folder::of(sessions, id).ok()?;
+    let running = folder.read().ok()??.running?;
+    Some(Viewing { port: running.port, password_file: folder.password() })
 }
 
 impl Xvnc {
