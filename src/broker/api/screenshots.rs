@@ -101,17 +101,15 @@ impl Sitting {
         if now >= self.end {
             return Err(Failure::NoTime);
         }
-        if self.bytes.load(Ordering::Relaxed) >= SCREENSHOTS_BYTES_MAX {
-            return Err(Failure::TooMuch);
-        }
         let deadline = self.end.min(now + self.api.settings.screenshots.agent_timeout);
         let asked = timeout_at(deadline, self.api.core.ask(&server, question)).await;
         match asked.unwrap_or(Err(AskError::TimedOut))? {
             Reply::Screenshot(images) if images.is_empty() => Err(Failure::Host("it has no screen".to_owned())),
             Reply::Screenshot(images) => {
                 let bytes = images.iter().map(|image| image.data.len()).sum::<usize>();
-                let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-                if before.saturating_add(bytes) > SCREENSHOTS_BYTES_MAX { Err(Failure::TooMuch) } else { Ok(images) }
+                let room = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= SCREENSHOTS_BYTES_MAX);
+                let added = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+                added.map(|_| images).map_err(|_| Failure::TooMuch)
             }
             Reply::Failed { reason } => Err(Failure::Host(reason)),
         }
