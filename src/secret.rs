@@ -98,8 +98,11 @@ impl Secret {
             return Self::read(path);
         }
         let secret = Self::random();
-        write_private(path, format!("{}\n", secret.expose()).as_bytes())
-            .map_err(|source| SecretError::Io { what: "write", path: path.to_owned(), source })?;
+        write_private(path, format!("{}\n", secret.expose()).as_bytes()).map_err(|source| SecretError::Io {
+            what: "write",
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(secret)
     }
 }

@@ -35,9 +35,7 @@ impl Disk {
         image.set_len(megabytes << 20)?;
         std::fs::create_dir(place.path().join("mount"))?;
         let disk = Self { place };
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-m", "0"])
-            .arg(disk.image()))?;
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(disk.image()))?;
         disk.mount()?;
         Ok(disk)
     }
@@ -49,10 +47,7 @@ impl Disk {
 
     /// Cuts the power: what was not synced by now is lost.
     pub fn cut_power(&self) -> anyhow::Result<()> {
-        run(Command::new("python3")
-            .args(["-c", SHUTDOWN])
-            .arg(self.path()))
-        .map(drop)
+        run(Command::new("python3").args(["-c", SHUTDOWN]).arg(self.path())).map(drop)
     }
 
     /// Unmounts the disk and mounts it again, as after a restart of the machine.
@@ -67,11 +62,9 @@ impl Disk {
     }
 
     fn mount(&self) -> anyhow::Result<()> {
-        run(Command::new("mount")
-            .args(["-t", "ext4", "-o", "loop"])
-            .args([self.image(), self.path()]))
-        .map(drop)
-        .context("this test needs root and a loop device")
+        run(Command::new("mount").args(["-t", "ext4", "-o", "loop"]).args([self.image(), self.path()]))
+            .map(drop)
+            .context("this test needs root and a loop device")
     }
 
     fn unmount(&self) -> anyhow::Result<()> {
@@ -96,15 +89,9 @@ impl Drop for Disk {
 }
 
 fn run(command: &mut Command) -> anyhow::Result<Output> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if !output.status.success() {
-        bail!(
-            "{} failed: {}",
-            command.get_program().display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{} failed: {}", command.get_program().display(), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output)
 }

@@ -23,11 +23,7 @@ fn entries_max(seed: u64) -> u64 {
 
 /// How both sides open the store.
 pub fn options() -> Options {
-    Options {
-        cache_bytes: 32 << 20,
-        window_bytes: 1 << 20,
-        ..Options::default()
-    }
+    Options { cache_bytes: 32 << 20, window_bytes: 1 << 20, ..Options::default() }
 }
 
 /// One step of the load. An entry's term is the number of the step it came with.
@@ -69,19 +65,14 @@ impl Shape {
         Ok(Self {
             first,
             next: log.last().map_or(first, |(index, _)| index + 1),
-            snapshot: store
-                .snapshots()
-                .current()?
-                .map(|snapshot| snapshot.index()),
+            snapshot: store.snapshots().current()?.map(|snapshot| snapshot.index()),
         })
     }
 
     /// Step `number` of the load of `seed`.
     pub fn step(self, seed: u64, number: u64) -> Step {
         let mut random = Random::new(seed ^ number.wrapping_mul(0x9e37_79b9));
-        let unpurged = self
-            .first
-            .max(self.next.saturating_sub(entries_max(seed) / 2));
+        let unpurged = self.first.max(self.next.saturating_sub(entries_max(seed) / 2));
         if self.next - self.first > entries_max(seed) {
             return match self.snapshot {
                 Some(snapshot) if snapshot + 1 >= unpurged => Step::Purge(unpurged - 1),
@@ -96,10 +87,7 @@ impl Shape {
                 let back = 1 + random.below((self.next - floor).min(20));
                 Step::Truncate(self.next - back)
             }
-            _ => Step::Append {
-                start: self.next,
-                lengths: lengths(&mut random),
-            },
+            _ => Step::Append { start: self.next, lengths: lengths(&mut random) },
         }
     }
 
@@ -124,9 +112,7 @@ fn lengths(random: &mut Random) -> Vec<usize> {
         18 => return vec![1 << 20],
         _ => (1 + random.below(100), 100),
     };
-    (0..count)
-        .map(|_| usize::try_from(random.below(limit)).unwrap_or_default())
-        .collect()
+    (0..count).map(|_| usize::try_from(random.below(limit)).unwrap_or_default()).collect()
 }
 
 /// The entry that step `number` puts at `index`.
@@ -137,11 +123,7 @@ pub fn entry(seed: u64, number: u64, index: u64, length: usize) -> Entry {
         let bytes = random.next().to_le_bytes();
         word.copy_from_slice(&bytes[..word.len()]);
     }
-    Entry {
-        index,
-        term: number,
-        payload,
-    }
+    Entry { index, term: number, payload }
 }
 
 /// The content of the snapshot of `index`.
@@ -175,10 +157,8 @@ pub fn put_load(
         });
         match &step {
             Step::Append { start, lengths } => {
-                let entries = (*start..)
-                    .zip(lengths)
-                    .map(|(index, length)| entry(seed, number, index, *length))
-                    .collect();
+                let entries =
+                    (*start..).zip(lengths).map(|(index, length)| entry(seed, number, index, *length)).collect();
                 log.append(entries, done)?;
                 log.save_committed(start.to_le_bytes().to_vec());
             }
@@ -252,17 +232,7 @@ pub struct Expected {
 impl Expected {
     /// Before the first step.
     pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            shape: Shape {
-                first: 0,
-                next: 0,
-                snapshot: None,
-            },
-            entries: BTreeMap::new(),
-            vote: None,
-            step: 1,
-        }
+        Self { seed, shape: Shape { first: 0, next: 0, snapshot: None }, entries: BTreeMap::new(), vote: None, step: 1 }
     }
 
     /// The next step's number.
@@ -308,9 +278,7 @@ impl Expected {
         let step = self.shape.step(self.seed, number);
         match &step {
             Step::Append { start, lengths } => {
-                let entries = (*start..)
-                    .zip(lengths)
-                    .map(|(index, length)| (index, (number, *length)));
+                let entries = (*start..).zip(lengths).map(|(index, length)| (index, (number, *length)));
                 self.entries.extend(entries);
             }
             Step::Vote => self.vote = Some(number),
@@ -334,18 +302,9 @@ impl Expected {
         {
             whole = next.clone();
         }
-        ensure!(
-            found.vote == whole.vote,
-            "the vote is {:?}, not {:?}",
-            found.vote,
-            whole.vote
-        );
+        ensure!(found.vote == whole.vote, "the vote is {:?}, not {:?}", found.vote, whole.vote);
         let purged = whole.shape.first.checked_sub(1);
-        ensure!(
-            found.purged == purged,
-            "purged is {:?}, not {purged:?}",
-            found.purged
-        );
+        ensure!(found.purged == purged, "purged is {:?}, not {purged:?}", found.purged);
         ensure!(
             found.snapshot == whole.shape.snapshot,
             "the snapshot is {:?}, not {:?}",
@@ -355,35 +314,20 @@ impl Expected {
         let length = found.entries.len();
         let expected: Vec<_> = match step {
             // Some of its entries may be there already.
-            Step::Append { .. } if length > whole.entries.len() => {
-                next.entries.iter().take(length).collect()
-            }
+            Step::Append { .. } if length > whole.entries.len() => next.entries.iter().take(length).collect(),
             // Some of the entries it drops may be gone already.
             Step::Truncate(index) if length < whole.entries.len() => {
-                ensure!(
-                    length >= next.entries.len(),
-                    "entries before {index} are gone"
-                );
+                ensure!(length >= next.entries.len(), "entries before {index} are gone");
                 whole.entries.iter().take(length).collect()
             }
             _ => whole.entries.iter().collect(),
         };
-        ensure!(
-            expected.len() == length,
-            "{length} entries, not {}",
-            expected.len()
-        );
+        ensure!(expected.len() == length, "{length} entries, not {}", expected.len());
         for ((index, (step, _)), found) in expected.iter().zip(&found.entries) {
-            ensure!(
-                (**index, *step) == *found,
-                "entry {index} of step {step} is missing, {found:?} stands there"
-            );
+            ensure!((**index, *step) == *found, "entry {index} of step {step} is missing, {found:?} stands there");
         }
         // Later steps follow from what is there, so nothing half done may stay.
-        let entries = expected
-            .into_iter()
-            .map(|(index, entry)| (*index, *entry))
-            .collect();
+        let entries = expected.into_iter().map(|(index, entry)| (*index, *entry)).collect();
         whole.entries = entries;
         whole.shape.next = found.next;
         whole.step = next.step + STEPS_IN_FLIGHT_MAX;
@@ -419,31 +363,21 @@ impl Found {
         }
         let purged = log.purged();
         if let Some((index, marker)) = &purged {
-            ensure!(
-                number(marker)? == *index,
-                "the purged marker is not its index"
-            );
+            ensure!(number(marker)? == *index, "the purged marker is not its index");
         }
         Ok(Self {
             entries: check_entries(&log, seed, shape)?,
             next: shape.next,
             vote: log.vote().map(|vote| number(&vote)).transpose()?,
             purged: purged.map(|(index, _)| index),
-            committed: log
-                .committed()
-                .map(|committed| number(&committed))
-                .transpose()?,
+            committed: log.committed().map(|committed| number(&committed)).transpose()?,
             snapshot: snapshot.map(|snapshot| snapshot.index()),
         })
     }
 }
 
 fn number(marker: &[u8]) -> anyhow::Result<u64> {
-    Ok(u64::from_le_bytes(
-        marker
-            .try_into()
-            .context("a marker of other than 8 bytes")?,
-    ))
+    Ok(u64::from_le_bytes(marker.try_into().context("a marker of other than 8 bytes")?))
 }
 
 fn check_entries(log: &Log, seed: u64, shape: Shape) -> anyhow::Result<Vec<(u64, u64)>> {
@@ -464,16 +398,10 @@ fn check_entries(log: &Log, seed: u64, shape: Shape) -> anyhow::Result<Vec<(u64,
 
 fn check_snapshot(snapshot: &Snapshot, seed: u64) -> anyhow::Result<()> {
     let index = snapshot.index();
-    ensure!(
-        number(snapshot.meta())? == index,
-        "the snapshot's meta is not its index"
-    );
+    ensure!(number(snapshot.meta())? == index, "the snapshot's meta is not its index");
     let mut content = Vec::new();
     snapshot.open().read_to_end(&mut content)?;
-    ensure!(
-        content == snapshot_content(seed, index),
-        "the snapshot of {index} holds other bytes"
-    );
+    ensure!(content == snapshot_content(seed, index), "the snapshot of {index} holds other bytes");
     Ok(())
 }
 

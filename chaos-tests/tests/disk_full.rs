@@ -26,19 +26,14 @@ fn append(store: &Store, index: u64, outcomes: &Sender<Outcome>) -> Result<(), E
     let done: Done = Box::new(move |result| {
         outcomes.send((index, result)).ok();
     });
-    store
-        .log()
-        .append(vec![entry(SEED, 1, index, ENTRY_BYTES)], done)
+    store.log().append(vec![entry(SEED, 1, index, ENTRY_BYTES)], done)
 }
 
 fn check(store: &Store, count: u64) -> anyhow::Result<()> {
     let mut next = 0;
     while next < count {
         for read in store.log().read(next..count, 1 << 20)? {
-            ensure!(
-                read == entry(SEED, 1, next, ENTRY_BYTES),
-                "entry {next} differs"
-            );
+            ensure!(read == entry(SEED, 1, next, ENTRY_BYTES), "entry {next} differs");
             next += 1;
         }
     }
@@ -68,10 +63,7 @@ fn survive(disk: &Disk, store: &Store, rounds: u64, reads_go_on: bool) -> anyhow
         fill(&ballast)?;
         let deadline = Instant::now() + DEADLINE;
         while !matches!(store.log().condition(), Condition::Full { .. }) {
-            ensure!(
-                Instant::now() < deadline,
-                "it never says that the disk is full"
-            );
+            ensure!(Instant::now() < deadline, "it never says that the disk is full");
             match append(store, accepted, &sender) {
                 Ok(()) => accepted += 1,
                 Err(Error::Overloaded { .. }) => std::thread::yield_now(),
@@ -79,10 +71,7 @@ fn survive(disk: &Disk, store: &Store, rounds: u64, reads_go_on: bool) -> anyhow
             }
             while let Ok((index, result)) = outcomes.try_recv() {
                 result.with_context(|| format!("entry {index} while the disk fills up"))?;
-                ensure!(
-                    index == acknowledged,
-                    "{index} acknowledged before {acknowledged}"
-                );
+                ensure!(index == acknowledged, "{index} acknowledged before {acknowledged}");
                 acknowledged += 1;
             }
         }
@@ -95,24 +84,17 @@ fn survive(disk: &Disk, store: &Store, rounds: u64, reads_go_on: bool) -> anyhow
         while acknowledged < accepted {
             let (index, result) = match outcomes.recv_timeout(DEADLINE) {
                 Ok(outcome) => outcome,
-                Err(RecvTimeoutError::Timeout) => bail!(
-                    "entry {acknowledged} of {accepted} is never acknowledged: {:?}",
-                    store.log().condition()
-                ),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("entry {acknowledged} of {accepted} is never acknowledged: {:?}", store.log().condition())
+                }
                 Err(error) => return Err(error.into()),
             };
             result.with_context(|| format!("entry {index} after there was room"))?;
-            ensure!(
-                index == acknowledged,
-                "{index} acknowledged before {acknowledged}"
-            );
+            ensure!(index == acknowledged, "{index} acknowledged before {acknowledged}");
             acknowledged += 1;
         }
         let condition = store.log().condition();
-        ensure!(
-            condition == Condition::Healthy,
-            "{condition:?} although there is room"
-        );
+        ensure!(condition == Condition::Healthy, "{condition:?} although there is room");
         check(store, accepted)?;
     }
     Ok(accepted)
@@ -121,22 +103,13 @@ fn survive(disk: &Disk, store: &Store, rounds: u64, reads_go_on: bool) -> anyhow
 fn full_disk(reserve_bytes: u64) -> anyhow::Result<()> {
     let disk = Disk::new(192)?;
     let folder = disk.path().join("data");
-    let options = Options {
-        reserve_bytes,
-        window_bytes: 1 << 20,
-        queue_bytes: 2 << 20,
-        ..Options::default()
-    };
+    let options = Options { reserve_bytes, window_bytes: 1 << 20, queue_bytes: 2 << 20, ..Options::default() };
     let store = Store::open(&folder, options.clone())?;
     let count = survive(&disk, &store, 4, reserve_bytes > 0)?;
     store.close()?;
     let store = Store::open(&folder, options)?;
     check(&store, count)?;
-    ensure!(
-        store.log().last() == Some((count - 1, 1)),
-        "{:?}",
-        store.log().last()
-    );
+    ensure!(store.log().last() == Some((count - 1, 1)), "{:?}", store.log().last());
     Ok(())
 }
 
@@ -154,10 +127,7 @@ fn a_disk_filled_to_the_last_byte_loses_nothing() -> anyhow::Result<()> {
 fn closing_on_a_full_disk_says_what_was_not_written() -> anyhow::Result<()> {
     let disk = Disk::new(192)?;
     let folder = disk.path().join("data");
-    let options = Options {
-        reserve_bytes: 16 << 20,
-        ..Options::default()
-    };
+    let options = Options { reserve_bytes: 16 << 20, ..Options::default() };
     let store = Store::open(&folder, options.clone())?;
     let (sender, outcomes) = mpsc::channel();
     append(&store, 0, &sender)?;

@@ -47,10 +47,7 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() -> anyhow::Result<()> {
             expected = judge(&disk, expected, last)
                 .with_context(|| format!("cut {cut} of BERTH_SEED={seed}, after {pause:?}"))?;
             acknowledged_steps += last.map_or(0, |last| last + 1 - first);
-            println!(
-                "cut {cut}: steps {first} to {last:?}, {} entries",
-                expected.entries()
-            );
+            println!("cut {cut}: steps {first} to {last:?}, {} entries", expected.entries());
         }
     }
     println!("{cut} cuts, {acknowledged_steps} acknowledged steps, nothing missing");
@@ -87,12 +84,7 @@ fn a_disk_that_fails_stops_the_store_for_good() -> anyhow::Result<()> {
 
 /// Runs the writer from step `first` on, cuts the power, kills it, and mounts the
 /// disk again. Answers with the last step that was reported.
-fn load_and_cut(
-    disk: &Disk,
-    seed: u64,
-    first: u64,
-    pause: Duration,
-) -> anyhow::Result<Option<u64>> {
+fn load_and_cut(disk: &Disk, seed: u64, first: u64, pause: Duration) -> anyhow::Result<Option<u64>> {
     let mut writer = Command::new(env!("CARGO_BIN_EXE_power-cut-writer"))
         .arg(disk.path().join("data"))
         .args([seed.to_string(), first.to_string()])
@@ -102,10 +94,7 @@ fn load_and_cut(
         .context("cannot start the writer")?;
     let output = writer.stdout.take().context("no pipe")?;
     let mut lines = BufReader::new(output).lines();
-    let begun = lines
-        .next()
-        .transpose()?
-        .context("the writer failed at once")?;
+    let begun = lines.next().transpose()?.context("the writer failed at once")?;
     let reader = std::thread::spawn(move || lines.map_while(Result::ok).last());
     // Not to wait for something: this is the random moment of the cut.
     std::thread::sleep(pause);
@@ -126,9 +115,7 @@ fn judge(disk: &Disk, expected: Expected, last: Option<u64>) -> anyhow::Result<E
 
 fn number_from(name: &str) -> anyhow::Result<Option<u64>> {
     match std::env::var(name) {
-        Ok(text) => Ok(Some(
-            text.parse().with_context(|| format!("{name}={text}"))?,
-        )),
+        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?)),
         Err(_) => Ok(None),
     }
 }

@@ -4,9 +4,7 @@
 //! system's place for temporary files, which should be on the disk that counts.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss)]
 
-use berth_raft::{
-    CodecError, Config, Replica, ReplicaId, Stamp, StateMachine, SystemClock, UnixMillis,
-};
+use berth_raft::{CodecError, Config, Replica, ReplicaId, Stamp, StateMachine, SystemClock, UnixMillis};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -98,11 +96,7 @@ async fn proposals(replica: &Replica<Counter>, proposers: usize) {
     let rate = waits.len() as f64 / began.elapsed().as_secs_f64();
     waits.sort_unstable();
     let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-    println!(
-        "proposals, {proposers:>4} at a time: {rate:>9.0} commands/s, p50 {:?}, p99 {:?}",
-        at(50),
-        at(99)
-    );
+    println!("proposals, {proposers:>4} at a time: {rate:>9.0} commands/s, p50 {:?}, p99 {:?}", at(50), at(99));
 }
 
 async fn reads(replica: &Replica<Counter>, readers: usize) {

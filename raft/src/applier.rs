@@ -97,18 +97,13 @@ impl<M: StateMachine> Applier<M> {
         let applied = catch_unwind(AssertUnwindSafe(|| {
             let mut effects = Vec::new();
             self.state.advance(stamp, &mut effects);
-            let outcomes = commands
-                .into_iter()
-                .map(|command| self.state.apply(stamp, command, &mut effects))
-                .collect();
+            let outcomes = commands.into_iter().map(|command| self.state.apply(stamp, command, &mut effects)).collect();
             (self.observer)(&self.state, &effects);
             outcomes
         }));
         applied.map_err(|panic| {
             let text = panic_text(panic.as_ref());
-            io::Error::other(format!(
-                "the state machine panicked at entry {index}: {text}"
-            ))
+            io::Error::other(format!("the state machine panicked at entry {index}: {text}"))
         })
     }
 
@@ -154,8 +149,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
                 return Err(io::Error::other(format!(
                     "entry {} was given to apply after {}",
                     entry.log_id,
-                    self.last
-                        .map_or_else(|| "none".to_owned(), |last| last.to_string())
+                    self.last.map_or_else(|| "none".to_owned(), |last| last.to_string())
                 )));
             }
             let mut bytes = 0;
@@ -195,29 +189,13 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<M> {
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
-        let meta = SnapshotMeta {
-            last_log_id: self.last,
-            last_membership: self.membership.clone(),
-        };
-        SnapshotBuilder::new(
-            self.state.clone(),
-            meta,
-            self.at,
-            self.snapshots.clone(),
-            self.stop.clone(),
-        )
+        let meta = SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() };
+        SnapshotBuilder::new(self.state.clone(), meta, self.at, self.snapshots.clone(), self.stop.clone())
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta,
-        data: SnapshotData,
-    ) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
-        let (state, at) = snapshot::blocking("install a snapshot", move || {
-            snapshot::install(&snapshots, data)
-        })
-        .await?;
+        let (state, at) = snapshot::blocking("install a snapshot", move || snapshot::install(&snapshots, data)).await?;
         self.state = state;
         self.at = self.at.max(at);
         self.last = meta.last_log_id;
@@ -232,17 +210,10 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<openraft::alias::SnapshotOf<Types, SnapshotData>>, io::Error> {
-        let Some(stored) = self
-            .snapshots
-            .current()
-            .map_err(|error| io::Error::other(chain(&error)))?
-        else {
+        let Some(stored) = self.snapshots.current().map_err(|error| io::Error::other(chain(&error)))? else {
             return Ok(None);
         };
         let (meta, _) = codec::decode_snapshot_meta(stored.meta())?;
-        Ok(Some(openraft::Snapshot {
-            meta,
-            snapshot: SnapshotData::Stored(stored),
-        }))
+        Ok(Some(openraft::Snapshot { meta, snapshot: SnapshotData::Stored(stored) }))
     }
 }

@@ -54,9 +54,7 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock that shows `now`.
     pub fn new(now: UnixMillis) -> Self {
-        Self {
-            now: watch::Sender::new(now),
-        }
+        Self { now: watch::Sender::new(now) }
     }
 
     /// Sets the clock, forwards or backwards, and wakes the sleepers whose moment has come.
@@ -66,8 +64,7 @@ impl ManualClock {
 
     /// Moves the clock forward by `by_ms` milliseconds.
     pub fn advance(&self, by_ms: u64) {
-        self.now
-            .send_modify(|now| now.0 = now.0.saturating_add(by_ms));
+        self.now.send_modify(|now| now.0 = now.0.saturating_add(by_ms));
     }
 }
 

@@ -24,11 +24,7 @@ pub(crate) enum Error {
     #[error("{what} has {length} bytes, too few for a version")]
     NoVersion { what: &'static str, length: usize },
     #[error("{what} has version {found}, but this build reads {supported}; use a newer build")]
-    Version {
-        what: &'static str,
-        found: u16,
-        supported: u16,
-    },
+    Version { what: &'static str, found: u16, supported: u16 },
     #[error("{what} cannot be decoded")]
     Malformed {
         what: &'static str,
@@ -76,25 +72,17 @@ pub(crate) fn encode_versioned<T: Encode>(version: u16, value: &T) -> Vec<u8> {
 }
 
 /// Decodes what [`encode_versioned`] wrote with the same version.
-pub(crate) fn decode_versioned<T: Decode<()>>(
-    version: u16,
-    what: &'static str,
-    bytes: &[u8],
-) -> Result<T, Error> {
+pub(crate) fn decode_versioned<T: Decode<()>>(version: u16, what: &'static str, bytes: &[u8]) -> Result<T, Error> {
     let Some((head, body)) = bytes.split_first_chunk::<2>() else {
         let length = bytes.len();
         return Err(Error::NoVersion { what, length });
     };
     let found = u16::from_le_bytes(*head);
     if found != version {
-        return Err(Error::Version {
-            what,
-            found,
-            supported: version,
-        });
+        return Err(Error::Version { what, found, supported: version });
     }
-    let (value, used) = bincode::decode_from_slice(body, config())
-        .map_err(|source| Error::Malformed { what, source })?;
+    let (value, used) =
+        bincode::decode_from_slice(body, config()).map_err(|source| Error::Malformed { what, source })?;
     if used != body.len() {
         let extra = body.len() - used;
         return Err(Error::TrailingBytes { what, extra });
@@ -111,10 +99,7 @@ pub(crate) struct RawLogId {
 
 impl From<&LogId> for RawLogId {
     fn from(id: &LogId) -> Self {
-        Self {
-            term: id.leader_id.term,
-            index: id.index,
-        }
+        Self { term: id.leader_id.term, index: id.index }
     }
 }
 
@@ -134,21 +119,13 @@ pub(crate) struct RawVote {
 
 impl From<&Vote> for RawVote {
     fn from(vote: &Vote) -> Self {
-        Self {
-            term: vote.leader_id().term,
-            voted_for: vote.leader_id().voted_for,
-            committed: vote.is_committed(),
-        }
+        Self { term: vote.leader_id().term, voted_for: vote.leader_id().voted_for, committed: vote.is_committed() }
     }
 }
 
 impl From<RawVote> for Vote {
     fn from(raw: RawVote) -> Self {
-        if raw.committed {
-            Vote::new_committed(raw.term, raw.voted_for)
-        } else {
-            Vote::new(raw.term, raw.voted_for)
-        }
+        if raw.committed { Vote::new_committed(raw.term, raw.voted_for) } else { Vote::new(raw.term, raw.voted_for) }
     }
 }
 
@@ -161,10 +138,7 @@ pub(crate) struct RawMembership {
 
 impl From<&Membership> for RawMembership {
     fn from(membership: &Membership) -> Self {
-        Self {
-            configs: membership.get_joint_config().clone(),
-            nodes: membership.nodes().map(|(id, ())| *id).collect(),
-        }
+        Self { configs: membership.get_joint_config().clone(), nodes: membership.nodes().map(|(id, ())| *id).collect() }
     }
 }
 
@@ -173,10 +147,7 @@ impl RawMembership {
         if self.configs.is_empty() && self.nodes.is_empty() {
             return Ok(Membership::default());
         }
-        Membership::new(self.configs, self.nodes).map_err(|error| Error::Membership {
-            what,
-            reason: error.to_string(),
-        })
+        Membership::new(self.configs, self.nodes).map_err(|error| Error::Membership { what, reason: error.to_string() })
     }
 }
 
@@ -200,10 +171,7 @@ impl From<EntryPayload<Batch, u64, ()>> for RawPayload {
         match payload {
             EntryPayload::Blank => Self::Blank,
             EntryPayload::Membership(membership) => Self::Membership((&membership).into()),
-            EntryPayload::Normal(batch) => Self::Batch {
-                at: batch.at.0,
-                commands: batch.commands,
-            },
+            EntryPayload::Normal(batch) => Self::Batch { at: batch.at.0, commands: batch.commands },
         }
     }
 }
@@ -213,29 +181,20 @@ impl RawPayload {
         Ok(match self {
             Self::Blank => EntryPayload::Blank,
             Self::Membership(raw) => EntryPayload::Membership(raw.into_membership("an entry")?),
-            Self::Batch { at, commands } => EntryPayload::Normal(Batch {
-                at: UnixMillis(at),
-                commands,
-            }),
+            Self::Batch { at, commands } => EntryPayload::Normal(Batch { at: UnixMillis(at), commands }),
         })
     }
 }
 
 impl From<Entry> for RawEntry {
     fn from(entry: Entry) -> Self {
-        Self {
-            id: (&entry.log_id).into(),
-            payload: entry.payload.into(),
-        }
+        Self { id: (&entry.log_id).into(), payload: entry.payload.into() }
     }
 }
 
 impl RawEntry {
     pub(crate) fn into_entry(self) -> Result<Entry, Error> {
-        Ok(Entry {
-            log_id: self.id.into(),
-            payload: self.payload.into_payload()?,
-        })
+        Ok(Entry { log_id: self.id.into(), payload: self.payload.into_payload()? })
     }
 }
 
@@ -243,20 +202,13 @@ impl RawEntry {
 pub(crate) fn encode_entry(entry: Entry) -> berth_storage::Entry {
     let RawLogId { term, index } = (&entry.log_id).into();
     let payload = encode_versioned(STORED_VERSION, &RawPayload::from(entry.payload));
-    berth_storage::Entry {
-        index,
-        term,
-        payload,
-    }
+    berth_storage::Entry { index, term, payload }
 }
 
 /// The inverse of [`encode_entry`].
 pub(crate) fn decode_entry(stored: &berth_storage::Entry) -> Result<Entry, Error> {
     let raw: RawPayload = decode_versioned(STORED_VERSION, "a log entry", &stored.payload)?;
-    Ok(Entry {
-        log_id: log_id(stored.term, stored.index),
-        payload: raw.into_payload()?,
-    })
+    Ok(Entry { log_id: log_id(stored.term, stored.index), payload: raw.into_payload()? })
 }
 
 /// The vote of `replica`, which the folder thereby belongs to.
@@ -313,17 +265,15 @@ pub(crate) fn decode_snapshot_meta(bytes: &[u8]) -> Result<(SnapshotMeta, UnixMi
 }
 
 /// An outcome on its way from the leader to the replica that was asked.
-pub(crate) fn encode_outcome<O: Serialize>(
-    outcome: &O,
-) -> Result<Vec<u8>, bincode::error::EncodeError> {
+pub(crate) fn encode_outcome<O: Serialize>(outcome: &O) -> Result<Vec<u8>, bincode::error::EncodeError> {
     bincode::serde::encode_to_vec(outcome, config())
 }
 
 /// The inverse of [`encode_outcome`].
 pub(crate) fn decode_outcome<O: DeserializeOwned>(bytes: &[u8]) -> Result<O, Error> {
     let what = "an outcome";
-    let (outcome, used) = bincode::serde::decode_from_slice(bytes, config())
-        .map_err(|source| Error::Malformed { what, source })?;
+    let (outcome, used) =
+        bincode::serde::decode_from_slice(bytes, config()).map_err(|source| Error::Malformed { what, source })?;
     if used != bytes.len() {
         let extra = bytes.len() - used;
         return Err(Error::TrailingBytes { what, extra });

@@ -6,9 +6,7 @@ use proptest::prelude::*;
 
 fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 fn membership() -> Membership {
@@ -16,22 +14,10 @@ fn membership() -> Membership {
 }
 
 fn entries() -> Vec<Entry> {
-    let batch = Batch {
-        at: UnixMillis(1_700_000_000_000),
-        commands: vec![b"one".to_vec(), Vec::new(), vec![0xff; 3]],
-    };
-    let payloads = [
-        EntryPayload::Blank,
-        EntryPayload::Membership(membership()),
-        EntryPayload::Normal(batch),
-    ];
+    let batch = Batch { at: UnixMillis(1_700_000_000_000), commands: vec![b"one".to_vec(), Vec::new(), vec![0xff; 3]] };
+    let payloads = [EntryPayload::Blank, EntryPayload::Membership(membership()), EntryPayload::Normal(batch)];
     let numbered = (0..).zip(payloads);
-    numbered
-        .map(|(index, payload)| Entry {
-            log_id: log_id(7, index),
-            payload,
-        })
-        .collect()
+    numbered.map(|(index, payload)| Entry { log_id: log_id(7, index), payload }).collect()
 }
 
 fn snapshot_meta() -> SnapshotMeta {
@@ -42,11 +28,7 @@ fn snapshot_meta() -> SnapshotMeta {
 }
 
 /// Bytes that version 1 wrote. They are read for ever; a line is never changed, only added.
-const ENTRIES_V1: [&str; 3] = [
-    "010000",
-    "01000101020102030102fb2c01",
-    "010002fd0068e5cf8b01000003036f6e650003ffffff",
-];
+const ENTRIES_V1: [&str; 3] = ["010000", "01000101020102030102fb2c01", "010002fd0068e5cf8b01000003036f6e650003ffffff"];
 const VOTE_V1: &str = "01000307fb2c0101";
 const LOG_ID_V1: &str = "01000107fbe803";
 const NO_LOG_ID_V1: &str = "010000";
@@ -54,10 +36,7 @@ const SNAPSHOT_META_V1: &str = "01000107fbe80301010001020102030102fb2c01fd0068e5
 
 #[test]
 fn the_bytes_of_version_1_are_what_they_always_were() {
-    let written: Vec<String> = entries()
-        .into_iter()
-        .map(|entry| hex(&encode_entry(entry).payload))
-        .collect();
+    let written: Vec<String> = entries().into_iter().map(|entry| hex(&encode_entry(entry).payload)).collect();
     assert_eq!(written, ENTRIES_V1);
     let vote = Vote::new_committed(7, 300);
     assert_eq!(hex(&encode_vote(ReplicaId(3), &vote)), VOTE_V1);
@@ -69,19 +48,13 @@ fn the_bytes_of_version_1_are_what_they_always_were() {
 
 fn unhex(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().chunks(2);
-    pairs
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 #[test]
 fn the_bytes_of_version_1_are_read_back() {
     for (entry, bytes) in entries().into_iter().zip(ENTRIES_V1) {
-        let stored = berth_storage::Entry {
-            index: entry.log_id.index,
-            term: 7,
-            payload: unhex(bytes),
-        };
+        let stored = berth_storage::Entry { index: entry.log_id.index, term: 7, payload: unhex(bytes) };
         let read = decode_entry(&stored).unwrap();
         assert_eq!((read.log_id, read.payload), (entry.log_id, entry.payload));
     }
@@ -98,10 +71,7 @@ fn the_bytes_of_version_1_are_read_back() {
 #[test]
 fn a_newer_version_and_bytes_left_over_are_refused_by_name() {
     let newer = decode_log_id("the purged marker", &[2, 0, 0]).unwrap_err();
-    assert_eq!(
-        newer.to_string(),
-        "the purged marker has version 2, but this build reads 1; use a newer build"
-    );
+    assert_eq!(newer.to_string(), "the purged marker has version 2, but this build reads 1; use a newer build");
     let longer = decode_log_id("the purged marker", &[1, 0, 0, 0]).unwrap_err();
     assert!(matches!(longer, Error::TrailingBytes { extra: 1, .. }));
     let shorter = decode_log_id("the purged marker", &[1]).unwrap_err();

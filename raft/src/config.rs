@@ -110,18 +110,8 @@ impl Config {
                 self.heartbeat_ms >= 1 && self.heartbeat_ms <= self.election_timeout_ms / 2,
                 "at least 1 and at most half of election_timeout_ms",
             ),
-            (
-                "snapshot_after_entries",
-                self.snapshot_after_entries,
-                self.snapshot_after_entries >= 1,
-                at_least_one,
-            ),
-            (
-                "snapshot_after_bytes",
-                self.snapshot_after_bytes,
-                self.snapshot_after_bytes >= 1,
-                at_least_one,
-            ),
+            ("snapshot_after_entries", self.snapshot_after_entries, self.snapshot_after_entries >= 1, at_least_one),
+            ("snapshot_after_bytes", self.snapshot_after_bytes, self.snapshot_after_bytes >= 1, at_least_one),
             (
                 "batch_commands_max",
                 self.batch_commands_max as u64,
@@ -146,24 +136,14 @@ impl Config {
                 (1..=u32::MAX as usize / 2).contains(&self.queue_commands_max),
                 at_least_one,
             ),
-            (
-                "queue_bytes_max",
-                self.queue_bytes_max as u64,
-                self.queue_bytes_max >= 1,
-                at_least_one,
-            ),
+            ("queue_bytes_max", self.queue_bytes_max as u64, self.queue_bytes_max >= 1, at_least_one),
             (
                 "request_timeout_ms",
                 self.request_timeout_ms,
                 self.request_timeout_ms >= 1 && self.start_timeout_ms >= 1,
                 "at least 1, and so start_timeout_ms",
             ),
-            (
-                "tick_interval_min_ms",
-                self.tick_interval_min_ms,
-                self.tick_interval_min_ms >= 1,
-                at_least_one,
-            ),
+            ("tick_interval_min_ms", self.tick_interval_min_ms, self.tick_interval_min_ms >= 1, at_least_one),
         ];
         for (field, value, holds, must) in checks {
             if !holds {
@@ -199,9 +179,6 @@ mod tests {
         let mut config = Config::new("/data", ReplicaId(1));
         config.queue_commands_max = 0;
         let refused = config.validate().map_err(|e| e.to_string());
-        assert_eq!(
-            refused,
-            Err("setting `queue_commands_max` is 0, but must be at least 1".to_owned())
-        );
+        assert_eq!(refused, Err("setting `queue_commands_max` is 0, but must be at least 1".to_owned()));
     }
 }

@@ -91,10 +91,7 @@ impl<M: StateMachine> Core<M> {
     }
 
     /// Proposes, here or through the leader; tries again only what surely did not happen.
-    pub(crate) async fn propose(
-        &self,
-        commands: Vec<Vec<u8>>,
-    ) -> Result<Proposed<M::Outcome>, ProposeError> {
+    pub(crate) async fn propose(&self, commands: Vec<Vec<u8>>) -> Result<Proposed<M::Outcome>, ProposeError> {
         let deadline = Instant::now() + self.config.request_timeout();
         let leader_deadline = Instant::now() + self.leader_wait();
         loop {
@@ -132,14 +129,8 @@ impl<M: StateMachine> Core<M> {
     ) -> Result<Proposed<M::Outcome>, Unproposed> {
         match self.log.condition() {
             Condition::Healthy => {}
-            Condition::Full {
-                free_bytes,
-                needed_bytes,
-            } => {
-                return Err(Unproposed::Failed(ProposeError::StorageFull {
-                    free_bytes,
-                    needed_bytes,
-                }));
+            Condition::Full { free_bytes, needed_bytes } => {
+                return Err(Unproposed::Failed(ProposeError::StorageFull { free_bytes, needed_bytes }));
             }
             Condition::Failed(reason) => {
                 let reason = StopReason::Failed(reason.to_string());
@@ -150,9 +141,7 @@ impl<M: StateMachine> Core<M> {
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result,
             // Dropped before it was made part of an entry.
-            Ok(Err(_)) => Err(Unproposed::Failed(ProposeError::Stopped(
-                self.reason_or_requested(),
-            ))),
+            Ok(Err(_)) => Err(Unproposed::Failed(ProposeError::Stopped(self.reason_or_requested()))),
             Err(_) => Err(Unproposed::Failed(ProposeError::OutcomeUnknown)),
         }
     }
@@ -163,9 +152,7 @@ impl<M: StateMachine> Core<M> {
         commands: &[Vec<u8>],
         deadline: Instant,
     ) -> Forwarded<Proposed<M::Outcome>> {
-        let request = Request::Propose {
-            commands: commands.to_vec(),
-        };
+        let request = Request::Propose { commands: commands.to_vec() };
         let call = self.peers.call(leader, Lane::Replication, request.encode());
         let bytes = match tokio::time::timeout_at(deadline, call).await {
             Ok(Ok(bytes)) => bytes,
@@ -198,24 +185,16 @@ impl<M: StateMachine> Core<M> {
             }
             Answer::Refused(refusal) => match refusal {
                 Refusal::NoLeader | Refusal::Stopped(_) => Forwarded::NotDone,
-                Refusal::StorageFull {
-                    free_bytes,
-                    needed_bytes,
-                } => Forwarded::Failed(ProposeError::StorageFull {
-                    free_bytes,
-                    needed_bytes,
+                Refusal::StorageFull { free_bytes, needed_bytes } => {
+                    Forwarded::Failed(ProposeError::StorageFull { free_bytes, needed_bytes })
+                }
+                Refusal::Overloaded { waiting_commands } => Forwarded::Failed(ProposeError::Overloaded {
+                    waiting_commands: usize::try_from(waiting_commands).unwrap_or(usize::MAX),
                 }),
-                Refusal::Overloaded { waiting_commands } => {
-                    Forwarded::Failed(ProposeError::Overloaded {
-                        waiting_commands: usize::try_from(waiting_commands).unwrap_or(usize::MAX),
-                    })
-                }
-                Refusal::TooLarge { bytes, bytes_max } => {
-                    Forwarded::Failed(ProposeError::TooLarge {
-                        bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-                        bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
-                    })
-                }
+                Refusal::TooLarge { bytes, bytes_max } => Forwarded::Failed(ProposeError::TooLarge {
+                    bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+                    bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+                }),
                 other => {
                     tracing::warn!(%leader, refusal = ?other, "the leader refused a proposal");
                     Forwarded::Failed(ProposeError::OutcomeUnknown)

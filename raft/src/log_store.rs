@@ -46,19 +46,11 @@ pub(crate) struct LogStore {
 
 impl LogStore {
     pub(crate) fn new(log: Log, replica: ReplicaId, stop: CancellationToken) -> Self {
-        Self {
-            log,
-            replica,
-            room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
-            stop,
-        }
+        Self { log, replica, room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)), stop }
     }
 
     fn read(&self, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, io::Error> {
-        let stored = self
-            .log
-            .read(range, bytes_max)
-            .map_err(|error| storage_error(&error))?;
+        let stored = self.log.read(range, bytes_max).map_err(|error| storage_error(&error))?;
         let entries = stored.iter().map(codec::decode_entry);
         Ok(entries.collect::<Result<_, _>>()?)
     }
@@ -118,10 +110,7 @@ fn start_of(range: &impl RangeBounds<u64>) -> u64 {
 }
 
 fn missing(index: u64) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("the log has no entry {index} though it should"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("the log has no entry {index} though it should"))
 }
 
 impl RaftLogReader<Types> for LogStore {
@@ -156,11 +145,7 @@ impl RaftLogReader<Types> for LogStore {
         Ok(Some(vote))
     }
 
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         self.read(start..end, READ_BYTES_MAX)
     }
 
@@ -203,10 +188,7 @@ impl RaftLogStorage<Types> for LogStore {
             None => last_purged_log_id,
             Some((index, term)) => Some(crate::types::log_id(term, index)),
         };
-        Ok(LogState {
-            last_purged_log_id,
-            last_log_id,
-        })
+        Ok(LogState { last_purged_log_id, last_log_id })
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {
@@ -215,13 +197,11 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let bytes = codec::encode_vote(self.replica, vote);
-        self.wait_for("the vote", |log, done| log.save_vote(bytes, done))
-            .await
+        self.wait_for("the vote", |log, done| log.save_vote(bytes, done)).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        self.log
-            .save_committed(codec::encode_log_id(committed.as_ref()));
+        self.log.save_committed(codec::encode_log_id(committed.as_ref()));
         Ok(())
     }
 
@@ -242,18 +222,12 @@ impl RaftLogStorage<Types> for LogStore {
         while let Some(first) = entries.next() {
             let mut bytes = first.payload.len();
             let mut group = vec![first];
-            while let Some(next) =
-                entries.next_if(|next| bytes + next.payload.len() <= APPEND_BYTES_MAX)
-            {
+            while let Some(next) = entries.next_if(|next| bytes + next.payload.len() <= APPEND_BYTES_MAX) {
                 bytes += next.payload.len();
                 group.push(next);
             }
             // Writes become durable in their order, so the last group speaks for all.
-            let flushed = if entries.peek().is_none() {
-                callback.take()
-            } else {
-                None
-            };
+            let flushed = if entries.peek().is_none() { callback.take() } else { None };
             let share = bytes.clamp(APPEND_SHARE_MIN, WAITING_BYTES_MAX);
             let share = u32::try_from(share).unwrap_or(u32::MAX);
             let room = Arc::clone(&self.room);
@@ -269,9 +243,7 @@ impl RaftLogStorage<Types> for LogStore {
                     flushed.io_completed(result.map_err(|error| storage_error(&error)));
                 }
             };
-            self.log
-                .append(group, Box::new(done))
-                .map_err(|error| storage_error(&error))?;
+            self.log.append(group, Box::new(done)).map_err(|error| storage_error(&error))?;
         }
         if let Some(callback) = callback {
             callback.io_completed(Ok(()));
@@ -281,8 +253,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let from = last.map_or(0, |last| last.index + 1);
-        self.wait_for("a truncation", |log, done| log.truncate_from(from, done))
-            .await
+        self.wait_for("a truncation", |log, done| log.truncate_from(from, done)).await
     }
 
     async fn purge(&mut self, through: LogId) -> Result<(), io::Error> {
@@ -294,8 +265,7 @@ impl RaftLogStorage<Types> for LogStore {
                 tracing::error!(error = %codec::chain(&error), %through, "cannot purge the log");
             }
         };
-        self.log
-            .purge_through(through.index, marker, Box::new(done));
+        self.log.purge_through(through.index, marker, Box::new(done));
         Ok(())
     }
 }

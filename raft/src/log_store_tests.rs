@@ -15,18 +15,12 @@ use tokio_util::sync::CancellationToken;
 struct Folders;
 
 impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> for Folders {
-    async fn build(
-        &self,
-    ) -> Result<((Store, tempfile::TempDir), LogStore, Applier<Ledger>), StorageError<Types>> {
+    async fn build(&self) -> Result<((Store, tempfile::TempDir), LogStore, Applier<Ledger>), StorageError<Types>> {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Options::default()).unwrap();
         let log = LogStore::new(store.log(), ReplicaId(1), CancellationToken::new());
         let published = Arc::new(Published::new(Ledger::default(), None));
-        let policy = SnapshotPolicy {
-            after_entries: u64::MAX,
-            after_bytes: u64::MAX,
-            due: Arc::default(),
-        };
+        let policy = SnapshotPolicy { after_entries: u64::MAX, after_bytes: u64::MAX, due: Arc::default() };
         let applier = Applier::new(
             Ledger::default(),
             published,
@@ -41,10 +35,6 @@ impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> 
 
 #[test]
 fn the_librarys_own_storage_suite_passes() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(Suite::test_all(Folders)).unwrap();
 }

@@ -12,8 +12,7 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// replaces the current one (at start, and when a snapshot of the leader is installed), and for
 /// entries that are replayed after a restart. It runs on the apply path: it must be quick and
 /// must not block.
-pub type Observer<M> =
-    std::sync::Arc<dyn Fn(&M, &[<M as StateMachine>::Effect]) + Send + Sync + 'static>;
+pub type Observer<M> = std::sync::Arc<dyn Fn(&M, &[<M as StateMachine>::Effect]) + Send + Sync + 'static>;
 
 /// A deterministic state machine whose commands are replicated.
 ///
@@ -42,12 +41,7 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
     fn advance(&mut self, stamp: Stamp, effects: &mut Vec<Self::Effect>);
 
     /// Applies one command.
-    fn apply(
-        &mut self,
-        stamp: Stamp,
-        command: Self::Command,
-        effects: &mut Vec<Self::Effect>,
-    ) -> Self::Outcome;
+    fn apply(&mut self, stamp: Stamp, command: Self::Command, effects: &mut Vec<Self::Effect>) -> Self::Outcome;
 
     /// When [`advance`](Self::advance) has to be called next, if at all. The leader proposes a
     /// tick once its clock has reached this moment.

@@ -11,8 +11,8 @@ use openraft::errors::ErrorSource;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2, StorageError};
 use std::future::Future;
@@ -41,19 +41,11 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new(peers: Arc<dyn Peers>, answer_timeout: Duration) -> Self {
-        Self {
-            peers,
-            answer_timeout,
-            transfers: Arc::default(),
-        }
+        Self { peers, answer_timeout, transfers: Arc::default() }
     }
 
     fn sender(&self, to: u64, lane: Lane) -> Sender {
-        Sender {
-            network: self.clone(),
-            to: ReplicaId(to),
-            lane,
-        }
+        Sender { network: self.clone(), to: ReplicaId(to), lane }
     }
 }
 
@@ -146,15 +138,9 @@ impl Sender {
 
     async fn ballot(&self, request: Request) -> Result<VoteResponse<Types>, RPCError<Types>> {
         match self.ask(request).await? {
-            Answer::Vote {
-                vote,
-                granted,
-                last,
-            } => Ok(VoteResponse {
-                vote: vote.into(),
-                vote_granted: granted,
-                last_log_id: last.map(Into::into),
-            }),
+            Answer::Vote { vote, granted, last } => {
+                Ok(VoteResponse { vote: vote.into(), vote_granted: granted, last_log_id: last.map(Into::into) })
+            }
             _ => Err(self.mismatch().into()),
         }
     }
@@ -174,31 +160,18 @@ impl Sender {
         loop {
             let read = blocking("read a snapshot", move || {
                 let mut bytes = Vec::new();
-                reader
-                    .by_ref()
-                    .take(CHUNK_BYTES as u64)
-                    .read_to_end(&mut bytes)?;
+                reader.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut bytes)?;
                 Ok((reader, bytes))
             });
             let (open, bytes) = read.await.map_err(|error| {
                 // A snapshot of ours that cannot be read is damage of this replica.
-                StorageError::read_snapshot(
-                    None,
-                    openraft::impls::BoxedErrorSource::from_error(&error),
-                )
+                StorageError::read_snapshot(None, openraft::impls::BoxedErrorSource::from_error(&error))
             })?;
             reader = open;
             let length = bytes.len() as u64;
-            let end = (bytes.len() < CHUNK_BYTES).then(|| SnapshotEnd {
-                vote: RawVote::from(&vote),
-                meta: stored.meta().to_vec(),
-            });
-            let request = Request::SnapshotChunk {
-                transfer,
-                offset,
-                bytes,
-                end,
-            };
+            let end = (bytes.len() < CHUNK_BYTES)
+                .then(|| SnapshotEnd { vote: RawVote::from(&vote), meta: stored.meta().to_vec() });
+            let request = Request::SnapshotChunk { transfer, offset, bytes, end };
             offset += length;
             match self.call(request, CHUNK_TIMEOUT).await? {
                 Answer::ChunkTaken => {}
@@ -228,9 +201,7 @@ impl RaftNetworkV2<Types> for Sender {
         match self.ask(request).await? {
             Answer::Append(answer) => Ok(match answer {
                 AppendAnswer::Success => AppendEntriesResponse::Success,
-                AppendAnswer::PartialSuccess(last) => {
-                    AppendEntriesResponse::PartialSuccess(last.map(Into::into))
-                }
+                AppendAnswer::PartialSuccess(last) => AppendEntriesResponse::PartialSuccess(last.map(Into::into)),
                 AppendAnswer::Conflict => AppendEntriesResponse::Conflict,
                 AppendAnswer::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
             }),
@@ -281,17 +252,12 @@ impl RaftNetworkV2<Types> for Sender {
             Answer::TransferLeader(answer) => Ok(match answer {
                 TransferAnswer::Accepted => Ok(()),
                 TransferAnswer::VoteChanged { expected, actual } => {
-                    Err(TransferLeaderError::VoteChanged {
-                        expected: expected.into(),
-                        actual: actual.into(),
-                    })
+                    Err(TransferLeaderError::VoteChanged { expected: expected.into(), actual: actual.into() })
                 }
-                TransferAnswer::LogNotFlushed { expected, actual } => {
-                    Err(TransferLeaderError::LogNotFlushed {
-                        expected: expected.map(Into::into),
-                        actual: actual.map(Into::into),
-                    })
-                }
+                TransferAnswer::LogNotFlushed { expected, actual } => Err(TransferLeaderError::LogNotFlushed {
+                    expected: expected.map(Into::into),
+                    actual: actual.map(Into::into),
+                }),
             }),
             _ => Err(self.mismatch().into()),
         }

@@ -46,12 +46,7 @@ pub enum PeerError {
 pub trait Peers: Send + Sync + 'static {
     /// Sends one request and waits for its answer. The caller bounds the time and drops the
     /// future when it is up.
-    fn call(
-        &self,
-        to: ReplicaId,
-        lane: Lane,
-        request: Vec<u8>,
-    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>>;
+    fn call(&self, to: ReplicaId, lane: Lane, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, PeerError>>;
 }
 
 /// The transport of a cluster of one: nobody is there.
@@ -59,16 +54,8 @@ pub trait Peers: Send + Sync + 'static {
 pub(crate) struct NoPeers;
 
 impl Peers for NoPeers {
-    fn call(
-        &self,
-        to: ReplicaId,
-        _lane: Lane,
-        _request: Vec<u8>,
-    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+    fn call(&self, to: ReplicaId, _lane: Lane, _request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
         let reason = "this replica was started without peers".to_owned();
-        Box::pin(std::future::ready(Err(PeerError::Unreachable {
-            to,
-            reason,
-        })))
+        Box::pin(std::future::ready(Err(PeerError::Unreachable { to, reason })))
     }
 }

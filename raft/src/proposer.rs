@@ -86,21 +86,14 @@ impl<O> Proposals<O> {
         &self,
         commands: Vec<Vec<u8>>,
     ) -> Result<oneshot::Receiver<Result<Proposed<O>, Unproposed>>, ProposeError> {
-        let bytes = commands
-            .iter()
-            .map(|command| command.len() + COMMAND_OVERHEAD_BYTES)
-            .sum();
+        let bytes = commands.iter().map(|command| command.len() + COMMAND_OVERHEAD_BYTES).sum();
         let bytes_max = ENTRY_BYTES_MAX - ENTRY_OVERHEAD_BYTES;
         if bytes > bytes_max {
             return Err(ProposeError::TooLarge { bytes, bytes_max });
         }
         // A call larger than the whole queue gets in when the queue is empty.
         let room = [
-            (
-                &self.commands_room,
-                commands.len().max(1),
-                self.commands_max,
-            ),
+            (&self.commands_room, commands.len().max(1), self.commands_max),
             (&self.bytes_room, bytes, self.bytes_max),
         ]
         .map(|(room, wanted, most)| {
@@ -114,12 +107,7 @@ impl<O> Proposals<O> {
         };
         let (reply, answer) = oneshot::channel();
         // A closed queue drops the item and with it the reply: the caller learns that way.
-        drop(self.queue.send(Waiting {
-            commands,
-            bytes,
-            reply,
-            _room: [commands_share, bytes_share],
-        }));
+        drop(self.queue.send(Waiting { commands, bytes, reply, _room: [commands_share, bytes_share] }));
         Ok(answer)
     }
 }
@@ -137,10 +125,7 @@ struct InFlight<O> {
 }
 
 /// Runs until the replica stops, and then until nothing is in flight.
-pub(crate) async fn run<M: StateMachine>(
-    core: Arc<Core<M>>,
-    mut waiting: WaitingProposals<M::Outcome>,
-) {
+pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: WaitingProposals<M::Outcome>) {
     let mut in_flight = FuturesUnordered::new();
     let mut in_flight_bytes = 0;
     let mut left_over: Option<Waiting<M::Outcome>> = None;
@@ -148,8 +133,7 @@ pub(crate) async fn run<M: StateMachine>(
     let mut stopping = false;
     loop {
         let room = in_flight.is_empty()
-            || (in_flight.len() < core.config.entries_in_flight_max
-                && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
+            || (in_flight.len() < core.config.entries_in_flight_max && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
         let first = tokio::select! {
             Some(settled) = in_flight.next(), if !in_flight.is_empty() => {
                 let settled: InFlight<M::Outcome> = settled;
@@ -169,54 +153,26 @@ pub(crate) async fn run<M: StateMachine>(
         };
         let Some(first) = first else { continue };
         let (commands, parts, bytes) = gather(first, &mut left_over, &mut waiting, &core.config);
-        if let Condition::Full {
-            free_bytes,
-            needed_bytes,
-        } = core.log.condition()
-        {
-            let error = ProposeError::StorageFull {
-                free_bytes,
-                needed_bytes,
-            };
+        if let Condition::Full { free_bytes, needed_bytes } = core.log.condition() {
+            let error = ProposeError::StorageFull { free_bytes, needed_bytes };
             refuse(parts, || Unproposed::Failed(error.clone()));
             continue;
         }
-        last_at = last_at
-            .max(core.clock.now())
-            .max(core.published.latest().at);
-        let batch = Batch {
-            at: last_at,
-            commands,
-        };
+        last_at = last_at.max(core.clock.now()).max(core.published.latest().at);
+        let batch = Batch { at: last_at, commands };
         let (responder, answer) = ProgressResponder::complete_only();
-        if core
-            .raft
-            .client_write_ff(batch, Some(responder))
-            .await
-            .is_err()
-        {
+        if core.raft.client_write_ff(batch, Some(responder)).await.is_err() {
             // The message was not taken: the consensus core has ended.
             let reason = core.reason_or_requested();
-            refuse(parts, || {
-                Unproposed::Failed(ProposeError::Stopped(reason.clone()))
-            });
+            refuse(parts, || Unproposed::Failed(ProposeError::Stopped(reason.clone())));
             continue;
         }
         in_flight_bytes += bytes;
-        in_flight.push(async move {
-            InFlight {
-                parts,
-                bytes,
-                result: answer.await.map_err(drop),
-            }
-        });
+        in_flight.push(async move { InFlight { parts, bytes, result: answer.await.map_err(drop) } });
     }
 }
 
-async fn next<O>(
-    left_over: &mut Option<Waiting<O>>,
-    waiting: &mut WaitingProposals<O>,
-) -> Option<Waiting<O>> {
+async fn next<O>(left_over: &mut Option<Waiting<O>>, waiting: &mut WaitingProposals<O>) -> Option<Waiting<O>> {
     match left_over.take() {
         Some(first) => Some(first),
         None => waiting.recv().await,
@@ -245,10 +201,7 @@ fn gather<O>(
         // Whoever gave up waiting before the entry was made is spared the effect.
         if !call.reply.is_closed() {
             bytes += call.bytes;
-            parts.push(Part {
-                commands: call.commands.len(),
-                reply: call.reply,
-            });
+            parts.push(Part { commands: call.commands.len(), reply: call.reply });
             commands.extend(call.commands);
         }
         following = waiting.try_recv().ok();

@@ -22,11 +22,7 @@ pub(crate) struct Published<M> {
 impl<M> Published<M> {
     pub(crate) fn new(initial: M, deadline: Option<UnixMillis>) -> Self {
         Self {
-            current: ArcSwap::from_pointee(Applied {
-                state: Arc::new(initial),
-                index: None,
-                at: UnixMillis(0),
-            }),
+            current: ArcSwap::from_pointee(Applied { state: Arc::new(initial), index: None, at: UnixMillis(0) }),
             index: watch::Sender::new(LogIndex(0)),
             deadline: watch::Sender::new(deadline),
         }

@@ -9,8 +9,7 @@ use berth_storage::{SnapshotWriter, Snapshots};
 use openraft::Raft;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteResponse,
 };
 use openraft::storage::RaftStateMachine;
 use std::io::{self, Write};
@@ -32,10 +31,7 @@ pub(crate) struct SnapshotReceiver {
 
 impl SnapshotReceiver {
     pub(crate) fn new(snapshots: Snapshots) -> Self {
-        Self {
-            snapshots,
-            current: Mutex::new(None),
-        }
+        Self { snapshots, current: Mutex::new(None) }
     }
 
     /// Takes one part. With the last one the snapshot is complete, and comes back.
@@ -53,19 +49,10 @@ impl SnapshotReceiver {
             *current = None;
             let snapshots = self.snapshots.clone();
             let begun = blocking("begin a snapshot", move || {
-                snapshots
-                    .begin()
-                    .map_err(|error| io::Error::other(chain(&error)))
+                snapshots.begin().map_err(|error| io::Error::other(chain(&error)))
             });
-            let writer = begun
-                .await
-                .map_err(|error| Refusal::SnapshotNotStored(error.to_string()))?;
-            *current = Some(Transfer {
-                from,
-                number,
-                next_offset: 0,
-                writer: Box::new(writer),
-            });
+            let writer = begun.await.map_err(|error| Refusal::SnapshotNotStored(error.to_string()))?;
+            *current = Some(Transfer { from, number, next_offset: 0, writer: Box::new(writer) });
         }
         // Taken out while it is written to: an error leaves nothing half done behind.
         let Some(mut transfer) = current.take() else {
@@ -79,15 +66,12 @@ impl SnapshotReceiver {
             transfer.writer.write_all(&bytes)?;
             Ok(transfer)
         });
-        let transfer = written
-            .await
-            .map_err(|error| Refusal::SnapshotNotStored(error.to_string()))?;
+        let transfer = written.await.map_err(|error| Refusal::SnapshotNotStored(error.to_string()))?;
         let Some(end) = end else {
             *current = Some(transfer);
             return Ok(None);
         };
-        let (meta, _) = codec::decode_snapshot_meta(&end.meta)
-            .map_err(|error| Refusal::Garbage(chain(&error)))?;
+        let (meta, _) = codec::decode_snapshot_meta(&end.meta).map_err(|error| Refusal::Garbage(chain(&error)))?;
         Ok(Some(SnapshotData::Received {
             writer: transfer.writer,
             meta: end.meta.clone(),
@@ -117,28 +101,20 @@ pub(crate) async fn append<SM: RaftStateMachine<Types>>(
 ) -> Answer {
     match raft.append_entries(request).await {
         Ok(AppendEntriesResponse::Success) => Answer::Append(AppendAnswer::Success),
-        Ok(AppendEntriesResponse::PartialSuccess(last)) => Answer::Append(
-            AppendAnswer::PartialSuccess(last.as_ref().map(RawLogId::from)),
-        ),
-        Ok(AppendEntriesResponse::Conflict) => Answer::Append(AppendAnswer::Conflict),
-        Ok(AppendEntriesResponse::HigherVote(vote)) => {
-            Answer::Append(AppendAnswer::HigherVote(RawVote::from(&vote)))
+        Ok(AppendEntriesResponse::PartialSuccess(last)) => {
+            Answer::Append(AppendAnswer::PartialSuccess(last.as_ref().map(RawLogId::from)))
         }
+        Ok(AppendEntriesResponse::Conflict) => Answer::Append(AppendAnswer::Conflict),
+        Ok(AppendEntriesResponse::HigherVote(vote)) => Answer::Append(AppendAnswer::HigherVote(RawVote::from(&vote))),
         Err(error) => stopped(&error),
     }
 }
 
-pub(crate) async fn vote<SM: RaftStateMachine<Types>>(
-    raft: &Raft<Types, SM>,
-    ballot: Ballot,
-) -> Answer {
+pub(crate) async fn vote<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>, ballot: Ballot) -> Answer {
     vote_answer(raft.vote(ballot.into()).await)
 }
 
-pub(crate) async fn pre_vote<SM: RaftStateMachine<Types>>(
-    raft: &Raft<Types, SM>,
-    ballot: Ballot,
-) -> Answer {
+pub(crate) async fn pre_vote<SM: RaftStateMachine<Types>>(raft: &Raft<Types, SM>, ballot: Ballot) -> Answer {
     vote_answer(raft.pre_vote(ballot.into()).await)
 }
 
@@ -177,16 +153,10 @@ pub(crate) async fn install<SM: RaftStateMachine<Types, SnapshotData = SnapshotD
         Ok((meta, _)) => meta,
         Err(error) => return Answer::Refused(Refusal::Garbage(chain(&error))),
     };
-    let snapshot = openraft::Snapshot {
-        meta,
-        snapshot: data,
-    };
-    let installed: Result<_, Fatal<Types>> =
-        raft.install_full_snapshot(end.vote.into(), snapshot).await;
+    let snapshot = openraft::Snapshot { meta, snapshot: data };
+    let installed: Result<_, Fatal<Types>> = raft.install_full_snapshot(end.vote.into(), snapshot).await;
     match installed {
-        Ok(response) => Answer::Snapshot {
-            vote: RawVote::from(&response.vote),
-        },
+        Ok(response) => Answer::Snapshot { vote: RawVote::from(&response.vote) },
         Err(error) => stopped(&error),
     }
 }

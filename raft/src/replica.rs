@@ -58,10 +58,7 @@ pub struct View<M> {
 
 impl<M> Clone for View<M> {
     fn clone(&self) -> Self {
-        Self {
-            state: Arc::clone(&self.state),
-            index: self.index,
-        }
+        Self { state: Arc::clone(&self.state), index: self.index }
     }
 }
 
@@ -76,19 +73,13 @@ pub struct Replica<M: StateMachine> {
 
 impl<M: StateMachine> Clone for Replica<M> {
     fn clone(&self) -> Self {
-        Self {
-            core: Arc::clone(&self.core),
-            closed: self.closed.clone(),
-            guard: Arc::clone(&self.guard),
-        }
+        Self { core: Arc::clone(&self.core), closed: self.closed.clone(), guard: Arc::clone(&self.guard) }
     }
 }
 
 impl<M: StateMachine> std::fmt::Debug for Replica<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Replica")
-            .field(&self.core.config.replica)
-            .finish()
+        f.debug_tuple("Replica").field(&self.core.config.replica).finish()
     }
 }
 
@@ -142,14 +133,7 @@ impl<M: StateMachine> Replica<M> {
             due: Arc::clone(&due),
         };
         let published = Arc::new(Published::new(initial.clone(), initial.next_deadline()));
-        let applier = Applier::new(
-            initial,
-            Arc::clone(&published),
-            observer,
-            snapshots.clone(),
-            policy,
-            stop.clone(),
-        );
+        let applier = Applier::new(initial, Arc::clone(&published), observer, snapshots.clone(), policy, stop.clone());
         let answer_timeout = Duration::from_millis(config.election_timeout_ms);
         let raft = Raft::new(
             replica.0,
@@ -183,28 +167,14 @@ impl<M: StateMachine> Replica<M> {
         running.spawn(tasks::tick(Arc::clone(&core)));
         running.spawn(tasks::snapshot(Arc::clone(&core), due));
         let (closing, closed) = watch::channel(None);
-        tokio::spawn(tasks::supervise(Supervised {
-            raft,
-            store,
-            tasks: running,
-            stop,
-            stopped,
-            closed: closing,
-        }));
-        let replica = Self {
-            core,
-            closed,
-            guard: Arc::new(guard),
-        };
+        tokio::spawn(tasks::supervise(Supervised { raft, store, tasks: running, stop, stopped, closed: closing }));
+        let replica = Self { core, closed, guard: Arc::new(guard) };
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
         let taking_part = replica.take_part(&members, alone);
         let error = match tokio::time::timeout(waited, taking_part).await {
             Ok(Ok(())) => return Ok(replica),
             Ok(Err(error)) => error,
-            Err(_) => StartError::NotReady {
-                waited,
-                condition: replica.status().storage.to_string(),
-            },
+            Err(_) => StartError::NotReady { waited, condition: replica.status().storage.to_string() },
         };
         // The folder must be free again when the caller hears of it.
         if let Err(reason) = replica.stop().await {
@@ -214,11 +184,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Forms the cluster if there is none yet; alone, waits until the state is current.
-    async fn take_part(
-        &self,
-        members: &BTreeSet<ReplicaId>,
-        alone: bool,
-    ) -> Result<(), StartError> {
+    async fn take_part(&self, members: &BTreeSet<ReplicaId>, alone: bool) -> Result<(), StartError> {
         let raft = &self.core.raft;
         if !raft.is_initialized().await.map_err(failed_start)? {
             let nodes: BTreeSet<u64> = members.iter().map(|id| id.0).collect();
@@ -263,10 +229,7 @@ impl<M: StateMachine> Replica<M> {
     ///
     /// Never applied twice by itself; a caller that repeats after
     /// [`ProposeError::OutcomeUnknown`] needs an id in the command that the state remembers.
-    pub async fn propose(
-        &self,
-        commands: Vec<M::Command>,
-    ) -> Result<Proposed<M::Outcome>, ProposeError> {
+    pub async fn propose(&self, commands: Vec<M::Command>) -> Result<Proposed<M::Outcome>, ProposeError> {
         let encoded = commands.iter().map(M::encode_command).collect();
         self.core.propose(encoded).await
     }
@@ -287,10 +250,7 @@ impl<M: StateMachine> Replica<M> {
     /// The latest state applied here, without asking anybody. May lag behind other replicas.
     pub fn local(&self) -> View<M> {
         let latest = self.core.published.latest();
-        View {
-            state: Arc::clone(&latest.state),
-            index: latest.index.unwrap_or_default(),
-        }
+        View { state: Arc::clone(&latest.state), index: latest.index.unwrap_or_default() }
     }
 
     /// Follows the last applied entry; [`local`](Self::local) is at least that new.
@@ -308,13 +268,7 @@ impl<M: StateMachine> Replica<M> {
             replica: self.core.config.replica,
             leader: metrics.current_leader.map(ReplicaId),
             term: metrics.current_term,
-            voters: metrics
-                .membership_config
-                .voter_ids()
-                .map(ReplicaId)
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect(),
+            voters: metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>().into_iter().collect(),
             last_log: metrics.last_log_index.map(LogIndex),
             applied: latest.index,
             applied_at: latest.at,
@@ -354,10 +308,7 @@ impl<M: StateMachine> Replica<M> {
             let trigger = core.raft.trigger();
             trigger.snapshot().await.map_err(|_| stopped())?;
             let wait = core.raft.wait(Some(SNAPSHOT_POLL));
-            let covers = wait.metrics(
-                |metrics| metrics.snapshot.map(|id| LogIndex(id.index)) >= target,
-                "snapshot",
-            );
+            let covers = wait.metrics(|metrics| metrics.snapshot.map(|id| LogIndex(id.index)) >= target, "snapshot");
             if let Err(error) = covers.await {
                 tracing::debug!(%error, "the snapshot is not there yet");
             }
@@ -390,12 +341,7 @@ impl<M: StateMachine> Replica<M> {
         let core = &self.core;
         let raft = &core.raft;
         match request {
-            Request::Append {
-                vote,
-                previous,
-                entries,
-                committed,
-            } => {
+            Request::Append { vote, previous, entries, committed } => {
                 let entries = entries.into_iter().map(codec::RawEntry::into_entry);
                 let entries = match entries.collect::<Result<Vec<_>, _>>() {
                     Ok(entries) => entries,
@@ -413,18 +359,9 @@ impl<M: StateMachine> Replica<M> {
             }
             Request::Vote(ballot) => receiver::vote(raft, ballot).await,
             Request::PreVote(ballot) => receiver::pre_vote(raft, ballot).await,
-            Request::TransferLeader { vote, to, last } => {
-                receiver::transfer_leader(raft, vote, to, last).await
-            }
-            Request::SnapshotChunk {
-                transfer,
-                offset,
-                bytes,
-                end,
-            } => {
-                let taken = core
-                    .incoming
-                    .take(from, transfer, offset, bytes, end.as_ref());
+            Request::TransferLeader { vote, to, last } => receiver::transfer_leader(raft, vote, to, last).await,
+            Request::SnapshotChunk { transfer, offset, bytes, end } => {
+                let taken = core.incoming.take(from, transfer, offset, bytes, end.as_ref());
                 match (taken.await, end) {
                     (Err(refusal), _) => Answer::Refused(refusal),
                     (Ok(Some(data)), Some(end)) => receiver::install(raft, &end, data).await,
@@ -454,9 +391,7 @@ impl<M: StateMachine> Replica<M> {
         let mut closed = self.closed.clone();
         match closed.wait_for(Option::is_some).await {
             Ok(result) => result.clone().unwrap_or(Ok(())),
-            Err(_) => Err(StopReason::Failed(
-                "the supervisor ended before the data folder was closed".to_owned(),
-            )),
+            Err(_) => Err(StopReason::Failed("the supervisor ended before the data folder was closed".to_owned())),
         }
     }
 }
@@ -464,10 +399,7 @@ impl<M: StateMachine> Replica<M> {
 fn proposed_answer<O: serde::Serialize>(proposed: &Proposed<O>) -> Answer {
     let outcomes = proposed.outcomes.iter().map(codec::encode_outcome);
     match outcomes.collect::<Result<Vec<_>, _>>() {
-        Ok(outcomes) => Answer::Proposed {
-            index: proposed.index.0,
-            outcomes,
-        },
+        Ok(outcomes) => Answer::Proposed { index: proposed.index.0, outcomes },
         Err(error) => {
             // It did happen; what came of it cannot be told.
             tracing::error!(error = %codec::chain(&error), "an outcome cannot be encoded");
@@ -483,20 +415,13 @@ fn refusal(unproposed: proposer::Unproposed) -> Refusal {
     };
     match error {
         ProposeError::NoLeader { .. } => Refusal::NoLeader,
-        ProposeError::StorageFull {
-            free_bytes,
-            needed_bytes,
-        } => Refusal::StorageFull {
-            free_bytes,
-            needed_bytes,
-        },
-        ProposeError::Overloaded { waiting_commands } => Refusal::Overloaded {
-            waiting_commands: waiting_commands as u64,
-        },
-        ProposeError::TooLarge { bytes, bytes_max } => Refusal::TooLarge {
-            bytes: bytes as u64,
-            bytes_max: bytes_max as u64,
-        },
+        ProposeError::StorageFull { free_bytes, needed_bytes } => Refusal::StorageFull { free_bytes, needed_bytes },
+        ProposeError::Overloaded { waiting_commands } => {
+            Refusal::Overloaded { waiting_commands: waiting_commands as u64 }
+        }
+        ProposeError::TooLarge { bytes, bytes_max } => {
+            Refusal::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
+        }
         ProposeError::OutcomeUnknown => Refusal::Unknown,
         ProposeError::Stopped(reason) => Refusal::Stopped(reason.to_string()),
     }
@@ -518,19 +443,11 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
     let opened = tokio::task::spawn_blocking(move || Store::open(&folder, options)).await;
     let store = opened
         .map_err(failed_start)?
-        .map_err(|source| StartError::Storage {
-            folder: config.folder.clone(),
-            source,
-        })?;
+        .map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;
     if let Some(bytes) = store.log().vote() {
-        let (found, _) =
-            codec::decode_vote(&bytes).map_err(|error| failed_start(codec::chain(&error)))?;
+        let (found, _) = codec::decode_vote(&bytes).map_err(|error| failed_start(codec::chain(&error)))?;
         if found != config.replica {
-            return Err(StartError::ForeignFolder {
-                folder: config.folder.clone(),
-                found,
-                configured: config.replica,
-            });
+            return Err(StartError::ForeignFolder { folder: config.folder.clone(), found, configured: config.replica });
         }
     }
     Ok(store)

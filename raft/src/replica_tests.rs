@@ -15,17 +15,11 @@ async fn start(folder: &Path) -> Replica<Ledger> {
     config.request_timeout_ms = 2_000;
     let clock = Arc::new(SystemClock);
     let observer: Observer<Ledger> = Arc::new(|_, _| {});
-    Replica::start(config, clock, Ledger::default(), observer)
-        .await
-        .unwrap()
+    Replica::start(config, clock, Ledger::default(), observer).await.unwrap()
 }
 
 fn add(id: u64) -> Command {
-    Command::Add {
-        id,
-        amount: 1,
-        padding: Vec::new(),
-    }
+    Command::Add { id, amount: 1, padding: Vec::new() }
 }
 
 async fn reason_of_the_stop(replica: &Replica<Ledger>) -> StopReason {
@@ -38,13 +32,8 @@ async fn reason_of_the_stop(replica: &Replica<Ledger>) -> StopReason {
 fn take_the_next_place(replica: &Replica<Ledger>) {
     let log = &replica.core.log;
     let (index, term) = log.last().unwrap();
-    let entry = berth_storage::Entry {
-        index: index + 1,
-        term,
-        payload: b"not an entry of this crate".to_vec(),
-    };
-    log.append(vec![entry], Box::new(|result| result.unwrap()))
-        .unwrap();
+    let entry = berth_storage::Entry { index: index + 1, term, payload: b"not an entry of this crate".to_vec() };
+    log.append(vec![entry], Box::new(|result| result.unwrap())).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,13 +43,7 @@ async fn a_write_that_storage_refuses_stops_the_replica_and_everybody_is_told() 
     replica.propose(vec![add(1)]).await.unwrap();
     take_the_next_place(&replica);
     let outcome = replica.propose(vec![add(2)]).await.unwrap_err();
-    assert!(
-        matches!(
-            outcome,
-            ProposeError::OutcomeUnknown | ProposeError::Stopped(_)
-        ),
-        "{outcome}"
-    );
+    assert!(matches!(outcome, ProposeError::OutcomeUnknown | ProposeError::Stopped(_)), "{outcome}");
     let reason = reason_of_the_stop(&replica).await;
     assert!(matches!(reason, StopReason::Failed(_)), "{reason}");
     assert_eq!(replica.status().stopped, Some(reason.clone()));
@@ -98,27 +81,15 @@ async fn entries_that_vanish_before_they_are_applied_stop_the_replica() {
     let folder = tempfile::tempdir().unwrap();
     let replica = start(folder.path()).await;
     replica.propose(vec![add(1)]).await.unwrap();
-    let mut store = LogStore::new(
-        replica.core.log.clone(),
-        ReplicaId(1),
-        CancellationToken::new(),
-    );
+    let mut store = LogStore::new(replica.core.log.clone(), ReplicaId(1), CancellationToken::new());
     let (last, term) = replica.core.log.last().unwrap();
     let marker = codec::encode_log_id(Some(&crate::types::log_id(term, last)));
     let (purged, done) = std::sync::mpsc::channel();
-    replica.core.log.purge_through(
-        last,
-        marker,
-        Box::new(move |result| purged.send(result).unwrap()),
-    );
+    replica.core.log.purge_through(last, marker, Box::new(move |result| purged.send(result).unwrap()));
     done.recv_timeout(PATIENCE).unwrap().unwrap();
     let stream = openraft::RaftLogReader::entries_stream(&mut store, last..=last).await;
-    let entries: Result<Vec<_>, _> =
-        futures_util::TryStreamExt::try_collect::<Vec<_>>(stream).await;
-    assert!(
-        entries.is_err(),
-        "purged entries were passed over: {entries:?}"
-    );
+    let entries: Result<Vec<_>, _> = futures_util::TryStreamExt::try_collect::<Vec<_>>(stream).await;
+    assert!(entries.is_err(), "purged entries were passed over: {entries:?}");
     replica.stop().await.unwrap();
 }
 
@@ -140,11 +111,7 @@ async fn a_disk_without_its_reserve_refuses_the_start_with_a_reason() {
         other => panic!("{other}"),
     }
     // The folder is free again, and works once there is room.
-    let config = Config {
-        disk_reserve_bytes: 0,
-        start_timeout_ms: 30_000,
-        ..again
-    };
+    let config = Config { disk_reserve_bytes: 0, start_timeout_ms: 30_000, ..again };
     let clock = Arc::new(SystemClock);
     let observer: Observer<Ledger> = Arc::new(|_, _| {});
     let replica = Replica::start(config, clock, Ledger::default(), observer).await;
@@ -153,12 +120,6 @@ async fn a_disk_without_its_reserve_refuses_the_start_with_a_reason() {
 
 #[test]
 fn a_full_disk_is_told_as_one() {
-    let full = berth_storage::Condition::Full {
-        free_bytes: 1,
-        needed_bytes: 2,
-    };
-    assert_eq!(
-        StorageCondition::from(full).to_string(),
-        "the disk is full: 1 bytes are free, 2 are needed"
-    );
+    let full = berth_storage::Condition::Full { free_bytes: 1, needed_bytes: 2 };
+    assert_eq!(StorageCondition::from(full).to_string(), "the disk is full: 1 bytes are free, 2 are needed");
 }

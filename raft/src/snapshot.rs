@@ -22,11 +22,7 @@ pub(crate) enum SnapshotData {
     /// A finished file of ours.
     Stored(Snapshot),
     /// Received from the leader and complete, but not current yet: that is decided by the library.
-    Received {
-        writer: Box<SnapshotWriter>,
-        meta: Vec<u8>,
-        index: u64,
-    },
+    Received { writer: Box<SnapshotWriter>, meta: Vec<u8>, index: u64 },
 }
 
 /// Runs `work` where it may block.
@@ -50,10 +46,7 @@ fn storage_error(error: &berth_storage::Error) -> io::Error {
 }
 
 fn is_disk_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Writes a snapshot of one moment while the state goes on.
@@ -73,13 +66,7 @@ impl<M: StateMachine> SnapshotBuilder<M> {
         snapshots: Snapshots,
         stop: CancellationToken,
     ) -> Self {
-        Self {
-            view,
-            meta,
-            at,
-            snapshots,
-            stop,
-        }
+        Self { view, meta, at, snapshots, stop }
     }
 
     async fn write(&self) -> io::Result<Snapshot> {
@@ -92,9 +79,7 @@ impl<M: StateMachine> SnapshotBuilder<M> {
             let mut out = BufWriter::with_capacity(BUFFER_BYTES, writer);
             view.write_snapshot(&mut out)?;
             let writer = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-            writer
-                .finish(header, index)
-                .map_err(|error| storage_error(&error))
+            writer.finish(header, index).map_err(|error| storage_error(&error))
         })
         .await
     }
@@ -103,9 +88,7 @@ impl<M: StateMachine> SnapshotBuilder<M> {
 impl<M: StateMachine> RaftSnapshotBuilder<Types> for SnapshotBuilder<M> {
     type SnapshotData = SnapshotData;
 
-    async fn build_snapshot(
-        &mut self,
-    ) -> Result<openraft::alias::SnapshotOf<Types, SnapshotData>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<openraft::alias::SnapshotOf<Types, SnapshotData>, io::Error> {
         // An error given to the library stops the replica. A full disk is not worth that: the
         // log grows on until there is room again.
         let mut retry_after = RETRY_FIRST;
@@ -127,32 +110,18 @@ impl<M: StateMachine> RaftSnapshotBuilder<Types> for SnapshotBuilder<M> {
             retry_after = (retry_after * 2).min(RETRY_MAX);
         };
         let (meta, _) = codec::decode_snapshot_meta(stored.meta())?;
-        tracing::info!(
-            index = stored.index(),
-            bytes = stored.length(),
-            "snapshot written"
-        );
-        Ok(openraft::Snapshot {
-            meta,
-            snapshot: SnapshotData::Stored(stored),
-        })
+        tracing::info!(index = stored.index(), bytes = stored.length(), "snapshot written");
+        Ok(openraft::Snapshot { meta, snapshot: SnapshotData::Stored(stored) })
     }
 }
 
 /// Makes `data` the current snapshot, if it is not, and reads the state out of it.
-pub(crate) fn install<M: StateMachine>(
-    snapshots: &Snapshots,
-    data: SnapshotData,
-) -> io::Result<(M, UnixMillis)> {
+pub(crate) fn install<M: StateMachine>(snapshots: &Snapshots, data: SnapshotData) -> io::Result<(M, UnixMillis)> {
     let stored = match data {
         SnapshotData::Stored(stored) => adopt(snapshots, stored)?,
-        SnapshotData::Received {
-            writer,
-            meta,
-            index,
-        } => writer
-            .finish(meta, index)
-            .map_err(|error| storage_error(&error))?,
+        SnapshotData::Received { writer, meta, index } => {
+            writer.finish(meta, index).map_err(|error| storage_error(&error))?
+        }
     };
     let (_, at) = codec::decode_snapshot_meta(stored.meta())?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, stored.open());
@@ -164,10 +133,7 @@ pub(crate) fn install<M: StateMachine>(
     if input.read(&mut rest)? != 0 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!(
-                "the snapshot at entry {} holds more than its state",
-                stored.index()
-            ),
+            format!("the snapshot at entry {} holds more than its state", stored.index()),
         ));
     }
     Ok((state, at))
@@ -182,7 +148,5 @@ fn adopt(snapshots: &Snapshots, stored: Snapshot) -> io::Result<Snapshot> {
     let mut writer = snapshots.begin().map_err(|error| storage_error(&error))?;
     io::copy(&mut stored.open(), &mut writer)?;
     writer.flush()?;
-    writer
-        .finish(stored.meta(), stored.index())
-        .map_err(|error| storage_error(&error))
+    writer.finish(stored.meta(), stored.index()).map_err(|error| storage_error(&error))
 }

@@ -25,13 +25,7 @@ impl From<berth_storage::Condition> for StorageCondition {
     fn from(condition: berth_storage::Condition) -> Self {
         match condition {
             berth_storage::Condition::Healthy => Self::Healthy,
-            berth_storage::Condition::Full {
-                free_bytes,
-                needed_bytes,
-            } => Self::Full {
-                free_bytes,
-                needed_bytes,
-            },
+            berth_storage::Condition::Full { free_bytes, needed_bytes } => Self::Full { free_bytes, needed_bytes },
             berth_storage::Condition::Failed(reason) => Self::Failed(reason),
         }
     }
@@ -41,13 +35,9 @@ impl fmt::Display for StorageCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Healthy => write!(f, "storage is healthy"),
-            Self::Full {
-                free_bytes,
-                needed_bytes,
-            } => write!(
-                f,
-                "the disk is full: {free_bytes} bytes are free, {needed_bytes} are needed"
-            ),
+            Self::Full { free_bytes, needed_bytes } => {
+                write!(f, "the disk is full: {free_bytes} bytes are free, {needed_bytes} are needed")
+            }
             Self::Failed(reason) => write!(f, "storage failed: {reason}"),
         }
     }

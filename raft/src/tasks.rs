@@ -99,14 +99,7 @@ pub(crate) struct Supervised<M: StateMachine> {
 
 /// Waits for the end of the consensus core or for the order to stop, and winds everything up.
 pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
-    let Supervised {
-        raft,
-        store,
-        tasks,
-        stop,
-        stopped,
-        closed,
-    } = supervised;
+    let Supervised { raft, store, tasks, stop, stopped, closed } = supervised;
     let mut core_state = raft.server_metrics();
     let failed = loop {
         tokio::select! {

@@ -13,22 +13,13 @@ const WIRE_VERSION: u16 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum Request {
     /// The leader sends entries, or a sign of life.
-    Append {
-        vote: RawVote,
-        previous: Option<RawLogId>,
-        entries: Vec<RawEntry>,
-        committed: Option<RawLogId>,
-    },
+    Append { vote: RawVote, previous: Option<RawLogId>, entries: Vec<RawEntry>, committed: Option<RawLogId> },
     /// A candidate asks for a vote.
     Vote(Ballot),
     /// A replica asks whether it would get a vote.
     PreVote(Ballot),
     /// The leader hands over to the receiver.
-    TransferLeader {
-        vote: RawVote,
-        to: u64,
-        last: Option<RawLogId>,
-    },
+    TransferLeader { vote: RawVote, to: u64, last: Option<RawLogId> },
     /// The leader sends a part of a snapshot. Parts come in order; the first has offset 0.
     SnapshotChunk {
         transfer: u64,
@@ -127,14 +118,8 @@ pub(crate) enum AppendAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum TransferAnswer {
     Accepted,
-    VoteChanged {
-        expected: RawVote,
-        actual: RawVote,
-    },
-    LogNotFlushed {
-        expected: Option<RawLogId>,
-        actual: Option<RawLogId>,
-    },
+    VoteChanged { expected: RawVote, actual: RawVote },
+    LogNotFlushed { expected: Option<RawLogId>, actual: Option<RawLogId> },
 }
 
 impl Request {

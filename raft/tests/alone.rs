@@ -3,8 +3,8 @@
 
 use berth_raft::testing::{Command, Effect, Ledger};
 use berth_raft::{
-    Clock, Config, LogIndex, ManualClock, ProposeError, ReadError, Replica, ReplicaId, StartError,
-    StopReason, SystemClock, UnixMillis,
+    Clock, Config, LogIndex, ManualClock, ProposeError, ReadError, Replica, ReplicaId, StartError, StopReason,
+    SystemClock, UnixMillis,
 };
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,11 +18,7 @@ fn config(folder: &Path) -> Config {
 }
 
 fn add(id: u64) -> Command {
-    Command::Add {
-        id,
-        amount: 1,
-        padding: Vec::new(),
-    }
+    Command::Add { id, amount: 1, padding: Vec::new() }
 }
 
 async fn start_with(config: Config, clock: Arc<dyn Clock>) -> Result<Replica<Ledger>, StartError> {
@@ -30,9 +26,7 @@ async fn start_with(config: Config, clock: Arc<dyn Clock>) -> Result<Replica<Led
 }
 
 async fn start(folder: &Path) -> Replica<Ledger> {
-    start_with(config(folder), Arc::new(SystemClock))
-        .await
-        .unwrap()
+    start_with(config(folder), Arc::new(SystemClock)).await.unwrap()
 }
 
 /// Starts on a folder that an earlier replica may still be closing.
@@ -56,11 +50,7 @@ async fn outcomes_come_back_in_the_order_of_the_commands() {
     let folder = tempfile::tempdir().unwrap();
     let replica = start(folder.path()).await;
     let proposed = replica.propose(vec![add(1), add(2), add(1)]).await.unwrap();
-    let outcomes: Vec<(u64, u32)> = proposed
-        .outcomes
-        .iter()
-        .map(|outcome| (outcome.total, outcome.times))
-        .collect();
+    let outcomes: Vec<(u64, u32)> = proposed.outcomes.iter().map(|outcome| (outcome.total, outcome.times)).collect();
     assert_eq!(outcomes, [(1, 1), (2, 1), (3, 2)]);
     let view = replica.local();
     assert_eq!((view.state.total, view.index), (3, proposed.index));
@@ -111,16 +101,13 @@ async fn the_observer_sees_every_entry_once_and_in_order() {
         sink.lock().unwrap().push((state.total, effects.to_vec()));
     });
     let clock = Arc::new(SystemClock);
-    let replica = Replica::start(config(folder.path()), clock, Ledger::default(), observer)
-        .await
-        .unwrap();
+    let replica = Replica::start(config(folder.path()), clock, Ledger::default(), observer).await.unwrap();
     for id in 1..=10 {
         replica.propose(vec![add(id)]).await.unwrap();
     }
     replica.stop().await.unwrap();
-    let expected: Vec<_> = std::iter::once((0, Vec::new()))
-        .chain((1..=10).map(|id| (id, vec![Effect::Added(id)])))
-        .collect();
+    let expected: Vec<_> =
+        std::iter::once((0, Vec::new())).chain((1..=10).map(|id| (id, vec![Effect::Added(id)]))).collect();
     assert_eq!(*seen.lock().unwrap(), expected);
 }
 
@@ -130,9 +117,7 @@ async fn a_snapshot_bounds_the_log_and_is_what_the_next_start_begins_with() {
     let mut config = config(folder.path());
     config.snapshot_after_entries = 50;
     config.keep_entries = 10;
-    let replica = start_with(config.clone(), Arc::new(SystemClock))
-        .await
-        .unwrap();
+    let replica = start_with(config.clone(), Arc::new(SystemClock)).await.unwrap();
     for id in 0..300 {
         replica.propose(vec![add(id)]).await.unwrap();
     }
@@ -166,11 +151,7 @@ async fn snapshots_are_made_by_themselves_by_entries_and_by_bytes() {
         let replica = start_with(config, Arc::new(SystemClock)).await.unwrap();
         for id in 0..25 {
             let padding = vec![7; 1_000];
-            let command = Command::Add {
-                id,
-                amount: 1,
-                padding,
-            };
+            let command = Command::Add { id, amount: 1, padding };
             replica.propose(vec![command]).await.unwrap();
         }
         let made = timeout(PATIENCE, async {
@@ -187,9 +168,7 @@ async fn snapshots_are_made_by_themselves_by_entries_and_by_bytes() {
 async fn stamps_never_run_backwards_even_when_the_clock_and_a_restart_do() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(UnixMillis(50_000)));
-    let replica = start_with(config(folder.path()), clock.clone())
-        .await
-        .unwrap();
+    let replica = start_with(config(folder.path()), clock.clone()).await.unwrap();
     replica.propose(vec![add(1)]).await.unwrap();
     clock.set(UnixMillis(10_000));
     replica.propose(vec![add(2)]).await.unwrap();
@@ -209,13 +188,8 @@ async fn stamps_never_run_backwards_even_when_the_clock_and_a_restart_do() {
 async fn a_deadline_fires_once_when_the_clock_reaches_it() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(UnixMillis(1_000)));
-    let replica = start_with(config(folder.path()), clock.clone())
-        .await
-        .unwrap();
-    let deadline = Command::Deadline {
-        at: 2_000,
-        stuck: false,
-    };
+    let replica = start_with(config(folder.path()), clock.clone()).await.unwrap();
+    let deadline = Command::Deadline { at: 2_000, stuck: false };
     let set = replica.propose(vec![deadline]).await.unwrap();
     clock.set(UnixMillis(1_999));
     // A proposal orders this test after whatever a premature tick would have done.
@@ -279,11 +253,7 @@ async fn commands_that_do_not_fit_into_an_entry_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let replica = start(folder.path()).await;
     let padding = vec![0; 9 * 1024 * 1024];
-    let large = Command::Add {
-        id: 1,
-        amount: 1,
-        padding,
-    };
+    let large = Command::Add { id: 1, amount: 1, padding };
     replica.propose(vec![large.clone()]).await.unwrap();
     let refused = replica.propose(vec![large.clone(), large]).await;
     assert!(matches!(refused, Err(ProposeError::TooLarge { .. })));
@@ -328,15 +298,9 @@ async fn a_stopped_replica_says_so() {
     replica.stop().await.unwrap();
     replica.stop().await.unwrap();
     let refused = replica.propose(vec![add(1)]).await;
-    assert_eq!(
-        refused.unwrap_err(),
-        ProposeError::Stopped(StopReason::Requested)
-    );
+    assert_eq!(refused.unwrap_err(), ProposeError::Stopped(StopReason::Requested));
     let refused = replica.read().await;
-    assert_eq!(
-        refused.unwrap_err(),
-        ReadError::Stopped(StopReason::Requested)
-    );
+    assert_eq!(refused.unwrap_err(), ReadError::Stopped(StopReason::Requested));
     assert_eq!(replica.status().stopped, Some(StopReason::Requested));
 }
 
@@ -369,10 +333,6 @@ async fn a_folder_of_another_replica_and_a_folder_in_use_are_refused() {
     let foreign = start_with(foreign, Arc::new(SystemClock)).await;
     assert!(matches!(
         foreign.unwrap_err(),
-        StartError::ForeignFolder {
-            found: ReplicaId(1),
-            configured: ReplicaId(2),
-            ..
-        }
+        StartError::ForeignFolder { found: ReplicaId(1), configured: ReplicaId(2), .. }
     ));
 }

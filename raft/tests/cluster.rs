@@ -2,9 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use berth_raft::testing::{Command, Ledger, LocalNetwork};
-use berth_raft::{
-    Config, LogIndex, ProposeError, ReadError, Replica, ReplicaId, StartError, SystemClock,
-};
+use berth_raft::{Config, LogIndex, ProposeError, ReadError, Replica, ReplicaId, StartError, SystemClock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +12,7 @@ use tokio::time::{sleep, timeout};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn add(id: u64) -> Command {
-    Command::Add {
-        id,
-        amount: 1,
-        padding: vec![0; 100],
-    }
+    Command::Add { id, amount: 1, padding: vec![0; 100] }
 }
 
 struct Cluster {
@@ -29,11 +23,7 @@ struct Cluster {
 
 impl Cluster {
     async fn of_three() -> Self {
-        let mut cluster = Self {
-            network: LocalNetwork::new(),
-            folders: BTreeMap::new(),
-            running: BTreeMap::new(),
-        };
+        let mut cluster = Self { network: LocalNetwork::new(), folders: BTreeMap::new(), running: BTreeMap::new() };
         for id in (1..=3).map(ReplicaId) {
             let folder = tempfile::tempdir().unwrap();
             cluster.folders.insert(id, folder);
@@ -72,10 +62,7 @@ impl Cluster {
     async fn leader(&self, among: &[ReplicaId]) -> ReplicaId {
         let agreed = timeout(PATIENCE, async {
             loop {
-                let leaders: BTreeSet<_> = among
-                    .iter()
-                    .map(|id| self.running[id].status().leader)
-                    .collect();
+                let leaders: BTreeSet<_> = among.iter().map(|id| self.running[id].status().leader).collect();
                 let leader = leaders.first().copied().flatten();
                 if let Some(leader) = leader.filter(|leader| among.contains(leader))
                     && leaders.len() == 1
@@ -163,9 +150,7 @@ async fn the_death_of_the_leader_costs_no_acknowledged_write() {
     let last = cluster.write(second, 40).await;
     cluster.applied(leader, last).await;
     let states = cluster.all().into_iter();
-    let states: Vec<Ledger> = states
-        .map(|id| cluster.running[&id].local().state.as_ref().clone())
-        .collect();
+    let states: Vec<Ledger> = states.map(|id| cluster.running[&id].local().state.as_ref().clone()).collect();
     assert!(states.iter().all(|state| *state == states[0]));
     cluster.stop_all().await;
 }
@@ -212,21 +197,9 @@ async fn without_a_majority_nothing_is_acknowledged_and_reads_are_refused() {
     cluster.network.isolate(leader);
     let alone = &cluster.running[&leader];
     let refused = alone.propose(vec![add(2)]).await.unwrap_err();
-    assert!(
-        matches!(
-            refused,
-            ProposeError::OutcomeUnknown | ProposeError::NoLeader { .. }
-        ),
-        "{refused}"
-    );
+    assert!(matches!(refused, ProposeError::OutcomeUnknown | ProposeError::NoLeader { .. }), "{refused}");
     let refused = alone.read().await.unwrap_err();
-    assert!(
-        matches!(
-            refused,
-            ReadError::NoLeader { .. } | ReadError::TimedOut { .. }
-        ),
-        "{refused}"
-    );
+    assert!(matches!(refused, ReadError::NoLeader { .. } | ReadError::TimedOut { .. }), "{refused}");
     // What it had is still there to be shown as stale.
     assert_eq!(alone.local().state.total, 1);
 
@@ -240,16 +213,8 @@ async fn without_a_majority_nothing_is_acknowledged_and_reads_are_refused() {
     }
     let states: Vec<_> = cluster.running.values().map(Replica::local).collect();
     let newest = cluster.running[&leader].read().await.unwrap();
-    assert!(
-        [1, 3, 4]
-            .iter()
-            .all(|id| newest.state.seen.contains_key(id))
-    );
-    assert!(
-        states
-            .iter()
-            .all(|view| view.state.seen == newest.state.seen)
-    );
+    assert!([1, 3, 4].iter().all(|id| newest.state.seen.contains_key(id)));
+    assert!(states.iter().all(|view| view.state.seen == newest.state.seen));
     cluster.stop_all().await;
 }
 
@@ -268,16 +233,7 @@ async fn leadership_can_be_handed_over() {
     });
     handed_over.await.unwrap();
     cluster.write(leader, 2).await;
-    assert_eq!(
-        cluster.running[&heir]
-            .read()
-            .await
-            .unwrap()
-            .state
-            .seen
-            .len(),
-        2
-    );
+    assert_eq!(cluster.running[&heir].read().await.unwrap().state.seen.len(), 2);
     cluster.stop_all().await;
 }
 

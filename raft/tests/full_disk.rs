@@ -2,9 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use berth_raft::testing::{Command, Ledger};
-use berth_raft::{
-    Config, ProposeError, Replica, ReplicaId, SnapshotError, StorageCondition, SystemClock,
-};
+use berth_raft::{Config, ProposeError, Replica, ReplicaId, SnapshotError, StorageCondition, SystemClock};
 use std::path::Path;
 use std::process::Command as Process;
 use std::sync::Arc;
@@ -21,15 +19,10 @@ struct SmallDisk(TempDir);
 impl SmallDisk {
     fn mount() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mounted = Process::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"])
-            .arg(folder.path())
-            .status();
+        let mounted =
+            Process::new("mount").args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(folder.path()).status();
         let mounted = mounted.is_ok_and(|status| status.success());
-        assert!(
-            mounted,
-            "cannot mount a tmpfs: this test has to run as root"
-        );
+        assert!(mounted, "cannot mount a tmpfs: this test has to run as root");
         Self(folder)
     }
 
@@ -45,11 +38,7 @@ impl Drop for SmallDisk {
 }
 
 fn add(id: u64, length: usize) -> Command {
-    Command::Add {
-        id,
-        amount: 1,
-        padding: vec![7; length],
-    }
+    Command::Add { id, amount: 1, padding: vec![7; length] }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,14 +48,8 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself() {
     config.disk_reserve_bytes = 8 * MIB as u64;
     config.request_timeout_ms = 1_000;
     let observer = Arc::new(|_: &Ledger, _: &[_]| {});
-    let replica = Replica::start(
-        config.clone(),
-        Arc::new(SystemClock),
-        Ledger::default(),
-        observer.clone(),
-    )
-    .await
-    .unwrap();
+    let replica =
+        Replica::start(config.clone(), Arc::new(SystemClock), Ledger::default(), observer.clone()).await.unwrap();
     let mut acknowledged = vec![1];
     replica.propose(vec![add(1, MIB)]).await.unwrap();
 
@@ -87,20 +70,14 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself() {
         }
     });
     let refused = refused.await.unwrap();
-    assert!(
-        matches!(refused, ProposeError::StorageFull { .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, ProposeError::StorageFull { .. }), "{refused}");
     let status = replica.status();
     assert!(matches!(status.storage, StorageCondition::Full { .. }));
     assert_eq!(status.stopped, None);
     let state = replica.read().await.unwrap().state;
     assert!(acknowledged.iter().all(|id| state.seen.contains_key(id)));
     let snapshot = replica.trigger_snapshot().await;
-    assert!(
-        matches!(snapshot, Ok(_) | Err(SnapshotError::TimedOut { .. })),
-        "{snapshot:?}"
-    );
+    assert!(matches!(snapshot, Ok(_) | Err(SnapshotError::TimedOut { .. })), "{snapshot:?}");
 
     std::fs::remove_file(&ballast).unwrap();
     id += 1;
@@ -126,9 +103,7 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself() {
     assert_eq!(replica.status().stopped, None);
     replica.stop().await.unwrap();
 
-    let replica = Replica::start(config, Arc::new(SystemClock), Ledger::default(), observer)
-        .await
-        .unwrap();
+    let replica = Replica::start(config, Arc::new(SystemClock), Ledger::default(), observer).await.unwrap();
     let state = replica.local().state;
     assert!(acknowledged.iter().all(|id| state.seen.contains_key(id)));
     assert!(state.seen.values().all(|times| *times == 1));

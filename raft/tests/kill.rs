@@ -27,9 +27,7 @@ fn config(folder: &Path) -> Config {
 async fn start(folder: &Path) -> Replica<Ledger> {
     let clock = Arc::new(SystemClock);
     let observer = Arc::new(|_: &Ledger, _: &[_]| {});
-    Replica::start(config(folder), clock, Ledger::default(), observer)
-        .await
-        .unwrap()
+    Replica::start(config(folder), clock, Ledger::default(), observer).await.unwrap()
 }
 
 fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
@@ -48,11 +46,7 @@ async fn writes_until_it_is_killed() {
             loop {
                 let id = next.fetch_add(1, Ordering::Relaxed);
                 let length = if writer == 0 { 100_000 } else { 100 };
-                let command = Command::Add {
-                    id,
-                    amount: 1,
-                    padding: vec![7; length],
-                };
+                let command = Command::Add { id, amount: 1, padding: vec![7; length] };
                 let proposed = replica.propose(vec![command]).await.unwrap();
                 assert_eq!(proposed.outcomes[0].times, 1, "id {id} was doubled");
                 let line = format!("acknowledged {id}\n");
@@ -74,17 +68,10 @@ fn what_was_acknowledged_before_a_kill_is_there_once_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeSet::new();
     for round in 1..=rounds {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let moment = Duration::from_millis((random >> 33) % 400);
         let mut child = Process::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "writes_until_it_is_killed",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "writes_until_it_is_killed", "--ignored", "--nocapture"])
             .env(FOLDER, folder.path())
             .env(FIRST_ID, (round * 1_000_000).to_string())
             .stdout(Stdio::piped())
@@ -95,8 +82,7 @@ fn what_was_acknowledged_before_a_kill_is_there_once_after_it() {
         let reader = std::thread::spawn(move || {
             let lines = output.lines().map_while(Result::ok);
             // A last line that was cut short would be another number: it is left out.
-            let ids =
-                lines.filter_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok());
+            let ids = lines.filter_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok());
             let ids = ids.inspect(|_| {
                 let _ = first.send(());
             });
@@ -107,21 +93,14 @@ fn what_was_acknowledged_before_a_kill_is_there_once_after_it() {
         child.kill().unwrap();
         child.wait().unwrap();
         let ids = reader.join().unwrap();
-        println!(
-            "round {round}: killed {moment:?} after the first of {}",
-            ids.len()
-        );
+        println!("round {round}: killed {moment:?} after the first of {}", ids.len());
         acknowledged.extend(ids);
 
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let replica = start(folder.path()).await;
             let state = replica.local().state;
-            let lost: Vec<u64> = acknowledged
-                .iter()
-                .copied()
-                .filter(|id| !state.seen.contains_key(id))
-                .collect();
+            let lost: Vec<u64> = acknowledged.iter().copied().filter(|id| !state.seen.contains_key(id)).collect();
             assert_eq!(lost, [0_u64; 0], "lost in round {round}");
             assert!(state.seen.values().all(|times| *times == 1));
             assert_eq!(state.total, state.seen.len() as u64);

@@ -112,9 +112,7 @@ impl door::Core for Broker {
         match self.replica.read().await {
             Ok(view) => Ok(fleet_of(&view.state)),
             Err(error) => Err(match error {
-                ReadError::NoLeader { retry_after } => {
-                    Unavailable { reason: UnavailableReason::NoQuorum, retry_after }
-                }
+                ReadError::NoLeader { retry_after } => Unavailable { reason: UnavailableReason::NoQuorum, retry_after },
                 ReadError::Overloaded { .. } => {
                     Unavailable { reason: UnavailableReason::Busy, retry_after: RETRY_AFTER }
                 }

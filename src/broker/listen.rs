@@ -64,7 +64,13 @@ impl Bound {
     }
 
     /// Serves until `shutdown`, then lets requests under way finish.
-    pub async fn serve(self, tls: Arc<ServerConfig>, router: Router, connections_max: usize, shutdown: CancellationToken) {
+    pub async fn serve(
+        self,
+        tls: Arc<ServerConfig>,
+        router: Router,
+        connections_max: usize,
+        shutdown: CancellationToken,
+    ) {
         let acceptor = TlsAcceptor::from(tls);
         let places = Arc::new(Semaphore::new(connections_max));
         let tasks = TaskTracker::new();
@@ -85,7 +91,8 @@ impl Bound {
                 tracing::warn!(%peer, connections_max, "connection refused: there are as many as allowed");
                 continue;
             };
-            let connection = Connection { acceptor: acceptor.clone(), router: router.clone(), shutdown: shutdown.clone() };
+            let connection =
+                Connection { acceptor: acceptor.clone(), router: router.clone(), shutdown: shutdown.clone() };
             tasks.spawn(async move {
                 connection.run(stream, peer).await;
                 drop(place);

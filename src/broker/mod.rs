@@ -118,9 +118,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     };
     // The store locks the folder; everything else in it is touched after that.
     let replica_config = berth_raft::Config::new(folder.join("replica"), berth_raft::ReplicaId(id.0));
-    let replica = Replica::start(replica_config, clock.clone(), Machine::default(), observer)
-        .await
-        .map_err(Error::Start)?;
+    let replica =
+        Replica::start(replica_config, clock.clone(), Machine::default(), observer).await.map_err(Error::Start)?;
     let broker = Arc::new(Broker::new(replica, id, clock, links));
 
     let cluster_key_path = folder.join("cluster.key");
@@ -138,14 +137,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let opening = vec![Command::Configure(config.sessions.settings()), Command::ReplicaStarted { replica: id }];
     broker.propose(opening).await.map_err(|error| Error::FirstWrites(error.into()))?;
     let identity = Arc::new(
-        Identity::start(
-            Arc::clone(&broker),
-            cluster_key,
-            config.access_token_seconds,
-            config.connection_token_minutes,
-        )
-        .await
-        .map_err(Error::FirstWrites)?,
+        Identity::start(Arc::clone(&broker), cluster_key, config.access_token_seconds, config.connection_token_minutes)
+            .await
+            .map_err(Error::FirstWrites)?,
     );
 
     let client_port = Bound::bind(config.clients.listen).await?;

@@ -89,7 +89,8 @@ impl Pki {
 
         let certificate_path = folder.join("server.pem");
         let made = |source| PkiError::Make { path: ca_path.clone(), source };
-        let names: Vec<String> = host_names().into_iter().chain(names.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
+        let names: Vec<String> =
+            host_names().into_iter().chain(names.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
         let key = KeyPair::generate().map_err(made)?;
         let mut params = CertificateParams::new(names).map_err(made)?;
         params.distinguished_name = named("berth broker");
@@ -136,9 +137,8 @@ impl Pki {
 fn open_authority(ca_path: &Path, key_path: &Path) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
     let made = |source| PkiError::Make { path: ca_path.to_owned(), source };
     if ca_path.exists() || key_path.exists() {
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|source| PkiError::Io { path: path.to_owned(), source })
-        };
+        let read =
+            |path: &Path| fs::read_to_string(path).map_err(|source| PkiError::Io { path: path.to_owned(), source });
         let ca_pem = read(ca_path)?;
         let key = KeyPair::from_pem(&read(key_path)?)
             .map_err(|source| PkiError::Make { path: key_path.to_owned(), source })?;
@@ -190,8 +190,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PkiError> {
 /// names that `/etc/hosts` gives it (the full one among them), `localhost`,
 /// and the addresses of its interfaces.
 fn host_names() -> BTreeSet<String> {
-    let mut names: BTreeSet<String> =
-        ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned).collect();
+    let mut names: BTreeSet<String> = ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned).collect();
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     if let Ok(hostname) = fs::read_to_string("/proc/sys/kernel/hostname") {
         let hostname = hostname.trim();

@@ -172,7 +172,10 @@ where
     let seconds = started.elapsed().as_secs_f64();
     let rate = count(latencies.len()) / seconds;
     let times = Quantiles::of(latencies);
-    println!("create, {clients} clients: {rate:.0} durable per second ({:.2} of the yardstick), {times}", rate / yardstick);
+    println!(
+        "create, {clients} clients: {rate:.0} durable per second ({:.2} of the yardstick), {times}",
+        rate / yardstick
+    );
     Ok(())
 }
 

@@ -58,8 +58,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             println!("client-password: {}", answer.secret);
         }
         Command::List { broker } => {
-            let clients: Vec<ClientEntry> =
-                call(&broker.data_folder, Method::GET, "/clients", String::new()).await?;
+            let clients: Vec<ClientEntry> = call(&broker.data_folder, Method::GET, "/clients", String::new()).await?;
             println!("Api clients");
             println!("{}", serde_json::to_string_pretty(&clients)?);
         }

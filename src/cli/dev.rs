@@ -178,8 +178,7 @@ async fn show(
     saved: &mut Saved,
     saved_path: &Path,
 ) -> anyhow::Result<()> {
-    let credentials =
-        Credentials { id: saved.client_id.clone(), secret: Secret::new(saved.client_secret.clone()) };
+    let credentials = Credentials { id: saved.client_id.clone(), secret: Secret::new(saved.client_secret.clone()) };
     let api = Api::connect(url, ca_path, &credentials).await?;
     let id = session(&api, saved, saved_path, !args.json).await?;
     let picture = folder.join("screenshot.png");

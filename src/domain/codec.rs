@@ -89,8 +89,7 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
     let version = read_header(Kind::Command, &mut input)?;
     match version {
         1 => {
-            let (command, length) =
-                bincode::serde::decode_from_slice(input, config()).map_err(CodecError::Decode)?;
+            let (command, length) = bincode::serde::decode_from_slice(input, config()).map_err(CodecError::Decode)?;
             match input.len() - length {
                 0 => Ok(command),
                 trailing => Err(CodecError::Trailing(trailing)),

@@ -5,9 +5,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::client::{ApiClient, SigningKey};
+use super::ids::InstructionId;
 use super::ids::{ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::{Answer, Instruction};
-use super::ids::InstructionId;
 use super::report::{Report, ReportedSession};
 use super::session::SessionSpec;
 use super::settings::Settings;
@@ -196,9 +196,6 @@ impl Event {
     /// Whether the journal keeps it. What agents say at each interval would
     /// push everything else out and is left aside.
     pub const fn is_journaled(&self) -> bool {
-        !matches!(
-            self,
-            Self::ServerReported { .. } | Self::SessionObserved { .. } | Self::SessionForgotten { .. }
-        )
+        !matches!(self, Self::ServerReported { .. } | Self::SessionObserved { .. } | Self::SessionForgotten { .. })
     }
 }

@@ -105,9 +105,8 @@ mod tests {
             journal.push(LogIndex(index), Timestamp(index), lost("b"), 4);
         }
         assert_eq!(journal.len(), 4);
-        let positions = |after| {
-            journal.after(after).map(|r| (r.position.index.0, r.position.number)).collect::<Vec<_>>()
-        };
+        let positions =
+            |after| journal.after(after).map(|r| (r.position.index.0, r.position.number)).collect::<Vec<_>>();
         assert_eq!(positions(None), [(2, 0), (2, 1), (3, 0), (3, 1)]);
         let cursor = Position { index: LogIndex(2), number: 1 };
         assert_eq!(positions(Some(cursor)), [(3, 0), (3, 1)]);

@@ -114,11 +114,9 @@ impl Rank {
     pub(super) fn of(server: &Server, kind: SessionKind, closed: bool, counts: Counts) -> Option<Self> {
         match refusal_of_any(server, kind, closed, counts) {
             Some(_) => None,
-            None => Some(Self {
-                sessions: counts.total(),
-                tie: stable_hash(server.id.as_str()),
-                server: server.id.clone(),
-            }),
+            None => {
+                Some(Self { sessions: counts.total(), tie: stable_hash(server.id.as_str()), server: server.id.clone() })
+            }
         }
     }
 }

@@ -113,9 +113,7 @@ impl Subject for Server {
             Property::SwapUsedBytes => Some(Value::Integer(self.load.swap.used_bytes)),
             Property::CpuLoadAverageOneMinute => Some(load(self.load.load_average.one_minute_hundredths)),
             Property::CpuLoadAverageFiveMinutes => Some(load(self.load.load_average.five_minutes_hundredths)),
-            Property::CpuLoadAverageFifteenMinutes => {
-                Some(load(self.load.load_average.fifteen_minutes_hundredths))
-            }
+            Property::CpuLoadAverageFifteenMinutes => Some(load(self.load.load_average.fifteen_minutes_hundredths)),
             Property::AwsEc2InstanceId => aws.and_then(|aws| text(&aws.instance_id)),
             Property::AwsEc2InstanceType => aws.and_then(|aws| text(&aws.instance_type)),
             Property::AwsRegion => aws.and_then(|aws| text(&aws.region)),

@@ -31,12 +31,8 @@ struct Figure {
 fn main() -> Outcome<()> {
     let seconds = std::env::var("BERTH_BENCH_SECONDS").ok();
     let limit = Duration::from_secs(seconds.map_or(Ok(3), |text| text.parse())?);
-    let folder =
-        std::env::var_os("BERTH_BENCH_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
-    println!(
-        "durable appends of {ENTRY_BYTES} bytes in {}, {limit:?} each",
-        folder.display()
-    );
+    let folder = std::env::var_os("BERTH_BENCH_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
+    println!("durable appends of {ENTRY_BYTES} bytes in {}, {limit:?} each", folder.display());
     println!("batch   file/s  p50 us  p99 us   store/s  p50 us  p99 us  store/file");
     for batch in [1, 16, 128] {
         let place = tempfile::tempdir_in(&folder)?;
@@ -72,13 +68,8 @@ fn measure_store(folder: &Path, batch: u64, limit: Duration) -> Outcome<Figure> 
     let (sender, durable) = mpsc::channel();
     let mut next = 0;
     let figure = repeat(batch, limit, || {
-        let entries = (next..next + batch)
-            .map(|index| Entry {
-                index,
-                term: 1,
-                payload: vec![7; ENTRY_BYTES],
-            })
-            .collect();
+        let entries =
+            (next..next + batch).map(|index| Entry { index, term: 1, payload: vec![7; ENTRY_BYTES] }).collect();
         next += batch;
         let sender = sender.clone();
         log.append(entries, Box::new(move |result| drop(sender.send(result))))?;
@@ -104,8 +95,7 @@ fn repeat(batch: u64, limit: Duration, mut append: impl FnMut() -> Outcome<()>) 
     let batches = u32::try_from(times.len())?;
     times.sort_unstable();
     Ok(Figure {
-        entries_per_second: f64::from(batches) * f64::from(u32::try_from(batch)?)
-            / elapsed.as_secs_f64(),
+        entries_per_second: f64::from(batches) * f64::from(u32::try_from(batch)?) / elapsed.as_secs_f64(),
         p50: times[times.len() / 2],
         p99: times[times.len() * 99 / 100],
     })

@@ -102,17 +102,10 @@ pub(crate) fn encode(kind: Kind, body: &impl Encode, capacity_bytes: usize) -> V
 }
 
 /// The body of the record that `bytes` is, exactly and of this kind.
-pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(
-    kind: Kind,
-    bytes: &'a [u8],
-) -> Result<T, Defect> {
+pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(kind: Kind, bytes: &'a [u8]) -> Result<T, Defect> {
     let length = body_length(bytes)?;
     if bytes.len() != HEADER_BYTES + length {
-        return Err(Defect::Damage(format!(
-            "{} bytes where {} were written",
-            bytes.len(),
-            HEADER_BYTES + length
-        )));
+        return Err(Defect::Damage(format!("{} bytes where {} were written", bytes.len(), HEADER_BYTES + length)));
     }
     let stored = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);
@@ -126,19 +119,12 @@ pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(
         return Err(Defect::Version(version));
     }
     if found != kind as u16 {
-        return Err(Defect::Damage(format!(
-            "a record of kind {found} stands where kind {} belongs",
-            kind as u16
-        )));
+        return Err(Defect::Damage(format!("a record of kind {found} stands where kind {} belongs", kind as u16)));
     }
-    let (body, used) =
-        bincode::borrow_decode_from_slice(&bytes[HEADER_BYTES..], configuration())
-            .map_err(|error| Defect::Damage(format!("the body cannot be decoded: {error}")))?;
+    let (body, used) = bincode::borrow_decode_from_slice(&bytes[HEADER_BYTES..], configuration())
+        .map_err(|error| Defect::Damage(format!("the body cannot be decoded: {error}")))?;
     if used != length {
-        return Err(Defect::Damage(format!(
-            "{} bytes follow the body",
-            length - used
-        )));
+        return Err(Defect::Damage(format!("{} bytes follow the body", length - used)));
     }
     Ok(body)
 }
@@ -182,10 +168,7 @@ mod tests {
             let mut damaged = record.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let result = decode::<&[u8]>(Kind::Vote, &damaged);
-            assert!(
-                matches!(result, Err(Defect::Damage(_))),
-                "bit {bit}: {result:?}"
-            );
+            assert!(matches!(result, Err(Defect::Damage(_))), "bit {bit}: {result:?}");
         }
     }
 
@@ -200,10 +183,7 @@ mod tests {
     #[test]
     fn a_record_of_another_kind_is_refused() {
         let record = encode(Kind::Vote, &b"ballot".as_slice(), 16);
-        assert!(matches!(
-            decode::<&[u8]>(Kind::Committed, &record),
-            Err(Defect::Damage(_))
-        ));
+        assert!(matches!(decode::<&[u8]>(Kind::Committed, &record), Err(Defect::Damage(_))));
     }
 
     #[test]
@@ -212,9 +192,6 @@ mod tests {
         record[4..6].copy_from_slice(&2_u16.to_le_bytes());
         let crc = checksum(&record);
         record[12..16].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(
-            decode::<&[u8]>(Kind::Vote, &record),
-            Err(Defect::Version(2))
-        );
+        assert_eq!(decode::<&[u8]>(Kind::Vote, &record), Err(Defect::Version(2)));
     }
 }

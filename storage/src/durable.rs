@@ -7,25 +7,19 @@ use crate::Error;
 
 /// Makes the names in `folder` durable: files created, renamed or removed.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), Error> {
-    File::open(folder)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|error| Error::io("sync the folder", folder, error))
+    File::open(folder).and_then(|handle| handle.sync_all()).map_err(|error| Error::io("sync the folder", folder, error))
 }
 
 /// Makes the content of `path` durable, though not its name.
 pub(crate) fn sync_file(path: &Path) -> Result<(), Error> {
-    File::open(path)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|error| Error::io("sync", path, error))
+    File::open(path).and_then(|handle| handle.sync_all()).map_err(|error| Error::io("sync", path, error))
 }
 
 /// Puts the finished file (or folder) `temporary` in the place of `target`, in
 /// the same folder: after a power cut either the old or the new one is there,
 /// whole. `content` is an open handle on what is to be synced first.
 pub(crate) fn replace(content: &File, temporary: &Path, target: &Path) -> Result<(), Error> {
-    content
-        .sync_all()
-        .map_err(|error| Error::io("sync", temporary, error))?;
+    content.sync_all().map_err(|error| Error::io("sync", temporary, error))?;
     fs::rename(temporary, target).map_err(|error| Error::io("rename to", target, error))?;
     let folder = target.parent().unwrap_or(Path::new("/"));
     sync_folder(folder)
@@ -55,8 +49,8 @@ pub(crate) fn create_folder(folder: &Path) -> Result<(), Error> {
 
 /// Bytes free for us on the disk that `folder` is on.
 pub(crate) fn free_bytes(folder: &Path) -> Result<u64, Error> {
-    let disk = rustix::fs::statvfs(folder)
-        .map_err(|error| Error::io("ask for the free space of", folder, error.into()))?;
+    let disk =
+        rustix::fs::statvfs(folder).map_err(|error| Error::io("ask for the free space of", folder, error.into()))?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
@@ -64,11 +58,7 @@ pub(crate) fn free_bytes(folder: &Path) -> Result<u64, Error> {
 pub(crate) fn require_room(folder: &Path, needed_bytes: u64) -> Result<(), Error> {
     let free_bytes = free_bytes(folder)?;
     if free_bytes < needed_bytes {
-        return Err(Error::Full {
-            path: folder.to_owned(),
-            free_bytes,
-            needed_bytes,
-        });
+        return Err(Error::Full { path: folder.to_owned(), free_bytes, needed_bytes });
     }
     Ok(())
 }

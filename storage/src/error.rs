@@ -13,9 +13,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum Error {
     /// Another process has this data folder open. Nothing was touched.
-    #[error(
-        "{path} is locked by another process: stop the other replica, or give this one a data folder of its own"
-    )]
+    #[error("{path} is locked by another process: stop the other replica, or give this one a data folder of its own")]
     Locked {
         /// The lock file.
         path: PathBuf,
@@ -78,9 +76,7 @@ pub enum Error {
     },
 
     /// The queue of the writer is full; nothing of this call was accepted.
-    #[error(
-        "{queued_bytes} bytes in {queued_writes} writes wait for the disk already: try again later"
-    )]
+    #[error("{queued_bytes} bytes in {queued_writes} writes wait for the disk already: try again later")]
     Overloaded {
         /// Bytes that wait.
         queued_bytes: u64,
@@ -132,30 +128,21 @@ pub enum Error {
 impl Error {
     /// An [`Error::Io`] for `attempt` on `path`.
     pub(crate) fn io(attempt: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            attempt,
-            path: path.to_owned(),
-            source: Arc::new(source),
-        }
+        Self::Io { attempt, path: path.to_owned(), source: Arc::new(source) }
     }
 
     /// An [`Error::Damaged`].
     pub(crate) fn damaged(path: &Path, what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Damaged {
-            path: path.to_owned(),
-            what: what.into(),
-            reason: reason.into(),
-        }
+        Self::Damaged { path: path.to_owned(), what: what.into(), reason: reason.into() }
     }
 
     /// Whether this is the operating system saying that the disk is full.
     pub(crate) fn is_disk_full(&self) -> bool {
         match self {
             Self::Full { .. } => true,
-            Self::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
             _ => false,
         }
     }

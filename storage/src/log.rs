@@ -86,10 +86,7 @@ impl Log {
     /// may start anywhere), or nothing is accepted. After an error `done` is
     /// dropped without being called.
     pub fn append(&self, entries: Vec<Entry>, done: Done) -> Result<(), Error> {
-        let bytes = entries
-            .iter()
-            .map(|entry| entry.payload.len() as u64 + WRITE_OVERHEAD_BYTES)
-            .sum::<u64>()
+        let bytes = entries.iter().map(|entry| entry.payload.len() as u64 + WRITE_OVERHEAD_BYTES).sum::<u64>()
             + WRITE_OVERHEAD_BYTES;
         let options = &self.shared.options;
         let mut state = self.shared.state();
@@ -99,13 +96,9 @@ impl Log {
         let next = state.view.next();
         check_entries(&entries, next)?;
         // An idle queue takes anything, or a long entry would never fit.
-        let fits = state.waiting_bytes + bytes <= options.queue_bytes
-            && state.waiting_writes < options.queue_writes;
+        let fits = state.waiting_bytes + bytes <= options.queue_bytes && state.waiting_writes < options.queue_writes;
         if state.waiting_writes > 0 && !fits {
-            return Err(Error::Overloaded {
-                queued_bytes: state.waiting_bytes,
-                queued_writes: state.waiting_writes,
-            });
+            return Err(Error::Overloaded { queued_bytes: state.waiting_bytes, queued_writes: state.waiting_writes });
         }
         let start = match next {
             None => entries.first().map(|entry| entry.index),
@@ -152,11 +145,7 @@ impl Log {
             None => Instant::now(),
         };
         state.view.committed = Some(committed.clone());
-        state.committed = Some(CommittedWaiting {
-            marker: committed,
-            after_write: state.last_write,
-            since,
-        });
+        state.committed = Some(CommittedWaiting { marker: committed, after_write: state.last_write, since });
         drop(state);
         self.shared.wake.notify_one();
     }
@@ -191,10 +180,8 @@ impl Log {
     fn write(&self, done: Done, accept: impl FnOnce(&mut shared::State) -> Option<Action>) {
         let mut state = self.shared.state();
         let refusal = state.refusal().or_else(|| {
-            (state.waiting_writes >= self.shared.options.queue_writes).then(|| Error::Overloaded {
-                queued_bytes: state.waiting_bytes,
-                queued_writes: state.waiting_writes,
-            })
+            (state.waiting_writes >= self.shared.options.queue_writes)
+                .then(|| Error::Overloaded { queued_bytes: state.waiting_bytes, queued_writes: state.waiting_writes })
         });
         if let Some(refusal) = refusal {
             drop(state);
@@ -238,10 +225,7 @@ impl Log {
             // Unless it was dropped while being read, it is damaged.
             let state = self.shared.state();
             let dropped = state.view.truncations() != truncations
-                || state
-                    .view
-                    .purged()
-                    .is_some_and(|(purged, _)| *purged >= first);
+                || state.view.purged().is_some_and(|(purged, _)| *purged >= first);
             if !dropped {
                 let closed = state.closing;
                 drop(state);
@@ -261,17 +245,15 @@ impl Log {
         let mut assembler = Assembler::default();
         let until = record::first_key(first + slots.len() as u64);
         database.scan(&record::first_key(first), &until, |key, value| {
-            let completed = assembler
-                .push(key, value)
-                .map_err(|defect| defect.into_error(folder, record::describe_key(key)))?;
+            let completed =
+                assembler.push(key, value).map_err(|defect| defect.into_error(folder, record::describe_key(key)))?;
             entries.extend(completed);
             Ok(entries.len() < slots.len())
         })?;
         for (position, slot) in slots.iter().enumerate() {
             let index = first + position as u64;
             let as_written = entries.get(position).is_some_and(|entry: &Entry| {
-                (entry.index, entry.term) == (index, slot.term)
-                    && entry.payload.len() == slot.length as usize
+                (entry.index, entry.term) == (index, slot.term) && entry.payload.len() == slot.length as usize
             });
             if !as_written {
                 let reason = "it is missing, or another one stands there";
@@ -344,10 +326,7 @@ fn check_entries(entries: &[Entry], next: Option<u64>) -> Result<(), Error> {
         }
         // The very last index is left out, so that the next one always exists.
         if entry.index == u64::MAX || expected.is_some_and(|expected| expected != entry.index) {
-            return Err(Error::Hole {
-                expected: expected.unwrap_or_default(),
-                found: entry.index,
-            });
+            return Err(Error::Hole { expected: expected.unwrap_or_default(), found: entry.index });
         }
         expected = Some(entry.index + 1);
     }
@@ -356,11 +335,7 @@ fn check_entries(entries: &[Entry], next: Option<u64>) -> Result<(), Error> {
 
 fn check_marker(what: &str, marker: &[u8]) -> Result<(), Error> {
     if marker.len() > MAX_MARKER_BYTES {
-        return Err(Error::TooLarge {
-            what: what.to_owned(),
-            bytes: marker.len(),
-            limit_bytes: MAX_MARKER_BYTES,
-        });
+        return Err(Error::TooLarge { what: what.to_owned(), bytes: marker.len(), limit_bytes: MAX_MARKER_BYTES });
     }
     Ok(())
 }
@@ -417,21 +392,13 @@ impl Running {
         writer::remove_unfinished(&database, loaded.unfinished)?;
         database.flush()?;
         database.sync()?;
-        let shared = Arc::new(Shared::new(
-            place.folder.clone(),
-            options,
-            loaded.view,
-            database,
-        ));
+        let shared = Arc::new(Shared::new(place.folder.clone(), options, loaded.view, database));
         let writer = Writer::new(Arc::clone(&shared), synced, loaded.group);
         let writer = std::thread::Builder::new()
             .name("storage-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| Error::io("start the writer thread for", &place.folder, error))?;
-        Ok(Self {
-            log: Log { shared },
-            writer: Some(writer),
-        })
+        Ok(Self { log: Log { shared }, writer: Some(writer) })
     }
 
     pub(crate) fn log(&self) -> Log {
@@ -445,11 +412,7 @@ impl Running {
         };
         self.log.shared.state().closing = true;
         self.log.shared.wake.notify_all();
-        writer.join().unwrap_or_else(|_| {
-            Err(Error::Failed {
-                reason: "the writer panicked while closing".into(),
-            })
-        })
+        writer.join().unwrap_or_else(|_| Err(Error::Failed { reason: "the writer panicked while closing".into() }))
     }
 }
 

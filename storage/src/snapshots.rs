@@ -96,20 +96,11 @@ impl Snapshots {
     /// The current snapshot, if there is one. Fails if its file was removed from
     /// the folder behind our back: a restart would not find it.
     pub fn current(&self) -> Result<Option<Snapshot>, Error> {
-        let current = self
-            .folder
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let current = self.folder.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(snapshot) = &current
             && !snapshot.path.exists()
         {
-            return Err(Error::damaged(
-                &snapshot.path,
-                "the current snapshot",
-                "the file was removed while in use",
-            ));
+            return Err(Error::damaged(&snapshot.path, "the current snapshot", "the file was removed while in use"));
         }
         Ok(current)
     }
@@ -156,11 +147,7 @@ impl Snapshot {
     fn load(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
         let contents = format::read_contents(path, &file)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file: Arc::new(file),
-            contents: Arc::new(contents),
-        })
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), contents: Arc::new(contents) })
     }
 
     /// What the caller stored with it.
@@ -180,11 +167,7 @@ impl Snapshot {
 
     /// Reads its content from the start. Readers are independent of each other.
     pub fn open(&self) -> SnapshotReader {
-        SnapshotReader::new(
-            self.path.clone(),
-            Arc::clone(&self.file),
-            Arc::clone(&self.contents),
-        )
+        SnapshotReader::new(self.path.clone(), Arc::clone(&self.file), Arc::clone(&self.contents))
     }
 }
 
@@ -206,11 +189,7 @@ fn parse_name(path: &Path) -> Result<Option<u64>, Error> {
     match (number, extension) {
         (Some(_), Some(UNFINISHED)) => Ok(None),
         (Some(index), Some(FINISHED)) => Ok(Some(index)),
-        _ => Err(Error::damaged(
-            path,
-            "the name",
-            "no file of this name is ever written into the folder of snapshots",
-        )),
+        _ => Err(Error::damaged(path, "the name", "no file of this name is ever written into the folder of snapshots")),
     }
 }
 

@@ -64,10 +64,7 @@ impl Store {
     pub fn open(folder: &Path, options: Options) -> Result<Self, Error> {
         durable::create_folder(folder)?;
         let lock = lock(folder)?;
-        let place = Place {
-            folder: folder.join("log"),
-            synced: folder.join("synced"),
-        };
+        let place = Place { folder: folder.join("log"), synced: folder.join("synced") };
         let snapshots = folder.join("snapshots");
         let format = folder.join("format");
         // The format is written last: without it nothing was ever acknowledged.
@@ -87,12 +84,7 @@ impl Store {
         }
         let snapshots = Snapshots::open(&snapshots, options.reserve_bytes)?;
         let log = Running::open(&place, options)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            log,
-            snapshots,
-            _lock: lock,
-        })
+        Ok(Self { folder: folder.to_owned(), log, snapshots, _lock: lock })
     }
 
     /// The log. Clones share the same log.
@@ -145,9 +137,7 @@ fn require_unused(folder: &Path, snapshots: &Path) -> Result<(), Error> {
         let expected = match name {
             // Every new ext4 file system has lost+found. What is in the log is
             // looked at before it is used.
-            Some(
-                "LOCK" | "synced" | "synced.new" | "format.new" | "log.new" | "log" | "lost+found",
-            ) => true,
+            Some("LOCK" | "synced" | "synced.new" | "format.new" | "log.new" | "log" | "lost+found") => true,
             Some("snapshots") => is_empty(snapshots)?,
             _ => false,
         };
@@ -163,9 +153,7 @@ fn require_unused(folder: &Path, snapshots: &Path) -> Result<(), Error> {
 }
 
 fn is_empty(folder: &Path) -> Result<bool, Error> {
-    fs::read_dir(folder)
-        .map(|mut files| files.next().is_none())
-        .map_err(|error| Error::io("list", folder, error))
+    fs::read_dir(folder).map(|mut files| files.next().is_none()).map_err(|error| Error::io("list", folder, error))
 }
 
 fn write_format(path: &Path) -> Result<(), Error> {

@@ -72,16 +72,7 @@ pub enum Effect {
     Fired(UnixMillis),
 }
 
-type Parts = (
-    BTreeMap<u64, u32>,
-    u64,
-    u64,
-    u64,
-    u64,
-    bool,
-    Option<u64>,
-    bool,
-);
+type Parts = (BTreeMap<u64, u32>, u64, u64, u64, u64, bool, Option<u64>, bool);
 
 impl StateMachine for Ledger {
     type Command = Command;
@@ -92,8 +83,7 @@ impl StateMachine for Ledger {
         if *command == Command::Unreadable {
             return vec![0xff];
         }
-        bincode::encode_to_vec(command, bincode::config::standard())
-            .expect("writing plain data to memory cannot fail")
+        bincode::encode_to_vec(command, bincode::config::standard()).expect("writing plain data to memory cannot fail")
     }
 
     fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
@@ -121,18 +111,12 @@ impl StateMachine for Ledger {
                 let times = Arc::make_mut(&mut self.seen).entry(id).or_default();
                 *times += 1;
                 effects.push(Effect::Added(id));
-                Outcome {
-                    total: self.total,
-                    times: *times,
-                }
+                Outcome { total: self.total, times: *times }
             }
             Command::Deadline { at, stuck } => {
                 self.deadline = Some(UnixMillis(at));
                 self.stuck = stuck;
-                Outcome {
-                    total: self.total,
-                    times: 0,
-                }
+                Outcome { total: self.total, times: 0 }
             }
             Command::Panic | Command::Unreadable => panic!("a broken state machine"),
         }
@@ -153,8 +137,7 @@ impl StateMachine for Ledger {
             self.deadline.map(|at| at.0),
             self.stuck,
         );
-        bincode::encode_into_std_write(parts, &mut out, bincode::config::standard())
-            .map_err(io::Error::other)?;
+        bincode::encode_into_std_write(parts, &mut out, bincode::config::standard()).map_err(io::Error::other)?;
         Ok(())
     }
 

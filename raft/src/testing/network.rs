@@ -36,10 +36,7 @@ impl LocalNetwork {
 
     /// The transport of the replica `from`.
     pub fn peers_of(&self, from: ReplicaId) -> Arc<dyn Peers> {
-        Arc::new(LocalPeers {
-            from,
-            network: self.clone(),
-        })
+        Arc::new(LocalPeers { from, network: self.clone() })
     }
 
     /// Makes `replica` reachable, in place of an earlier one of the same id.
@@ -87,30 +84,19 @@ impl LocalPeers {
         if lane == Lane::Snapshot && handler.is_some() {
             state.snapshot_chunks += 1;
         }
-        handler.ok_or_else(|| PeerError::Unreachable {
-            to,
-            reason: "not connected".to_owned(),
-        })
+        handler.ok_or_else(|| PeerError::Unreachable { to, reason: "not connected".to_owned() })
     }
 }
 
 impl Peers for LocalPeers {
-    fn call(
-        &self,
-        to: ReplicaId,
-        lane: Lane,
-        request: Vec<u8>,
-    ) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
+    fn call(&self, to: ReplicaId, lane: Lane, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
         Box::pin(async move {
             let handler = self.handler(to, lane)?;
             let answer = handler(self.from, request).await;
             // A connection that was cut in between loses the answer, not the effect.
             match self.handler(to, Lane::Replication) {
                 Ok(_) => Ok(answer),
-                Err(_) => Err(PeerError::NoAnswer {
-                    to,
-                    reason: "connection lost".to_owned(),
-                }),
+                Err(_) => Err(PeerError::NoAnswer { to, reason: "connection lost".to_owned() }),
             }
         })
     }

@@ -311,8 +311,7 @@ impl Talk {
             _ => return Err(replaced()),
         }
         for instruction in fleet.outbox_after(&self.server, self.last_sent) {
-            let message =
-                FromBroker::Instruction { epoch: self.epoch, instruction: (**instruction).clone() };
+            let message = FromBroker::Instruction { epoch: self.epoch, instruction: (**instruction).clone() };
             send(socket, &message).await?;
             self.last_sent = instruction.id;
         }
@@ -349,8 +348,8 @@ impl Talk {
             Some(Ok(Message::Close(_))) | None => return Err(Farewell::gone()),
             Some(Err(error)) => return Err(Farewell::nonsense(error.to_string())),
         };
-        let message: FromAgent = serde_json::from_str(&text)
-            .map_err(|error| Farewell::nonsense(format!("not understood: {error}")))?;
+        let message: FromAgent =
+            serde_json::from_str(&text).map_err(|error| Farewell::nonsense(format!("not understood: {error}")))?;
         match message {
             FromAgent::Hello(_) => Err(Farewell::nonsense("a second hello on one connection")),
             FromAgent::Report { number, report } => {
@@ -358,8 +357,7 @@ impl Talk {
                 self.record(command, FromBroker::Reported { number }).await
             }
             FromAgent::Answer { instruction, answer } => {
-                let command =
-                    Command::Answer { server: self.server.clone(), epoch: self.epoch, instruction, answer };
+                let command = Command::Answer { server: self.server.clone(), epoch: self.epoch, instruction, answer };
                 self.record(command, FromBroker::Settled { instruction }).await
             }
             FromAgent::Reply { question, reply } => {

@@ -53,14 +53,13 @@ async fn upgrade(State(agents): State<Agents>, headers: HeaderMap, upgrade: WebS
     if agents.shutdown.is_cancelled() {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "this replica is ending");
     }
-    upgrade
-        .max_message_size(protocol::MESSAGE_BYTES_MAX)
-        .max_frame_size(protocol::MESSAGE_BYTES_MAX)
-        .on_upgrade(move |socket| async move {
+    upgrade.max_message_size(protocol::MESSAGE_BYTES_MAX).max_frame_size(protocol::MESSAGE_BYTES_MAX).on_upgrade(
+        move |socket| async move {
             let tasks = agents.tasks.clone();
             // Tracked, so that the end of the replica waits for its farewell.
             let _ = tasks.spawn(link::serve(socket, agents)).await;
-        })
+        },
+    )
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -102,8 +102,7 @@ impl Identity {
         }
         let id = new_key_id();
         let private = tokens::generate().map_err(|_| ClientError::Hash)?;
-        let sealed =
-            self.cluster_key.seal(&tokens::context(&id, purpose), &private).map_err(|_| ClientError::Hash)?;
+        let sealed = self.cluster_key.seal(&tokens::context(&id, purpose), &private).map_err(|_| ClientError::Hash)?;
         self.broker.propose(vec![Command::InstallKey { id, purpose, sealed }]).await?;
         Ok(())
     }
@@ -161,11 +160,12 @@ impl door::Identity for Identity {
 
     fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
         let fleet = self.broker.fleet();
-        let claims = self.access.verify_access_token(&fleet, &self.cluster_key, bearer).map_err(|error| match error {
-            Ok(TokenRefusal::Malformed) => VerifyError::Invalid,
-            Ok(TokenRefusal::Expired) => VerifyError::Expired,
-            Err(error) => VerifyError::Unavailable(not_serving(&error)),
-        })?;
+        let claims =
+            self.access.verify_access_token(&fleet, &self.cluster_key, bearer).map_err(|error| match error {
+                Ok(TokenRefusal::Malformed) => VerifyError::Invalid,
+                Ok(TokenRefusal::Expired) => VerifyError::Expired,
+                Err(error) => VerifyError::Unavailable(not_serving(&error)),
+            })?;
         let client = ClientId::new(&claims.client_id).map_err(|_| VerifyError::Invalid)?;
         match fleet.client(&client) {
             Some(found) if found.active => Ok(client),

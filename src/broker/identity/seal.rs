@@ -18,7 +18,9 @@ pub enum SealError {
     #[error("the cluster key must be 32 bytes in base64; restore the file from a backup")]
     Key,
     /// The sealed bytes were changed, or sealed with another key.
-    #[error("the signing key does not open with this cluster key; restore the cluster.key that belongs to this data folder")]
+    #[error(
+        "the signing key does not open with this cluster key; restore the cluster.key that belongs to this data folder"
+    )]
     Open,
     /// Encryption failed, which it never does with a good key.
     #[error("cannot seal")]
@@ -37,10 +39,8 @@ impl ClusterKey {
     /// Encrypts; `context` must be the same when it is opened.
     pub fn seal(&self, context: &str, clear: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut body = clear.to_vec();
-        let nonce = self
-            .0
-            .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut body)
-            .map_err(|_| SealError::Seal)?;
+        let nonce =
+            self.0.seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut body).map_err(|_| SealError::Seal)?;
         let mut sealed = nonce.as_ref().to_vec();
         sealed.append(&mut body);
         Ok(sealed)

@@ -213,8 +213,7 @@ pub(super) fn context(id: &KeyId, purpose: KeyPurpose) -> String {
 
 fn open(key: &SigningKey, cluster_key: &ClusterKey) -> Result<Usable, TokenKeyError> {
     let pkcs8 = cluster_key.open(&context(&key.id, key.purpose), &key.sealed)?;
-    let pair =
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map_err(|_| TokenKeyError::Key)?;
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map_err(|_| TokenKeyError::Key)?;
     Ok(Usable {
         id: key.id.clone(),
         signing: EncodingKey::from_ec_der(&pkcs8),

@@ -204,8 +204,8 @@ fn present(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession)
 }
 
 fn update(t: &mut Transition<'_>, session: &Session, reported: &ReportedSession) {
-    let changed = session.connections != reported.connections
-        || session.last_disconnected_at != reported.last_disconnected_at;
+    let changed =
+        session.connections != reported.connections || session.last_disconnected_at != reported.last_disconnected_at;
     if changed {
         t.emit(Event::SessionObserved {
             id: session.id.clone(),

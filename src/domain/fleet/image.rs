@@ -84,10 +84,7 @@ impl Fleet {
             servers: servers.into_iter().map(|server| (server.id.clone(), server)).collect(),
             closed: closed.into_iter().collect(),
             sessions: sessions.into_iter().map(|session| (session.id.clone(), session)).collect(),
-            outbox: outbox
-                .into_iter()
-                .map(|(server, instruction)| ((server, instruction.id), instruction))
-                .collect(),
+            outbox: outbox.into_iter().map(|(server, instruction)| ((server, instruction.id), instruction)).collect(),
             clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
             keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
             journal: Journal::from_records(journal),

@@ -9,10 +9,10 @@ use std::ops::Bound;
 use imbl::{OrdMap, OrdSet};
 
 use crate::domain::ids::{Owner, ServerId, SessionId};
+use crate::domain::placement::{self, Rule};
 use crate::domain::placement::{Counts, Rank};
 use crate::domain::server::{Server, Unavailability};
 use crate::domain::session::{Phase, Session, SessionKind};
-use crate::domain::placement::{self, Rule};
 use crate::domain::time::Timestamp;
 
 /// Something that waits for its time.

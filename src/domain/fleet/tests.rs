@@ -243,18 +243,18 @@ fn a_refusal_counts_the_rules_that_refused() {
     );
     log.connect(1, facts(Some(1), None, false));
     log.create(2, spec(1, SessionKind::Virtual));
-    log.connect(2, HostFacts {
-        os: crate::domain::host::Os { family: OsFamily::Windows, ..Default::default() },
-        ..facts(None, None, true)
-    });
+    log.connect(
+        2,
+        HostFacts {
+            os: crate::domain::host::Os { family: OsFamily::Windows, ..Default::default() },
+            ..facts(None, None, true)
+        },
+    );
     assert_eq!(
         refusal(log.create(3, spec(1, SessionKind::Virtual))),
         "no dcv server found for placement: 1 of 2 servers: virtual sessions need Linux, 1 of 2 servers: full"
     );
-    let picky = SessionSpec {
-        requirements: Some("tag:color = 'pink'".to_owned()),
-        ..spec(1, SessionKind::Console)
-    };
+    let picky = SessionSpec { requirements: Some("tag:color = 'pink'".to_owned()), ..spec(1, SessionKind::Console) };
     assert_eq!(
         refusal(log.create(4, picky)),
         "no dcv server found for placement: 1 of 2 servers: sessions of this type not offered, \
@@ -443,10 +443,19 @@ enum Step {
     Wait(u64),
     Command(Command),
     /// An answer to whatever is oldest in a server's outbox.
-    AnswerOldest { server: u8, stale: bool, fails: bool },
+    AnswerOldest {
+        server: u8,
+        stale: bool,
+        fails: bool,
+    },
     /// A report of what the server should have, short of some sessions.
-    ReportTruth { server: u8, without: Option<u8> },
-    Disconnect { server: u8 },
+    ReportTruth {
+        server: u8,
+        without: Option<u8>,
+    },
+    Disconnect {
+        server: u8,
+    },
 }
 
 fn any_kind() -> impl Strategy<Value = SessionKind> {

@@ -20,10 +20,7 @@ impl Position {
     /// The place `byte` bytes into `text`; `byte` is a character boundary.
     pub(super) fn new(text: &str, byte: usize) -> Self {
         let before = text.get(..byte).unwrap_or(text);
-        Self {
-            byte: before.len(),
-            character: before.chars().count() + 1,
-        }
+        Self { byte: before.len(), character: before.chars().count() + 1 }
     }
 }
 
@@ -58,9 +55,7 @@ pub enum Error {
     },
 
     /// A character that no part of the language starts with, or that cannot follow here.
-    #[error(
-        "Unexpected character {found:?} at {at}; names hold ASCII letters, digits and _, texts stand in '...'"
-    )]
+    #[error("Unexpected character {found:?} at {at}; names hold ASCII letters, digits and _, texts stand in '...'")]
     UnexpectedCharacter {
         /// The character's place.
         at: Position,
@@ -69,9 +64,7 @@ pub enum Error {
     },
 
     /// A bare word: a key without its prefix, or a text without quotes.
-    #[error(
-        "Unexpected word {word:?} at {at}; write keys as tag:NAME or server:PROPERTY and texts as '...'"
-    )]
+    #[error("Unexpected word {word:?} at {at}; write keys as tag:NAME or server:PROPERTY and texts as '...'")]
     UnexpectedWord {
         /// Where the word begins.
         at: Position,
@@ -80,9 +73,7 @@ pub enum Error {
     },
 
     /// A text whose closing quote is missing.
-    #[error(
-        "Text that begins at {at} has no closing quote; a quote inside a text is written twice"
-    )]
+    #[error("Text that begins at {at} has no closing quote; a quote inside a text is written twice")]
     UnterminatedText {
         /// The opening quote.
         at: Position,
@@ -98,9 +89,7 @@ pub enum Error {
     },
 
     /// `server:` without a property right behind it.
-    #[error(
-        "Invalid server key at {at}; server: is followed at once by a property such as Host.Os.Family"
-    )]
+    #[error("Invalid server key at {at}; server: is followed at once by a property such as Host.Os.Family")]
     InvalidServerKey {
         /// Where `server:` begins.
         at: Position,
@@ -125,9 +114,7 @@ pub enum Error {
     },
 
     /// A number outside the range of a double-precision number.
-    #[error(
-        "Number out of range at {at}; its magnitude must lie between 1e-324 and 1e309 or be zero"
-    )]
+    #[error("Number out of range at {at}; its magnitude must lie between 1e-324 and 1e309 or be zero")]
     NumberOutOfRange {
         /// Where the number begins.
         at: Position,
@@ -175,9 +162,7 @@ impl Error {
 }
 
 fn hint(similar: Option<Property>) -> String {
-    similar.map_or_else(String::new, |property| {
-        format!("; did you mean server:{property}?")
-    })
+    similar.map_or_else(String::new, |property| format!("; did you mean server:{property}?"))
 }
 
 /// The beginning of what the client wrote, short enough for a message.

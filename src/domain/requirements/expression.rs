@@ -34,9 +34,7 @@ impl Expression {
             return Ok(None);
         }
         within_limit(text.len())?;
-        let expression = Self {
-            root: parser::parse(text)?,
-        };
+        let expression = Self { root: parser::parse(text)? };
         // A dense text grows by the blanks of its canonical form, which must be readable again.
         let mut canonical = Length(0);
         write!(canonical, "{expression}").map_err(|fmt::Error| too_long(usize::MAX))?;
@@ -52,25 +50,16 @@ impl Expression {
 
     /// The terms in the order of the text.
     pub fn terms(&self) -> Terms<'_> {
-        Terms {
-            open: vec![&self.root],
-        }
+        Terms { open: vec![&self.root] }
     }
 }
 
 fn too_long(bytes: usize) -> Error {
-    Error::TooLong {
-        bytes,
-        limit: TEXT_BYTES_MAX,
-    }
+    Error::TooLong { bytes, limit: TEXT_BYTES_MAX }
 }
 
 fn within_limit(bytes: usize) -> Result<(), Error> {
-    if bytes > TEXT_BYTES_MAX {
-        Err(too_long(bytes))
-    } else {
-        Ok(())
-    }
+    if bytes > TEXT_BYTES_MAX { Err(too_long(bytes)) } else { Ok(()) }
 }
 
 /// Counts the bytes that are written to it.

@@ -54,10 +54,7 @@ pub(super) struct Lexer<'a> {
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(source: &'a str) -> Self {
-        Self {
-            source,
-            rest: source,
-        }
+        Self { source, rest: source }
     }
 
     /// The place `byte` bytes into the source.
@@ -87,45 +84,26 @@ impl<'a> Lexer<'a> {
             return self.text(at);
         }
         if let Some(name) = rest.strip_prefix("tag:") {
-            let name = tag_name(name).ok_or_else(|| Error::InvalidTagKey {
-                at: self.position(at),
-            })?;
+            let name = tag_name(name).ok_or_else(|| Error::InvalidTagKey { at: self.position(at) })?;
             return Ok((Token::Tag(name), "tag:".len() + name.len()));
         }
         if let Some(path) = rest.strip_prefix("server:") {
-            let path = property_path(path).ok_or_else(|| Error::InvalidServerKey {
-                at: self.position(at),
-            })?;
+            let path = property_path(path).ok_or_else(|| Error::InvalidServerKey { at: self.position(at) })?;
             return Ok((Token::Server(path), "server:".len() + path.len()));
         }
-        if let Some(number) = rest
-            .get(..number::prefix_length(rest))
-            .filter(|number| !number.is_empty())
-        {
+        if let Some(number) = rest.get(..number::prefix_length(rest)).filter(|number| !number.is_empty()) {
             return Ok((Token::Number(number), number.len()));
         }
-        let word = leading(rest, |c| {
-            c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.')
-        });
+        let word = leading(rest, |c| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.'));
         if first.is_alphabetic() || first == '_' {
-            return Err(Error::UnexpectedWord {
-                at: self.position(at),
-                word: excerpt(word),
-            });
+            return Err(Error::UnexpectedWord { at: self.position(at), word: excerpt(word) });
         }
-        Err(Error::UnexpectedCharacter {
-            at: self.position(at),
-            found: first,
-        })
+        Err(Error::UnexpectedCharacter { at: self.position(at), found: first })
     }
 
     /// The text whose opening quote stands at `at`.
     fn text(&self, at: usize) -> Result<(Token<'a>, usize), Error> {
-        let quotes = self
-            .rest
-            .match_indices('\'')
-            .map(|(index, _)| index)
-            .skip(1);
+        let quotes = self.rest.match_indices('\'').map(|(index, _)| index).skip(1);
         let mut quotes = quotes.peekable();
         while let Some(quote) = quotes.next() {
             if quotes.next_if_eq(&(quote + 1)).is_none() {
@@ -133,9 +111,7 @@ impl<'a> Lexer<'a> {
                 return Ok((Token::Text(inside), quote + 1));
             }
         }
-        Err(Error::UnterminatedText {
-            at: self.position(at),
-        })
+        Err(Error::UnterminatedText { at: self.position(at) })
     }
 }
 
@@ -152,19 +128,14 @@ fn fixed(rest: &str) -> Option<(Token<'static>, usize)> {
         ("(", Token::Open),
         (")", Token::Close),
     ];
-    const KEYWORDS: [(&str, Token<'static>); 3] =
-        [("and", Token::And), ("or", Token::Or), ("not", Token::Not)];
+    const KEYWORDS: [(&str, Token<'static>); 3] = [("and", Token::And), ("or", Token::Or), ("not", Token::Not)];
 
     let sign = SIGNS.into_iter().find(|(sign, _)| rest.starts_with(sign));
     let keyword = || {
-        let fits = |word: &str| {
-            rest.get(..word.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(word))
-        };
+        let fits = |word: &str| rest.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
         KEYWORDS.into_iter().find(|(word, _)| fits(word))
     };
-    sign.or_else(keyword)
-        .map(|(written, token)| (token, written.len()))
+    sign.or_else(keyword).map(|(written, token)| (token, written.len()))
 }
 
 /// The tag's name that `text` begins with: an identifier, or `dcv:` and a name that may hold `-`.
@@ -176,23 +147,17 @@ fn tag_name(text: &str) -> Option<&str> {
         }
     }
     let name = leading(text, |c| c.is_ascii_alphanumeric() || c == '_');
-    name.starts_with(|c: char| !c.is_ascii_digit())
-        .then_some(name)
+    name.starts_with(|c: char| !c.is_ascii_digit()).then_some(name)
 }
 
 /// The property's name that `text` begins with: identifiers joined by dots.
 fn property_path(text: &str) -> Option<&str> {
     let identifier = |text| {
         let name = leading(text, |c| c.is_ascii_alphanumeric());
-        name.starts_with(|c: char| c.is_ascii_alphabetic())
-            .then_some(name.len())
+        name.starts_with(|c: char| c.is_ascii_alphabetic()).then_some(name.len())
     };
     let mut length = identifier(text)?;
-    while let Some(next) = text
-        .get(length..)
-        .and_then(|rest| rest.strip_prefix('.'))
-        .and_then(identifier)
-    {
+    while let Some(next) = text.get(length..).and_then(|rest| rest.strip_prefix('.')).and_then(identifier) {
         length += 1 + next;
     }
     text.get(..length)

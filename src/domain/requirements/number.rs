@@ -40,11 +40,7 @@ fn past_sign(bytes: &[u8], at: usize) -> usize {
 
 /// The index behind the digits at `at`; `None` if there are none.
 fn past_digits(bytes: &[u8], at: usize) -> Option<usize> {
-    let digits = bytes
-        .iter()
-        .skip(at)
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
+    let digits = bytes.iter().skip(at).take_while(|byte| byte.is_ascii_digit()).count();
     (digits > 0).then_some(at + digits)
 }
 
@@ -82,28 +78,12 @@ impl<'a> Decimal<'a> {
             (whole, fraction, length(whole) - 1)
         };
         let tail = tail.trim_end_matches('0');
-        let head = if tail.is_empty() {
-            head.trim_end_matches('0')
-        } else {
-            head
-        };
+        let head = if tail.is_empty() { head.trim_end_matches('0') } else { head };
         if head.is_empty() && tail.is_empty() {
-            return Some(Self {
-                negative: false,
-                head,
-                tail,
-                exponent: 0,
-            });
+            return Some(Self { negative: false, head, tail, exponent: 0 });
         }
         let exponent = first_place.saturating_add(written_exponent);
-        (EXPONENT_MIN..=EXPONENT_MAX)
-            .contains(&exponent)
-            .then_some(Self {
-                negative,
-                head,
-                tail,
-                exponent,
-            })
+        (EXPONENT_MIN..=EXPONENT_MAX).contains(&exponent).then_some(Self { negative, head, tail, exponent })
     }
 
     fn digits(&self) -> impl Iterator<Item = u8> + use<'a> {
@@ -123,18 +103,8 @@ impl<'a> Decimal<'a> {
 impl Ord for Decimal<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         // Without trailing zeros, digits behind the same power of ten are in the order of texts.
-        let magnitude = || {
-            self.exponent
-                .cmp(&other.exponent)
-                .then_with(|| self.digits().cmp(other.digits()))
-        };
-        self.sign().cmp(&other.sign()).then_with(|| {
-            if self.negative {
-                magnitude().reverse()
-            } else {
-                magnitude()
-            }
-        })
+        let magnitude = || self.exponent.cmp(&other.exponent).then_with(|| self.digits().cmp(other.digits()));
+        self.sign().cmp(&other.sign()).then_with(|| if self.negative { magnitude().reverse() } else { magnitude() })
     }
 }
 
@@ -163,16 +133,8 @@ fn saturating_integer(text: &str) -> i64 {
     let magnitude = text
         .bytes()
         .filter(u8::is_ascii_digit)
-        .fold(0_i64, |value, digit| {
-            value
-                .saturating_mul(10)
-                .saturating_add(i64::from(digit - b'0'))
-        });
-    if text.starts_with('-') {
-        -magnitude
-    } else {
-        magnitude
-    }
+        .fold(0_i64, |value, digit| value.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
+    if text.starts_with('-') { -magnitude } else { magnitude }
 }
 
 /// A number written in an expression. Equal values are equal however they are written: `1e3`, `+1000.0`.
@@ -191,26 +153,12 @@ pub struct Number {
 impl Number {
     /// Reads `text` if the whole of it is a number of the language and within the range of doubles.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let Decimal {
-            negative,
-            head,
-            tail,
-            exponent,
-        } = Decimal::parse(text)?;
-        Some(Self {
-            negative,
-            digits: format!("{head}{tail}").into_boxed_str(),
-            exponent,
-        })
+        let Decimal { negative, head, tail, exponent } = Decimal::parse(text)?;
+        Some(Self { negative, digits: format!("{head}{tail}").into_boxed_str(), exponent })
     }
 
     pub(super) fn as_decimal(&self) -> Decimal<'_> {
-        Decimal {
-            negative: self.negative,
-            head: &self.digits,
-            tail: "",
-            exponent: self.exponent,
-        }
+        Decimal { negative: self.negative, head: &self.digits, tail: "", exponent: self.exponent }
     }
 }
 
@@ -228,21 +176,13 @@ impl fmt::Display for Number {
             return write!(f, "0.{:0<zeros$}{}", "", self.digits);
         }
         // How many digits stand before the point.
-        let before = if plain {
-            usize::try_from(self.exponent + 1).unwrap_or(1)
-        } else {
-            1
-        };
+        let before = if plain { usize::try_from(self.exponent + 1).unwrap_or(1) } else { 1 };
         match self.digits.split_at_checked(before) {
             Some((whole, "")) => f.write_str(whole)?,
             Some((whole, fraction)) => write!(f, "{whole}.{fraction}")?,
             None => write!(f, "{:0<before$}", self.digits)?,
         }
-        if plain {
-            Ok(())
-        } else {
-            write!(f, "e{}", self.exponent)
-        }
+        if plain { Ok(()) } else { write!(f, "e{}", self.exponent) }
     }
 }
 
@@ -275,10 +215,7 @@ impl Scratch {
 impl Write for Scratch {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let end = self.used + text.len();
-        self.bytes
-            .get_mut(self.used..end)
-            .ok_or(fmt::Error)?
-            .copy_from_slice(text.as_bytes());
+        self.bytes.get_mut(self.used..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
         self.used = end;
         Ok(())
     }

@@ -19,8 +19,7 @@ use super::number::Number;
 use super::property::Property;
 
 const UNIT: &str = "a key, tag:NAME or server:PROPERTY, or 'not' or '('";
-const NEGATED: &str =
-    "a key, tag:NAME or server:PROPERTY, or '('; for a double negation write not (not ...)";
+const NEGATED: &str = "a key, tag:NAME or server:PROPERTY, or '('; for a double negation write not (not ...)";
 const OPERATOR: &str = "an operator: = != := > >= < <=";
 const VALUE: &str = "a value: a text in '...' or a number";
 const CONNECTIVE_OR_CLOSE: &str = "'and', 'or' or ')'";
@@ -105,10 +104,7 @@ impl<'a> Parser<'a> {
 
     fn parenthesised(&mut self, depth: usize) -> Result<Node, Error> {
         if depth == DEPTH_MAX {
-            return Err(Error::TooDeep {
-                at: self.lexer.position(self.at),
-                limit: DEPTH_MAX,
-            });
+            return Err(Error::TooDeep { at: self.lexer.position(self.at), limit: DEPTH_MAX });
         }
         self.advance()?;
         let node = self.any(depth + 1)?;
@@ -137,48 +133,35 @@ impl<'a> Parser<'a> {
             // What is looked for is the number as it is written. This comes before the property is
             // looked up: existing clients know this order of errors.
             (Operator::Contains, Token::Number(written)) => match key {
-                Name::Server(name) if Property::from_str(name).is_ok() => {
-                    Test::Contains(written.into())
-                }
+                Name::Server(name) if Property::from_str(name).is_ok() => Test::Contains(written.into()),
                 _ => {
-                    return Err(Error::UnexpectedContains {
-                        at: self.lexer.position(operator_at),
-                    });
+                    return Err(Error::UnexpectedContains { at: self.lexer.position(operator_at) });
                 }
             },
             (Operator::Compare(comparison), Token::Text(raw)) => {
                 Test::Compare(comparison, Literal::Text(unescape(raw)))
             }
             (Operator::Compare(comparison), Token::Number(written)) => {
-                let number = Number::parse(written).ok_or_else(|| Error::NumberOutOfRange {
-                    at: self.lexer.position(self.at),
-                })?;
+                let number = Number::parse(written)
+                    .ok_or_else(|| Error::NumberOutOfRange { at: self.lexer.position(self.at) })?;
                 Test::Compare(comparison, Literal::Number(number))
             }
             _ => return Err(self.unexpected(VALUE)),
         };
         let key = match key {
             Name::Tag(name) => Key::Tag(name.into()),
-            Name::Server(name) => {
-                Key::Property(
-                    Property::from_str(name).map_err(|_| Error::UnknownProperty {
-                        at: self.lexer.position(key_at),
-                        name: excerpt(name),
-                        similar: Property::similar_to(name),
-                    })?,
-                )
-            }
+            Name::Server(name) => Key::Property(Property::from_str(name).map_err(|_| Error::UnknownProperty {
+                at: self.lexer.position(key_at),
+                name: excerpt(name),
+                similar: Property::similar_to(name),
+            })?),
         };
         self.advance()?;
         Ok(Term::new(key, test))
     }
 
     /// Takes the token if `fits` makes something of it, with the byte at which it begins.
-    fn take<T>(
-        &mut self,
-        expected: &'static str,
-        fits: impl Fn(Token<'a>) -> Option<T>,
-    ) -> Result<(T, usize), Error> {
+    fn take<T>(&mut self, expected: &'static str, fits: impl Fn(Token<'a>) -> Option<T>) -> Result<(T, usize), Error> {
         let fitting = fits(self.token).ok_or_else(|| self.unexpected(expected))?;
         let at = self.at;
         self.advance()?;
@@ -194,11 +177,7 @@ impl<'a> Parser<'a> {
         let at = self.lexer.position(self.at);
         match self.token {
             Token::End => Error::UnexpectedEnd { at, expected },
-            token => Error::UnexpectedToken {
-                at,
-                found: token.describe(),
-                expected,
-            },
+            token => Error::UnexpectedToken { at, found: token.describe(), expected },
         }
     }
 }

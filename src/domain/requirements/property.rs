@@ -123,9 +123,7 @@ impl Property {
 
     /// The property whose name differs from `name` at most in case: the likely mistake.
     pub(super) fn similar_to(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|property| property.as_str().eq_ignore_ascii_case(name))
+        Self::ALL.into_iter().find(|property| property.as_str().eq_ignore_ascii_case(name))
     }
 }
 
@@ -137,18 +135,13 @@ impl fmt::Display for Property {
 
 /// A name that is no property's; case matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no server property of that name; the names are case-sensitive and stand in docs/requirements.md"
-)]
+#[error("no server property of that name; the names are case-sensitive and stand in docs/requirements.md")]
 pub struct UnknownProperty;
 
 impl FromStr for Property {
     type Err = UnknownProperty;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|property| property.as_str() == name)
-            .ok_or(UnknownProperty)
+        Self::ALL.into_iter().find(|property| property.as_str() == name).ok_or(UnknownProperty)
     }
 }

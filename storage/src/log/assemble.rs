@@ -28,10 +28,7 @@ impl Assembler {
             Some((index, Part::Piece(number))) => {
                 let piece: Piece<'_> = codec::decode(Kind::EntryPiece, value)?;
                 if (piece.index, piece.number) != (index, number) {
-                    return Err(Defect::Damage(format!(
-                        "it holds piece {} of entry {}",
-                        piece.number, piece.index
-                    )));
+                    return Err(Defect::Damage(format!("it holds piece {} of entry {}", piece.number, piece.index)));
                 }
                 self.push_piece(&piece)?;
                 Ok(None)
@@ -50,12 +47,7 @@ impl Assembler {
         let open = match self.open.take() {
             Some(open) if open.index == piece.index => open,
             Some(open) => return Err(unsealed(open.index)),
-            None => Open {
-                index: piece.index,
-                term: piece.term,
-                pieces: 0,
-                payload: Vec::new(),
-            },
+            None => Open { index: piece.index, term: piece.term, pieces: 0, payload: Vec::new() },
         };
         if piece.number != open.pieces {
             return Err(Defect::Damage(format!("piece {} is missing", open.pieces)));
@@ -80,22 +72,13 @@ impl Assembler {
             return Err(Defect::Damage("its pieces are of two terms".to_owned()));
         }
         if pieces != seal.pieces {
-            return Err(Defect::Damage(format!(
-                "{pieces} pieces are there, {} were written",
-                seal.pieces
-            )));
+            return Err(Defect::Damage(format!("{pieces} pieces are there, {} were written", seal.pieces)));
         }
         payload.extend_from_slice(seal.bytes);
         if payload.len() != seal.length as usize || crc32c::crc32c(&payload) != seal.crc {
-            return Err(Defect::Damage(
-                "the checksum of its pieces together does not match".to_owned(),
-            ));
+            return Err(Defect::Damage("the checksum of its pieces together does not match".to_owned()));
         }
-        Ok(Entry {
-            index: seal.index,
-            term: seal.term,
-            payload,
-        })
+        Ok(Entry { index: seal.index, term: seal.term, payload })
     }
 
     /// The entry of which the last part never came, if there is one: legal at

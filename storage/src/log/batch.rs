@@ -15,13 +15,7 @@ pub(crate) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(database: &'a Database) -> Self {
-        Self {
-            database,
-            pending: sled::Batch::default(),
-            bytes: 0,
-            records: 0,
-            inserted: 0,
-        }
+        Self { database, pending: sled::Batch::default(), bytes: 0, records: 0, inserted: 0 }
     }
 
     pub(crate) fn insert(&mut self, key: &[u8], value: Vec<u8>) -> Result<(), Error> {
@@ -53,18 +47,12 @@ impl<'a> Batch<'a> {
 
     /// Adds the removal of up to `limit` keys of purged entries. Answers whether
     /// there may be more.
-    pub(crate) fn remove_purged(
-        &mut self,
-        purged: Option<u64>,
-        limit: usize,
-    ) -> Result<bool, Error> {
+    pub(crate) fn remove_purged(&mut self, purged: Option<u64>, limit: usize) -> Result<bool, Error> {
         let Some(purged) = purged else {
             return Ok(false);
         };
         let until = record::first_key(purged.saturating_add(1));
-        let keys = self
-            .database
-            .first_keys(&record::first_key(0), &until, limit)?;
+        let keys = self.database.first_keys(&record::first_key(0), &until, limit)?;
         let more = keys.len() == limit;
         for key in keys {
             self.remove(key)?;

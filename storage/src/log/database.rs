@@ -61,16 +61,14 @@ impl Database {
         let beside = folder.with_extension("new");
         if beside.exists() {
             tracing::info!(folder = %beside.display(), "removing an unfinished database");
-            fs::remove_dir_all(&beside)
-                .map_err(|error| Error::io("remove the folder", &beside, error))?;
+            fs::remove_dir_all(&beside).map_err(|error| Error::io("remove the folder", &beside, error))?;
         }
         let database = Self::open(&beside, cache_bytes)?;
         database.flush()?;
         database.sync()?;
         drop(database);
         sync_tree(&beside)?;
-        let handle =
-            File::open(&beside).map_err(|error| Error::io("open the folder", &beside, error))?;
+        let handle = File::open(&beside).map_err(|error| Error::io("open the folder", &beside, error))?;
         durable::replace(&handle, &beside, folder)
     }
 
@@ -98,11 +96,8 @@ impl Database {
         };
         sync_tree(folder)?;
         let path = folder.join("db");
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|error| Error::io("open", &path, error))?;
+        let file =
+            File::options().read(true).write(true).open(&path).map_err(|error| Error::io("open", &path, error))?;
         Ok(Self {
             folder: folder.to_owned(),
             synced: AtomicI64::new(tree.context.pagecache.log.stable_offset()),
@@ -177,9 +172,7 @@ impl Database {
         mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let mut records = self.tree.range(from..until);
-        while let Some((key, value)) =
-            guarded(&self.folder, "read from", || records.next().transpose())?
-        {
+        while let Some((key, value)) = guarded(&self.folder, "read from", || records.next().transpose())? {
             if !each(&key, &value)? {
                 break;
             }
@@ -188,32 +181,13 @@ impl Database {
     }
 
     /// Up to `limit` keys from `from` up to `until`: the first ones in key order.
-    pub(crate) fn first_keys(
-        &self,
-        from: &[u8],
-        until: &[u8],
-        limit: usize,
-    ) -> Result<Vec<sled::IVec>, Error> {
-        guarded(&self.folder, "read from", || {
-            self.tree.range(from..until).keys().take(limit).collect()
-        })
+    pub(crate) fn first_keys(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<sled::IVec>, Error> {
+        guarded(&self.folder, "read from", || self.tree.range(from..until).keys().take(limit).collect())
     }
 
     /// Up to `limit` keys from `from` up to `until`: the last ones, backwards.
-    pub(crate) fn last_keys(
-        &self,
-        from: &[u8],
-        until: &[u8],
-        limit: usize,
-    ) -> Result<Vec<sled::IVec>, Error> {
-        guarded(&self.folder, "read from", || {
-            self.tree
-                .range(from..until)
-                .keys()
-                .rev()
-                .take(limit)
-                .collect()
-        })
+    pub(crate) fn last_keys(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<sled::IVec>, Error> {
+        guarded(&self.folder, "read from", || self.tree.range(from..until).keys().rev().take(limit).collect())
     }
 
     /// Lets a test change it by hand.
@@ -224,9 +198,7 @@ impl Database {
 
     /// Closes the database. sled writes when it is dropped, and may panic.
     pub(crate) fn close(self) -> Result<(), Error> {
-        let Self {
-            folder, tree, file, ..
-        } = self;
+        let Self { folder, tree, file, .. } = self;
         drop(file);
         guarded(&folder, "close", || {
             drop(tree);
@@ -236,28 +208,20 @@ impl Database {
 }
 
 /// Calls sled and turns its panics and errors into ours.
-fn guarded<T>(
-    folder: &Path,
-    attempt: &'static str,
-    call: impl FnOnce() -> Result<T, sled::Error>,
-) -> Result<T, Error> {
+fn guarded<T>(folder: &Path, attempt: &'static str, call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(convert(folder, attempt, error)),
-        Err(panic) => Err(Error::damaged(
-            folder,
-            "the database",
-            format!("sled panicked: {}", panic_text(panic.as_ref())),
-        )),
+        Err(panic) => {
+            Err(Error::damaged(folder, "the database", format!("sled panicked: {}", panic_text(panic.as_ref()))))
+        }
     }
 }
 
 fn convert(folder: &Path, attempt: &'static str, error: sled::Error) -> Error {
     use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     match error {
-        sled::Error::Io(error)
-            if !matches!(error.kind(), InvalidData | NotFound | UnexpectedEof) =>
-        {
+        sled::Error::Io(error) if !matches!(error.kind(), InvalidData | NotFound | UnexpectedEof) => {
             Error::io(attempt, folder, error)
         }
         error => Error::damaged(folder, "the database", error.to_string()),

@@ -34,11 +34,7 @@ pub(crate) fn load(database: &Database, folder: &Path, window_bytes: u64) -> Res
     let mut start = None;
     let mut group = 0;
     // What sorts before the entries, between them and the markers, or behind.
-    let strangers = [
-        (&b""[..], &b"e"[..]),
-        (record::ENTRIES_END, record::MARKER_PREFIX),
-        (b"n", &[0xff; 16]),
-    ];
+    let strangers = [(&b""[..], &b"e"[..]), (record::ENTRIES_END, record::MARKER_PREFIX), (b"n", &[0xff; 16])];
     for (from, until) in strangers {
         database.scan(from, until, |key, _| Err(unknown(folder, key)))?;
     }
@@ -49,9 +45,7 @@ pub(crate) fn load(database: &Database, folder: &Path, window_bytes: u64) -> Res
             record::COMMITTED_KEY => bytes(Kind::Committed).map(|found| committed = Some(found)),
             record::PURGED_KEY => codec::decode::<Purged<'_>>(Kind::Purged, value)
                 .map(|found| purged = Some((found.index, found.marker.to_vec()))),
-            record::START_KEY => {
-                codec::decode(Kind::Start, value).map(|found: u64| start = Some(found))
-            }
+            record::START_KEY => codec::decode(Kind::Start, value).map(|found: u64| start = Some(found)),
             record::GROUP_KEY => codec::decode(Kind::Group, value).map(|found| group = found),
             _ => return Err(unknown(folder, key)),
         };
@@ -94,19 +88,11 @@ pub(crate) fn load(database: &Database, folder: &Path, window_bytes: u64) -> Res
             ));
         }
     }
-    Ok(Loaded {
-        view,
-        group,
-        unfinished,
-    })
+    Ok(Loaded { view, group, unfinished })
 }
 
 fn unknown(folder: &Path, key: &[u8]) -> Error {
-    Error::damaged(
-        folder,
-        record::describe_key(key),
-        "no record of this name is ever written",
-    )
+    Error::damaged(folder, record::describe_key(key), "no record of this name is ever written")
 }
 
 fn hole(folder: &Path, expected: Option<u64>, found: &Entry) -> Error {

@@ -94,11 +94,7 @@ pub(crate) fn parse_key(key: &[u8]) -> Option<(u64, Part)> {
     let (&prefix, numbers) = key.split_first()?;
     let (index, number) = numbers.split_first_chunk::<8>()?;
     let number = u32::from_be_bytes(number.try_into().ok()?);
-    let part = if number == SEAL {
-        Part::Seal
-    } else {
-        Part::Piece(number)
-    };
+    let part = if number == SEAL { Part::Seal } else { Part::Piece(number) };
     (prefix == ENTRY_PREFIX).then_some((u64::from_be_bytes(*index), part))
 }
 
@@ -117,9 +113,8 @@ pub(crate) fn records(entry: &Entry) -> impl Iterator<Item = ([u8; 13], Vec<u8>)
     // The seal takes the last piece, which may be empty.
     let pieces = payload.len().saturating_sub(1) / PIECE_BYTES;
     let (long, tail) = payload.split_at(pieces * PIECE_BYTES);
-    let number_of = |position: usize| {
-        u32::try_from(position).expect("16 MiB cut in pieces of 6 KiB are fewer than 2^32")
-    };
+    let number_of =
+        |position: usize| u32::try_from(position).expect("16 MiB cut in pieces of 6 KiB are fewer than 2^32");
     let seal = Seal {
         index: entry.index,
         term: entry.term,
@@ -132,16 +127,8 @@ pub(crate) fn records(entry: &Entry) -> impl Iterator<Item = ([u8; 13], Vec<u8>)
     long.chunks(PIECE_BYTES)
         .enumerate()
         .map(move |(position, bytes)| {
-            let piece = Piece {
-                index: entry.index,
-                term: entry.term,
-                number: number_of(position),
-                bytes,
-            };
-            (
-                key(entry.index, Part::Piece(piece.number)),
-                codec::encode(Kind::EntryPiece, &piece, bytes.len() + 32),
-            )
+            let piece = Piece { index: entry.index, term: entry.term, number: number_of(position), bytes };
+            (key(entry.index, Part::Piece(piece.number)), codec::encode(Kind::EntryPiece, &piece, bytes.len() + 32))
         })
         .chain(std::iter::once((key(entry.index, Part::Seal), seal)))
 }

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use super::database::Database;
@@ -125,9 +123,7 @@ impl Shared {
     }
 
     pub(crate) fn database_exclusively(&self) -> RwLockWriteGuard<'_, Option<Database>> {
-        self.database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.database.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits a while for the database to be opened anew: until then sled refuses
@@ -160,9 +156,7 @@ impl State {
     /// The error that every call gets once the log has stopped or is closed.
     pub(crate) fn refusal(&self) -> Option<Error> {
         match &self.condition {
-            Condition::Failed(reason) => Some(Error::Failed {
-                reason: Arc::clone(reason),
-            }),
+            Condition::Failed(reason) => Some(Error::Failed { reason: Arc::clone(reason) }),
             _ if self.closing => Some(Error::Closed),
             _ => None,
         }
@@ -173,11 +167,6 @@ impl State {
         self.last_write += 1;
         self.waiting_bytes += bytes;
         self.waiting_writes += 1;
-        self.queue.push_back(Write {
-            number: self.last_write,
-            bytes,
-            action,
-            done,
-        });
+        self.queue.push_back(Write { number: self.last_write, bytes, action, done });
     }
 }

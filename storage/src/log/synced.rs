@@ -43,11 +43,7 @@ impl Synced {
 
     /// Opens the file. Answers also with the number noted.
     pub(crate) fn open(path: &Path) -> Result<(Self, u64), Error> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|error| Error::io("open", path, error))?;
+        let file = File::options().read(true).write(true).open(path).map_err(|error| Error::io("open", path, error))?;
         let mut newest = None;
         let mut defect = None;
         for place in 0..PLACES {
@@ -55,9 +51,7 @@ impl Synced {
             file.read_exact_at(&mut bytes, place * PLACE_BYTES as u64)
                 .map_err(|error| Error::io("read", path, error))?;
             let group = codec::body_length(&bytes).and_then(|length| {
-                let record = bytes
-                    .get(..codec::HEADER_BYTES + length)
-                    .unwrap_or_default();
+                let record = bytes.get(..codec::HEADER_BYTES + length).unwrap_or_default();
                 codec::decode::<u64>(Kind::Synced, record)
             });
             match group {
@@ -78,9 +72,7 @@ impl Synced {
     /// Notes that `group` is durable.
     pub(crate) fn note(&self, group: u64) -> Result<(), Error> {
         let offset = (group % PLACES) * PLACE_BYTES as u64;
-        self.file
-            .write_all_at(&note(group), offset)
-            .map_err(|error| Error::io("write", &self.path, error))
+        self.file.write_all_at(&note(group), offset).map_err(|error| Error::io("write", &self.path, error))
     }
 }
 

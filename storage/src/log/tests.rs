@@ -50,22 +50,12 @@ impl Fixture {
 
 /// So small that most reads go to the disk.
 fn small_options() -> Options {
-    Options {
-        cache_bytes: 8 << 20,
-        window_bytes: 4 << 10,
-        ..Options::default()
-    }
+    Options { cache_bytes: 8 << 20, window_bytes: 4 << 10, ..Options::default() }
 }
 
 fn entry(index: u64, length: usize) -> Entry {
-    let payload = (0..length)
-        .map(|position| (position as u64 * 31 + index * 7).to_le_bytes()[0])
-        .collect();
-    Entry {
-        index,
-        term: 1 + index / 10,
-        payload,
-    }
+    let payload = (0..length).map(|position| (position as u64 * 31 + index * 7).to_le_bytes()[0]).collect();
+    Entry { index, term: 1 + index / 10, payload }
 }
 
 fn entries(range: Range<u64>, length: usize) -> Vec<Entry> {
@@ -164,10 +154,7 @@ fn entries_of_every_size_come_back_after_a_restart() {
         MAX_PAYLOAD_BYTES,
     ];
     let fixture = Fixture::new();
-    let written: Vec<_> = (0..)
-        .zip(lengths)
-        .map(|(index, length)| entry(index, length))
-        .collect();
+    let written: Vec<_> = (0..).zip(lengths).map(|(index, length)| entry(index, length)).collect();
     append(&fixture.log(), written.clone());
     assert!(read_all(&fixture.log(), 0..100) == written);
     let fixture = fixture.reopen();
@@ -211,13 +198,8 @@ fn writes_are_acknowledged_in_the_order_of_the_calls() {
             _ => log.truncate_from(number / 3 + 1, done),
         }
     }
-    let order: Vec<_> = (0..200)
-        .map(|_| receiver.recv_timeout(DEADLINE).unwrap())
-        .collect();
-    assert_eq!(
-        order,
-        (0..200).map(|number| (number, true)).collect::<Vec<_>>()
-    );
+    let order: Vec<_> = (0..200).map(|_| receiver.recv_timeout(DEADLINE).unwrap()).collect();
+    assert_eq!(order, (0..200).map(|number| (number, true)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -225,11 +207,7 @@ fn holes_are_refused_and_leave_the_log_as_it_was() {
     let fixture = Fixture::new();
     let log = fixture.log();
     append(&log, entries(0..3, 10));
-    for wrong in [
-        vec![entry(4, 1)],
-        vec![entry(2, 1)],
-        vec![entry(3, 1), entry(5, 1)],
-    ] {
+    for wrong in [vec![entry(4, 1)], vec![entry(2, 1)], vec![entry(3, 1), entry(5, 1)]] {
         let error = log.append(wrong, done().0).unwrap_err();
         assert!(matches!(error, Error::Hole { .. }), "{error}");
     }
@@ -253,13 +231,7 @@ fn truncated_entries_are_gone_and_can_be_replaced() {
     append(&log, entries(0..1000, 100));
     truncate(&log, 400);
     assert_eq!(log.last(), Some((399, 40)));
-    let other: Vec<_> = (400..420)
-        .map(|index| Entry {
-            index,
-            term: 900,
-            payload: vec![9; 20_000],
-        })
-        .collect();
+    let other: Vec<_> = (400..420).map(|index| Entry { index, term: 900, payload: vec![9; 20_000] }).collect();
     append(&log, other.clone());
     let fixture = fixture.reopen();
     assert_eq!(read_all(&fixture.log(), 0..400), entries(0..400, 100));
@@ -277,16 +249,7 @@ fn purged_entries_are_refused_at_once_and_their_keys_removed() {
     purge(&log, 1499, b"marker");
     assert_eq!(log.purged(), Some((1499, b"marker".to_vec())));
     let error = log.read(1499..1501, 1000).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Purged {
-                index: 1499,
-                purged: 1499
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Purged { index: 1499, purged: 1499 }), "{error}");
     assert_eq!(read_all(&log, 1500..3000), entries(1500..2000, 50));
     assert_eq!(log.entries_since_purge(), 500);
     assert_eq!(log.bytes_since_purge(), 500 * 50);
@@ -295,9 +258,7 @@ fn purged_entries_are_refused_at_once_and_their_keys_removed() {
     loop {
         let guard = log.shared.database();
         let database = guard.as_ref().unwrap();
-        let keys = database
-            .first_keys(&record::first_key(0), &record::first_key(1500), 10)
-            .unwrap();
+        let keys = database.first_keys(&record::first_key(0), &record::first_key(1500), 10).unwrap();
         if keys.is_empty() {
             break;
         }
@@ -306,10 +267,7 @@ fn purged_entries_are_refused_at_once_and_their_keys_removed() {
         std::thread::yield_now();
     }
     let fixture = fixture.reopen();
-    assert_eq!(
-        read_all(&fixture.log(), 1500..3000),
-        entries(1500..2000, 50)
-    );
+    assert_eq!(read_all(&fixture.log(), 1500..3000), entries(1500..2000, 50));
 }
 
 #[test]
@@ -318,20 +276,8 @@ fn a_log_can_be_purged_beyond_its_end() {
     append(&fixture.log(), entries(0..10, 50));
     purge(&fixture.log(), 99, b"installed");
     assert_eq!(fixture.log().last(), None);
-    let error = fixture
-        .log()
-        .append(entries(10..11, 1), done().0)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Hole {
-                expected: 100,
-                found: 10
-            }
-        ),
-        "{error}"
-    );
+    let error = fixture.log().append(entries(10..11, 1), done().0).unwrap_err();
+    assert!(matches!(error, Error::Hole { expected: 100, found: 10 }), "{error}");
     let fixture = fixture.reopen();
     append(&fixture.log(), entries(100..110, 50));
     let fixture = fixture.reopen();
@@ -369,10 +315,7 @@ fn the_committed_marker_is_written_without_other_writes() {
 fn closing_writes_what_is_queued() {
     let fixture = Fixture::new();
     for index in 0..100 {
-        fixture
-            .log()
-            .append(vec![entry(index, 1000)], done().0)
-            .unwrap();
+        fixture.log().append(vec![entry(index, 1000)], done().0).unwrap();
     }
     fixture.log().save_committed(b"end".to_vec());
     let log = fixture.log();
@@ -388,10 +331,7 @@ fn closing_writes_what_is_queued() {
 
 #[test]
 fn a_full_queue_refuses_more() {
-    let fixture = Fixture::with(Options {
-        queue_bytes: 10_000,
-        ..small_options()
-    });
+    let fixture = Fixture::with(Options { queue_bytes: 10_000, ..small_options() });
     let log = fixture.log();
     // The first callback holds the writer until the queue was seen full.
     let (release, held) = mpsc::channel::<()>();
@@ -421,10 +361,7 @@ fn reads_stop_at_the_size_that_was_asked_for() {
     assert_eq!(log.read(0..10, 3500).unwrap(), entries(0..3, 1000));
     assert_eq!(log.read(4..10, 1).unwrap(), entries(4..5, 1000));
     let fixture = fixture.reopen();
-    assert_eq!(
-        fixture.log().read(0..10, 3500).unwrap(),
-        entries(0..3, 1000)
-    );
+    assert_eq!(fixture.log().read(0..10, 3500).unwrap(), entries(0..3, 1000));
     assert_eq!(fixture.log().read(4..10, 1).unwrap(), entries(4..5, 1000));
 }
 

@@ -54,10 +54,7 @@ pub(crate) enum Found {
 impl View {
     /// A view of a log that was read from disk up to `purged`.
     pub(crate) fn purged_at(purged: Option<(u64, Vec<u8>)>) -> Self {
-        Self {
-            purged,
-            ..Self::default()
-        }
+        Self { purged, ..Self::default() }
     }
 
     pub(crate) fn purged(&self) -> Option<&(u64, Vec<u8>)> {
@@ -125,16 +122,9 @@ impl View {
         if self.slots.is_empty() {
             self.first = entry.index;
         }
-        assert_eq!(
-            entry.index,
-            self.range().end,
-            "callers refuse entries that do not follow the last one"
-        );
+        assert_eq!(entry.index, self.range().end, "callers refuse entries that do not follow the last one");
         let length = u32::try_from(entry.payload.len()).expect("callers refuse more than 16 MiB");
-        self.slots.push_back(Slot {
-            term: entry.term,
-            length,
-        });
+        self.slots.push_back(Slot { term: entry.term, length });
         self.bytes += u64::from(length);
         self.window_bytes += u64::from(length);
         self.window.push_back(Recent { entry, write });
@@ -156,11 +146,7 @@ impl View {
 
     /// Drops everything through `index`. False if that was done before.
     pub(crate) fn purge_through(&mut self, index: u64, marker: Vec<u8>) -> bool {
-        if self
-            .purged
-            .as_ref()
-            .is_some_and(|(purged, _)| *purged >= index)
-        {
+        if self.purged.as_ref().is_some_and(|(purged, _)| *purged >= index) {
             return false;
         }
         while !self.slots.is_empty() && self.first <= index {
@@ -179,11 +165,7 @@ impl View {
     /// Gives up entries of the window beyond `limit_bytes`, oldest first, as far
     /// as the writes through `durable_write` brought them to disk.
     pub(crate) fn trim_window(&mut self, limit_bytes: u64, durable_write: u64) {
-        while self.window_bytes > limit_bytes
-            && self
-                .window
-                .front()
-                .is_some_and(|recent| recent.write <= durable_write)
+        while self.window_bytes > limit_bytes && self.window.front().is_some_and(|recent| recent.write <= durable_write)
         {
             self.pop_window();
         }
@@ -204,10 +186,7 @@ impl View {
         if let Some((purged, _)) = self.purged
             && range.start <= purged
         {
-            return Err(Error::Purged {
-                index: range.start,
-                purged,
-            });
+            return Err(Error::Purged { index: range.start, purged });
         }
         let live = self.range();
         if range.start < live.start || range.start >= live.end {
@@ -227,18 +206,9 @@ impl View {
             // Not beyond the window: what follows can be asked for next.
             let on_disk = usize::try_from(self.window_start() - range.start).unwrap_or(usize::MAX);
             slots.truncate(on_disk);
-            return Ok(Found::Disk {
-                first: range.start,
-                slots,
-            });
+            return Ok(Found::Disk { first: range.start, slots });
         };
-        let recent = self
-            .window
-            .iter()
-            .skip(usize::try_from(position).unwrap_or(usize::MAX))
-            .take(slots.len());
-        Ok(Found::Memory(
-            recent.map(|recent| Arc::clone(&recent.entry)).collect(),
-        ))
+        let recent = self.window.iter().skip(usize::try_from(position).unwrap_or(usize::MAX)).take(slots.len());
+        Ok(Found::Memory(recent.map(|recent| Arc::clone(&recent.entry)).collect()))
     }
 }

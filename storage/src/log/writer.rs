@@ -74,22 +74,13 @@ impl Writer {
     /// A writer that goes on after `group`, the last one in the database.
     pub(crate) fn new(shared: Arc<Shared>, synced: Synced, group: u64) -> Self {
         let purged = shared.state().view.purged().map(|(index, _)| *index);
-        Self {
-            shared,
-            synced,
-            group,
-            purged,
-            leftovers: purged.is_some(),
-            in_flight: Group::default(),
-        }
+        Self { shared, synced, group, purged, leftovers: purged.is_some(), in_flight: Group::default() }
     }
 
     /// Writes until the store is closed or fails.
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let result = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
-            Err(Error::Failed {
-                reason: format!("the writer panicked: {}", panic_text(panic.as_ref())).into(),
-            })
+            Err(Error::Failed { reason: format!("the writer panicked: {}", panic_text(panic.as_ref())).into() })
         });
         if let Err(error) = &result
             && !matches!(error, Error::Full { .. })
@@ -128,9 +119,7 @@ impl Writer {
         let mut paused = false;
         loop {
             if let Condition::Failed(reason) = &state.condition {
-                return Job::Stop(Err(Error::Failed {
-                    reason: Arc::clone(reason),
-                }));
+                return Job::Stop(Err(Error::Failed { reason: Arc::clone(reason) }));
             }
             let mut bytes = 0;
             while let Some(write) = state.queue.front()
@@ -141,13 +130,10 @@ impl Writer {
                 self.in_flight.writes.extend(state.queue.pop_front());
             }
             let last = self.in_flight.writes.back().map(|write| write.number);
-            let in_order =
-                |after: u64| state.queue.is_empty() || last.is_some_and(|last| last >= after);
+            let in_order = |after: u64| state.queue.is_empty() || last.is_some_and(|last| last >= after);
             let ripe = state.committed.as_ref().is_some_and(|waiting| {
                 in_order(waiting.after_write)
-                    && (last.is_some()
-                        || state.closing
-                        || waiting.since.elapsed() >= COMMITTED_WAIT)
+                    && (last.is_some() || state.closing || waiting.since.elapsed() >= COMMITTED_WAIT)
             });
             let committed = if ripe { state.committed.take() } else { None };
             match (last, committed) {
@@ -163,24 +149,16 @@ impl Writer {
             let limit = if self.leftovers {
                 Some(PURGE_PAUSE)
             } else {
-                state
-                    .committed
-                    .as_ref()
-                    .map(|waiting| COMMITTED_WAIT.saturating_sub(waiting.since.elapsed()))
+                state.committed.as_ref().map(|waiting| COMMITTED_WAIT.saturating_sub(waiting.since.elapsed()))
             };
             state = match limit {
                 Some(limit) => {
-                    let (state, timeout) = shared
-                        .wake
-                        .wait_timeout(state, limit)
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let (state, timeout) =
+                        shared.wake.wait_timeout(state, limit).unwrap_or_else(std::sync::PoisonError::into_inner);
                     paused = timeout.timed_out();
                     state
                 }
-                None => shared
-                    .wake
-                    .wait(state)
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+                None => shared.wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
             };
         }
     }
@@ -205,8 +183,7 @@ impl Writer {
     /// disk could not even follow.
     fn needed_bytes(&self) -> u64 {
         let reserve_bytes = self.shared.options.reserve_bytes;
-        let has_entries = (self.in_flight.writes.iter())
-            .any(|write| matches!(write.action, Action::Append { .. }));
+        let has_entries = (self.in_flight.writes.iter()).any(|write| matches!(write.action, Action::Append { .. }));
         if has_entries {
             let bytes: u64 = self.in_flight.writes.iter().map(|write| write.bytes).sum();
             reserve_bytes + bytes * WRITE_AMPLIFICATION + SEGMENTS_BYTES
@@ -235,21 +212,13 @@ impl Writer {
             if let Some(refusal) = state.refusal() {
                 return Err(if state.closing { full } else { refusal });
             }
-            state.condition = Condition::Full {
-                free_bytes,
-                needed_bytes,
-            };
+            state.condition = Condition::Full { free_bytes, needed_bytes };
             if !waited {
                 waited = true;
                 tracing::warn!(folder = %shared.folder.display(), free_bytes, needed_bytes,
                     "the disk is full, writes wait for room");
             }
-            drop(
-                shared
-                    .wake
-                    .wait_timeout(state, FULL_PAUSE)
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-            );
+            drop(shared.wake.wait_timeout(state, FULL_PAUSE).unwrap_or_else(std::sync::PoisonError::into_inner));
         }
         let mut state = shared.state();
         if let Condition::Full { .. } = state.condition {
@@ -341,10 +310,7 @@ impl Writer {
                     truncate(database, *index)?;
                 }
                 Action::Purge { index, marker } => {
-                    let purged = Purged {
-                        index: *index,
-                        marker,
-                    };
+                    let purged = Purged { index: *index, marker };
                     let value = codec::encode(Kind::Purged, &purged, marker.len() + 16);
                     batch.insert(record::PURGED_KEY, value)?;
                     self.purged = Some(*index);
@@ -458,11 +424,7 @@ fn encode_marker(kind: Kind, marker: &[u8]) -> Vec<u8> {
 }
 
 /// Fails if the database ends before the group that was acknowledged.
-pub(crate) fn check_group(
-    folder: &std::path::Path,
-    found: u64,
-    acknowledged: u64,
-) -> Result<(), Error> {
+pub(crate) fn check_group(folder: &std::path::Path, found: u64, acknowledged: u64) -> Result<(), Error> {
     if found < acknowledged {
         return Err(Error::damaged(
             folder,
@@ -476,10 +438,7 @@ pub(crate) fn check_group(
 /// Removes the parts of an entry that was being written when a crash came.
 pub(crate) fn remove_unfinished(database: &Database, entry: Option<u64>) -> Result<(), Error> {
     let Some(index) = entry else { return Ok(()) };
-    tracing::info!(
-        index,
-        "removing parts of an entry that a crash interrupted; it was never acknowledged"
-    );
+    tracing::info!(index, "removing parts of an entry that a crash interrupted; it was never acknowledged");
     truncate(database, index)
 }
 
@@ -487,8 +446,7 @@ pub(crate) fn remove_unfinished(database: &Database, entry: Option<u64>) -> Resu
 /// crash leaves has no hole.
 fn truncate(database: &Database, index: u64) -> Result<(), Error> {
     loop {
-        let keys =
-            database.last_keys(&record::first_key(index), record::ENTRIES_END, PURGE_KEYS)?;
+        let keys = database.last_keys(&record::first_key(index), record::ENTRIES_END, PURGE_KEYS)?;
         if keys.is_empty() {
             return Ok(());
         }

@@ -84,11 +84,7 @@ pub(super) fn chunk_crc(offset: u64, bytes: &[u8]) -> u32 {
 /// All that follows the last chunk; `offset` is where that is.
 pub(super) fn ending(offset: u64, footer: &Footer<'_>) -> Vec<u8> {
     let mut bytes = vec![0; END_BYTES];
-    bytes.extend(codec::encode(
-        Kind::SnapshotFooter,
-        footer,
-        footer.meta.len() + 32,
-    ));
+    bytes.extend(codec::encode(Kind::SnapshotFooter, footer, footer.meta.len() + 32));
     let position = (offset + END_BYTES as u64).to_le_bytes();
     bytes.extend_from_slice(&position);
     bytes.extend_from_slice(&crc32c::crc32c(&position).to_le_bytes());
@@ -118,25 +114,18 @@ pub(super) fn read_contents(path: &Path, file: &File) -> Result<Contents, Error>
     }
 
     let mut trailer = [0; TRAILER_BYTES];
-    file.read_exact_at(&mut trailer, trailer_start)
-        .map_err(failed)?;
+    file.read_exact_at(&mut trailer, trailer_start).map_err(failed)?;
     let footer_start = parse_trailer(&trailer)
         .filter(|start| {
             (header_bytes as u64 + END_BYTES as u64..trailer_start).contains(start)
                 && trailer_start - start <= (HEADER_BYTES + META_BYTES_MAX + 64) as u64
         })
         .ok_or_else(|| {
-            Error::damaged(
-                path,
-                format!("the trailer at {trailer_start}"),
-                "it does not lead to a footer",
-            )
+            Error::damaged(path, format!("the trailer at {trailer_start}"), "it does not lead to a footer")
         })?;
-    let footer_bytes = usize::try_from(trailer_start - footer_start)
-        .expect("checked above to be about 1 MiB at most");
+    let footer_bytes = usize::try_from(trailer_start - footer_start).expect("checked above to be about 1 MiB at most");
     let mut record = vec![0; footer_bytes];
-    file.read_exact_at(&mut record, footer_start)
-        .map_err(failed)?;
+    file.read_exact_at(&mut record, footer_start).map_err(failed)?;
     let footer: Footer<'_> = codec::decode(Kind::SnapshotFooter, &record)
         .map_err(|defect| defect.into_error(path, format!("the footer at {footer_start}")))?;
     Ok(Contents {

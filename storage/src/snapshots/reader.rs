@@ -30,15 +30,7 @@ pub struct SnapshotReader {
 impl SnapshotReader {
     pub(super) fn new(path: PathBuf, file: Arc<File>, contents: Arc<Contents>) -> Self {
         let offset = contents.chunks_start;
-        Self {
-            path,
-            file,
-            contents,
-            offset,
-            content_bytes: 0,
-            chunk: Vec::new(),
-            used: 0,
-        }
+        Self { path, file, contents, offset, content_bytes: 0, chunk: Vec::new(), used: 0 }
     }
 
     /// Reads all of it, for the check alone.
@@ -88,18 +80,15 @@ impl SnapshotReader {
             return Err(self.damaged("the end mark is not there"));
         }
         if self.content_bytes != self.contents.length {
-            return Err(self.damaged(format!(
-                "{} bytes of content, {} were written",
-                self.content_bytes, self.contents.length
-            )));
+            return Err(
+                self.damaged(format!("{} bytes of content, {} were written", self.content_bytes, self.contents.length))
+            );
         }
         Ok(())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|error| Error::io("read", &self.path, error))
+        self.file.read_exact_at(buffer, offset).map_err(|error| Error::io("read", &self.path, error))
     }
 }
 

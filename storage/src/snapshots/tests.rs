@@ -11,9 +11,7 @@ fn open(folder: &Path) -> Snapshots {
 }
 
 fn content(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|position| (position * 131 + position / 251).to_le_bytes()[0])
-        .collect()
+    (0..length).map(|position| (position * 131 + position / 251).to_le_bytes()[0]).collect()
 }
 
 fn write(snapshots: &Snapshots, content: &[u8], meta: &[u8], index: u64) -> Snapshot {
@@ -30,21 +28,12 @@ fn read(snapshot: &Snapshot) -> Vec<u8> {
 
 fn files(folder: &Path) -> Vec<String> {
     let names = list(folder).unwrap().into_iter();
-    names
-        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
-        .collect()
+    names.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn a_snapshot_of_every_size_comes_back_after_a_restart() {
-    for length in [
-        0,
-        1,
-        format::CHUNK_BYTES - 1,
-        format::CHUNK_BYTES,
-        format::CHUNK_BYTES + 1,
-        3_000_000,
-    ] {
+    for length in [0, 1, format::CHUNK_BYTES - 1, format::CHUNK_BYTES, format::CHUNK_BYTES + 1, 3_000_000] {
         let folder = tempfile::tempdir().unwrap();
         let written = write(&open(folder.path()), &content(length), b"meta", 12);
         assert!(read(&written) == content(length));
@@ -95,10 +84,7 @@ fn a_snapshot_of_the_same_index_replaces_the_first() {
     let snapshots = open(folder.path());
     write(&snapshots, b"one", b"1", 9);
     write(&snapshots, b"two", b"2", 9);
-    assert_eq!(
-        read(&open(folder.path()).current().unwrap().unwrap()),
-        b"two"
-    );
+    assert_eq!(read(&open(folder.path()).current().unwrap().unwrap()), b"two");
 }
 
 #[test]
@@ -116,11 +102,7 @@ fn what_a_crash_left_is_removed_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     write(&open(folder.path()), b"new", b"new", 9);
     let current = folder.path().join("00000000000000000009.snapshot");
-    std::fs::copy(
-        &current,
-        folder.path().join("00000000000000000004.snapshot"),
-    )
-    .unwrap();
+    std::fs::copy(&current, folder.path().join("00000000000000000004.snapshot")).unwrap();
     std::fs::write(folder.path().join("3.unfinished"), b"BRTH").unwrap();
     let snapshots = open(folder.path());
     assert_eq!(files(folder.path()), ["00000000000000000009.snapshot"]);
@@ -139,10 +121,7 @@ fn every_damaged_byte_of_the_current_snapshot_stops_the_start() {
         std::fs::write(&path, &bad).unwrap();
         let error = Snapshots::open(folder.path(), 0).unwrap_err();
         let text = error.to_string();
-        assert!(
-            text.contains("00000000000000000009.snapshot"),
-            "byte {position}: {text}"
-        );
+        assert!(text.contains("00000000000000000009.snapshot"), "byte {position}: {text}");
     }
     for length in 0..good.len() {
         std::fs::write(&path, &good[..length]).unwrap();
@@ -155,11 +134,7 @@ fn an_older_snapshot_is_kept_while_the_current_one_is_damaged() {
     let folder = tempfile::tempdir().unwrap();
     write(&open(folder.path()), b"state", b"meta", 9);
     let current = folder.path().join("00000000000000000009.snapshot");
-    std::fs::copy(
-        &current,
-        folder.path().join("00000000000000000004.snapshot"),
-    )
-    .unwrap();
+    std::fs::copy(&current, folder.path().join("00000000000000000004.snapshot")).unwrap();
     std::fs::write(&current, b"garbage").unwrap();
     Snapshots::open(folder.path(), 0).unwrap_err();
     assert_eq!(files(folder.path()).len(), 2);
@@ -176,10 +151,7 @@ fn damage_while_streaming_is_noticed_before_its_bytes_are_handed_out() {
     let mut content_read = Vec::new();
     let error = snapshot.open().read_to_end(&mut content_read).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidData);
-    assert!(
-        error.to_string().contains("00000000000000000009.snapshot"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("00000000000000000009.snapshot"), "{error}");
     assert!(content_read == content(900_000)[..2 * format::CHUNK_BYTES]);
 }
 
@@ -204,10 +176,7 @@ fn a_snapshot_removed_behind_our_back_is_noticed() {
 #[test]
 fn a_full_disk_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Snapshots::open(folder.path(), 1 << 60)
-        .unwrap()
-        .begin()
-        .unwrap_err();
+    let error = Snapshots::open(folder.path(), 1 << 60).unwrap().begin().unwrap_err();
     assert!(matches!(error, Error::Full { .. }), "{error}");
 }
 
@@ -218,11 +187,7 @@ fn a_meta_that_is_too_long_is_refused() {
     let longest = vec![7; format::META_BYTES_MAX];
     let snapshot = write(&snapshots, b"", &longest, 1);
     assert!(snapshot.meta() == longest);
-    let error = snapshots
-        .begin()
-        .unwrap()
-        .finish(vec![7; format::META_BYTES_MAX + 1], 2)
-        .unwrap_err();
+    let error = snapshots.begin().unwrap().finish(vec![7; format::META_BYTES_MAX + 1], 2).unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
 }
 

@@ -35,15 +35,8 @@ impl SnapshotWriter {
             .create_new(true)
             .open(&path)
             .map_err(|error| Error::io("create", &path, error))?;
-        let mut writer = Self {
-            folder,
-            path,
-            file,
-            offset: 0,
-            length: 0,
-            chunk: Vec::with_capacity(CHUNK_BYTES),
-            settled: false,
-        };
+        let mut writer =
+            Self { folder, path, file, offset: 0, length: 0, chunk: Vec::with_capacity(CHUNK_BYTES), settled: false };
         writer.write_out(&header)?;
         Ok(writer)
     }
@@ -62,11 +55,7 @@ impl SnapshotWriter {
             });
         }
         self.write_chunk()?;
-        let footer = Footer {
-            index,
-            length: self.length,
-            meta,
-        };
+        let footer = Footer { index, length: self.length, meta };
         let ending = format::ending(self.offset, &footer);
         self.folder.require_room(ending.len())?;
         self.write_out(&ending)?;
@@ -97,9 +86,7 @@ impl SnapshotWriter {
     }
 
     fn write_out(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(bytes)
-            .map_err(|error| Error::io("write", &self.path, error))?;
+        self.file.write_all(bytes).map_err(|error| Error::io("write", &self.path, error))?;
         self.offset += bytes.len() as u64;
         Ok(())
     }

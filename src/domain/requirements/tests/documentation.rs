@@ -13,19 +13,9 @@ fn table(header: &str) -> Vec<Vec<&'static str>> {
         .skip(1)
         .take_while(|line| line.starts_with('|'))
         .map(|line| {
-            let cells = line
-                .strip_prefix('|')
-                .and_then(|line| line.strip_suffix('|'))
-                .unwrap();
-            let unquoted = |cell: &'static str| {
-                cell.strip_prefix('`')
-                    .and_then(|cell| cell.strip_suffix('`'))
-            };
-            cells
-                .split('|')
-                .map(str::trim)
-                .map(|cell| unquoted(cell).unwrap_or(cell))
-                .collect()
+            let cells = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')).unwrap();
+            let unquoted = |cell: &'static str| cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
+            cells.split('|').map(str::trim).map(|cell| unquoted(cell).unwrap_or(cell)).collect()
         })
         .collect()
 }
@@ -34,12 +24,8 @@ fn server_of_the_page() -> Server {
     let rows = table("| key | value |");
     assert!(rows.len() >= 10);
     rows.iter().fold(Server::default(), |server, row| {
-        let [key, value] = row[..] else {
-            panic!("row {row:?}")
-        };
-        let text = value
-            .strip_prefix('\'')
-            .and_then(|value| value.strip_suffix('\''));
+        let [key, value] = row[..] else { panic!("row {row:?}") };
+        let text = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
         let text = text.map(|text| text.replace("''", "'"));
         if let Some(tag) = key.strip_prefix("tag:") {
             return server.with_tag(tag, &text.unwrap());
@@ -47,9 +33,7 @@ fn server_of_the_page() -> Server {
         let property = key.strip_prefix("server:").unwrap().parse().unwrap();
         let value = match text {
             Some(text) => Owned::Text(text),
-            None => value
-                .parse()
-                .map_or_else(|_| Owned::Real(value.parse().unwrap()), Owned::Integer),
+            None => value.parse().map_or_else(|_| Owned::Real(value.parse().unwrap()), Owned::Integer),
         };
         server.with(property, value)
     })
@@ -61,14 +45,8 @@ fn every_expression_of_the_page_holds_as_the_page_says() {
     let rows = table("| expression | holds | rule |");
     assert!(rows.len() >= 50, "only {} rows were read", rows.len());
     for row in rows {
-        let [text, holds, _] = row[..] else {
-            panic!("row {row:?}")
-        };
-        assert_eq!(
-            expression(text).holds(&server),
-            holds.parse::<bool>().unwrap(),
-            "{text}"
-        );
+        let [text, holds, _] = row[..] else { panic!("row {row:?}") };
+        assert_eq!(expression(text).holds(&server), holds.parse::<bool>().unwrap(), "{text}");
     }
 }
 
@@ -77,39 +55,20 @@ fn every_refused_text_of_the_page_gets_its_message_at_its_place() {
     let rows = table("| expression | at | message begins |");
     assert!(rows.len() >= 30, "only {} rows were read", rows.len());
     for row in rows {
-        let [text, character, message] = row[..] else {
-            panic!("row {row:?}")
-        };
+        let [text, character, message] = row[..] else { panic!("row {row:?}") };
         let error = Expression::parse(text).expect_err(text);
         assert!(error.to_string().starts_with(message), "{text}: {error}");
         let position = error.position().unwrap();
-        assert_eq!(
-            position.character,
-            character.parse::<usize>().unwrap(),
-            "{text}: {error}"
-        );
-        assert_eq!(
-            text[..position.byte].chars().count() + 1,
-            position.character,
-            "{text}"
-        );
-        assert!(
-            error.to_string().contains(&format!("at {position}")),
-            "{text}: {error}"
-        );
+        assert_eq!(position.character, character.parse::<usize>().unwrap(), "{text}: {error}");
+        assert_eq!(text[..position.byte].chars().count() + 1, position.character, "{text}");
+        assert!(error.to_string().contains(&format!("at {position}")), "{text}: {error}");
     }
 }
 
 #[test]
 fn the_page_lists_exactly_the_properties_that_exist() {
-    let listed: Vec<_> = table("| server property | kind |")
-        .iter()
-        .map(|row| row[0])
-        .collect();
-    let existing: Vec<_> = Property::ALL
-        .iter()
-        .map(|property| property.as_str())
-        .collect();
+    let listed: Vec<_> = table("| server property | kind |").iter().map(|row| row[0]).collect();
+    let existing: Vec<_> = Property::ALL.iter().map(|property| property.as_str()).collect();
     assert_eq!(listed, existing);
 }
 

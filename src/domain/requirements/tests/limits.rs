@@ -11,13 +11,7 @@ fn a_text_of_the_greatest_length_is_read_and_a_longer_one_is_not() {
     assert!(holds(&text, &Server::default().with_tag("a", &value)));
 
     let error = Expression::parse(&format!("{text} ")).unwrap_err();
-    assert_eq!(
-        error,
-        Error::TooLong {
-            bytes: TEXT_BYTES_MAX + 1,
-            limit: TEXT_BYTES_MAX
-        }
-    );
+    assert_eq!(error, Error::TooLong { bytes: TEXT_BYTES_MAX + 1, limit: TEXT_BYTES_MAX });
     assert_eq!(error.position(), None);
 }
 
@@ -28,35 +22,21 @@ fn blanks_alone_are_no_requirement_however_many() {
 
 #[test]
 fn parentheses_nest_to_the_limit_and_no_deeper() {
-    let nested = |opening: &str, depth: usize| {
-        format!("{}tag:a = 1{}", opening.repeat(depth), ")".repeat(depth))
-    };
+    let nested = |opening: &str, depth: usize| format!("{}tag:a = 1{}", opening.repeat(depth), ")".repeat(depth));
     let server = Server::default().with_tag("a", "1");
     assert!(holds(&nested("(", DEPTH_MAX), &server));
     assert!(holds(&nested("not (", DEPTH_MAX), &server));
     for opening in ["(", "not ("] {
         let error = Expression::parse(&nested(opening, DEPTH_MAX + 1)).unwrap_err();
-        let Error::TooDeep {
-            at,
-            limit: DEPTH_MAX,
-        } = error
-        else {
-            panic!("{error:?}")
-        };
+        let Error::TooDeep { at, limit: DEPTH_MAX } = error else { panic!("{error:?}") };
         assert_eq!(at.byte + 1, opening.len() * (DEPTH_MAX + 1));
     }
 }
 
 #[test]
 fn a_text_of_nothing_but_parentheses_is_refused_without_running_out_of_stack() {
-    for text in [
-        "(".repeat(TEXT_BYTES_MAX),
-        "not(".repeat(TEXT_BYTES_MAX / 4),
-    ] {
-        assert!(matches!(
-            Expression::parse(&text),
-            Err(Error::TooDeep { .. })
-        ));
+    for text in ["(".repeat(TEXT_BYTES_MAX), "not(".repeat(TEXT_BYTES_MAX / 4)] {
+        assert!(matches!(Expression::parse(&text), Err(Error::TooDeep { .. })));
     }
 }
 
@@ -70,38 +50,21 @@ fn a_message_repeats_no_more_than_a_piece_of_a_long_text() {
 
 #[test]
 fn an_unknown_property_that_differs_in_case_gets_the_right_name() {
-    let error =
-        Expression::parse("tag:ü = 1 or server:Host.Aws.EC2InstanceId = 'i-1'").unwrap_err();
+    let error = Expression::parse("tag:ü = 1 or server:Host.Aws.EC2InstanceId = 'i-1'").unwrap_err();
     assert!(matches!(error, Error::InvalidTagKey { .. }), "{error}");
 
-    let error =
-        Expression::parse("tag:a = 'ü' and server:Host.Aws.EC2InstanceId = 'i-1'").unwrap_err();
-    let Error::UnknownProperty { at, similar, .. } = &error else {
-        panic!("{error:?}")
-    };
+    let error = Expression::parse("tag:a = 'ü' and server:Host.Aws.EC2InstanceId = 'i-1'").unwrap_err();
+    let Error::UnknownProperty { at, similar, .. } = &error else { panic!("{error:?}") };
     assert_eq!(*similar, Some(Property::AwsEc2InstanceId));
     assert_eq!((at.character, at.byte), (17, 17));
-    assert!(
-        error
-            .to_string()
-            .contains("did you mean server:Host.Aws.Ec2InstanceId?"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("did you mean server:Host.Aws.Ec2InstanceId?"), "{error}");
 }
 
 #[test]
 fn what_is_wrong_first_is_reported_first() {
-    for (text, character) in [
-        ("tag:a := 1 $", 7),
-        ("server:Ip = 1 $", 1),
-        ("tag:a = 1e999 $", 9),
-    ] {
+    for (text, character) in [("tag:a := 1 $", 7), ("server:Ip = 1 $", 1), ("tag:a = 1e999 $", 9)] {
         let error = Expression::parse(text).unwrap_err();
-        assert_eq!(
-            error.position().unwrap().character,
-            character,
-            "{text}: {error}"
-        );
+        assert_eq!(error.position().unwrap().character, character, "{text}: {error}");
     }
 }
 
@@ -110,18 +73,8 @@ fn the_smallest_steps_at_the_ends_of_the_range_of_numbers() {
     for number in ["9.999e308", "-9.999e308", "1e-324", "0.1e309", "10e-325"] {
         expression(&format!("tag:a = {number}"));
     }
-    for number in [
-        "1e309",
-        "10e308",
-        "9.9e-325",
-        "-1e309",
-        "1e999999999999999999999999",
-        "1e-999999999999999999999",
-    ] {
+    for number in ["1e309", "10e308", "9.9e-325", "-1e309", "1e999999999999999999999999", "1e-999999999999999999999"] {
         let error = Expression::parse(&format!("tag:a = {number}")).unwrap_err();
-        assert!(
-            matches!(error, Error::NumberOutOfRange { .. }),
-            "{number}: {error}"
-        );
+        assert!(matches!(error, Error::NumberOutOfRange { .. }), "{number}: {error}");
     }
 }

@@ -54,9 +54,7 @@ impl Subject for Server {
 
 /// The expression of a text that is one.
 fn expression(text: &str) -> Expression {
-    Expression::parse(text)
-        .unwrap_or_else(|error| panic!("{text}: {error}"))
-        .unwrap()
+    Expression::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).unwrap()
 }
 
 fn holds(text: &str, server: &Server) -> bool {

@@ -60,12 +60,8 @@ impl Model {
         match self {
             Self::Term(holds, _) => *holds,
             Self::Not(model) => !model.holds(),
-            Self::And(models) => models
-                .iter()
-                .fold(true, |holds, model| holds & model.holds()),
-            Self::Or(models) => models
-                .iter()
-                .fold(false, |holds, model| holds | model.holds()),
+            Self::And(models) => models.iter().fold(true, |holds, model| holds & model.holds()),
+            Self::Or(models) => models.iter().fold(false, |holds, model| holds | model.holds()),
             Self::Parentheses(model) => model.holds(),
         }
     }
@@ -102,11 +98,7 @@ impl Model {
                 operand(model, 3, to);
             }
             Self::And(models) | Self::Or(models) => {
-                let (word, least) = if self.strength() == 1 {
-                    (and, 2)
-                } else {
-                    (or, 1)
-                };
+                let (word, least) = if self.strength() == 1 { (and, 2) } else { (or, 1) };
                 for (index, model) in models.iter().enumerate() {
                     to.push_str(if index == 0 { "" } else { word });
                     operand(model, least, to);
@@ -158,8 +150,7 @@ fn soup() -> impl Strategy<Value = String> {
         ":",
         "inf",
     ];
-    prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..24)
-        .prop_map(|pieces| pieces.concat())
+    prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..24).prop_map(|pieces| pieces.concat())
 }
 
 /// A text either is an expression that reads back as itself or is refused at a place inside it.
@@ -168,18 +159,11 @@ fn is_read_or_refused(text: &str) -> Result<(), TestCaseError> {
         Ok(None) => prop_assert!(text.trim().is_empty()),
         Ok(Some(expression)) => {
             let _ = expression.holds(&server());
-            prop_assert_eq!(
-                Expression::parse(&expression.to_string()),
-                Ok(Some(expression))
-            );
+            prop_assert_eq!(Expression::parse(&expression.to_string()), Ok(Some(expression)));
         }
         Err(error) => {
             let position = error.position();
-            prop_assert!(
-                position.is_some_and(|at| text.is_char_boundary(at.byte)),
-                "{}",
-                error
-            );
+            prop_assert!(position.is_some_and(|at| text.is_char_boundary(at.byte)), "{}", error);
         }
     }
     Ok(())

@@ -51,8 +51,7 @@ fn a_flipped_bit_in_an_entry_is_named() {
 #[test]
 fn a_missing_piece_is_named() {
     let text = tampered(filled(), |tree| {
-        tree.remove(record::key(11, record::Part::Piece(1)))
-            .unwrap();
+        tree.remove(record::key(11, record::Part::Piece(1))).unwrap();
     });
     assert!(text.contains("entry 11"), "{text}");
     assert!(text.contains("piece 1 is missing"), "{text}");
@@ -61,10 +60,7 @@ fn a_missing_piece_is_named() {
 #[test]
 fn a_hole_is_named() {
     let text = tampered(filled(), |tree| {
-        for key in tree
-            .range(record::first_key(11)..record::first_key(12))
-            .keys()
-        {
+        for key in tree.range(record::first_key(11)..record::first_key(12)).keys() {
             tree.remove(key.unwrap()).unwrap();
         }
     });
@@ -74,10 +70,7 @@ fn a_hole_is_named() {
 #[test]
 fn a_missing_first_entry_is_named() {
     let text = tampered(filled(), |tree| {
-        for key in tree
-            .range(record::first_key(0)..record::first_key(1))
-            .keys()
-        {
+        for key in tree.range(record::first_key(0)..record::first_key(1)).keys() {
             tree.remove(key.unwrap()).unwrap();
         }
     });
@@ -89,8 +82,7 @@ fn entries_that_changed_places_are_named() {
     let text = tampered(filled(), |tree| {
         let from = record::key(11, record::Part::Piece(0));
         let value = tree.get(from).unwrap().unwrap();
-        tree.insert(record::key(12, record::Part::Piece(0)), value)
-            .unwrap();
+        tree.insert(record::key(12, record::Part::Piece(0)), value).unwrap();
     });
     assert!(text.contains("it holds piece 0 of entry 11"), "{text}");
 }
@@ -100,10 +92,7 @@ fn a_missing_seal_in_the_middle_is_named() {
     let text = tampered(filled(), |tree| {
         tree.remove(record::key(11, record::Part::Seal)).unwrap();
     });
-    assert!(
-        text.contains("the last part of entry 11 is missing"),
-        "{text}"
-    );
+    assert!(text.contains("the last part of entry 11 is missing"), "{text}");
 }
 
 #[test]
@@ -125,10 +114,7 @@ fn a_newer_record_is_not_called_damage() {
         value[12..16].copy_from_slice(&crc.to_le_bytes());
         tree.insert(record::VOTE_KEY, value).unwrap();
     });
-    assert!(
-        text.contains("format version 9, this program reads version 1"),
-        "{text}"
-    );
+    assert!(text.contains("format version 9, this program reads version 1"), "{text}");
 }
 
 #[test]
@@ -138,11 +124,7 @@ fn a_lost_end_of_the_log_is_noticed() {
     copy_folder(fixture.folder.path(), copy.path());
     append(&fixture.log(), entries(20..25, 100));
     // The database of before, the note of after.
-    std::fs::copy(
-        fixture.folder.path().join("synced"),
-        copy.path().join("synced"),
-    )
-    .unwrap();
+    std::fs::copy(fixture.folder.path().join("synced"), copy.path().join("synced")).unwrap();
     let text = refused(copy.path());
     assert!(text.contains("was acknowledged"), "{text}");
 }
@@ -168,15 +150,7 @@ fn what_a_crash_left_of_an_unfinished_entry_is_removed() {
 
 #[test]
 fn every_missing_file_is_named() {
-    for name in [
-        "synced",
-        "log",
-        "log/db",
-        "log/conf",
-        "log/blobs",
-        "snapshots",
-        "format",
-    ] {
+    for name in ["synced", "log", "log/db", "log/conf", "log/blobs", "snapshots", "format"] {
         let Fixture { folder, store } = filled();
         store.close().unwrap();
         let path = folder.path().join(name);
@@ -186,11 +160,7 @@ fn every_missing_file_is_named() {
             std::fs::remove_file(&path).unwrap();
         }
         let text = refused(folder.path());
-        let named = if name == "format" {
-            "file format"
-        } else {
-            name
-        };
+        let named = if name == "format" { "file format" } else { name };
         assert!(text.contains(named), "without {name}: {text}");
     }
 }
@@ -211,10 +181,7 @@ fn a_newer_layout_is_refused() {
     let format = folder.path().join("format");
     std::fs::write(&format, codec::encode(Kind::Format, &2_u32, 0)).unwrap();
     let text = refused(folder.path());
-    assert!(
-        text.contains("version 2, this program reads version 1"),
-        "{text}"
-    );
+    assert!(text.contains("version 2, this program reads version 1"), "{text}");
     std::fs::write(&format, "garbage").unwrap();
     let text = refused(folder.path());
     assert!(text.contains("/format"), "{text}");

@@ -18,8 +18,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let length =
-        prop_oneof![6 => 0..2000_usize, 2 => 6000..13_000_usize, 1 => 50_000..200_000_usize];
+    let length = prop_oneof![6 => 0..2000_usize, 2 => 6000..13_000_usize, 1 => 50_000..200_000_usize];
     prop_oneof![
         8 => (1..20_u64, length).prop_map(|(count, length)| Step::Append { count, length }),
         2 => (0..30_u64).prop_map(|back| Step::Truncate { back }),
@@ -42,10 +41,7 @@ struct Model {
 impl Model {
     fn next(&self) -> u64 {
         let after_purged = self.purged.as_ref().map_or(0, |(index, _)| index + 1);
-        self.entries
-            .keys()
-            .next_back()
-            .map_or(after_purged, |last| last + 1)
+        self.entries.keys().next_back().map_or(after_purged, |last| last + 1)
     }
 
     fn check(&self, log: &Log) {
@@ -76,17 +72,12 @@ fn take(step: &Step, model: &mut Model, fixture: Fixture) -> Fixture {
         Step::Append { count, length } => {
             let start = model.next();
             let entries: Vec<_> = (start..start + count)
-                .map(|index| Entry {
-                    term: model.writes,
-                    ..entry(index + model.writes, length)
-                })
+                .map(|index| Entry { term: model.writes, ..entry(index + model.writes, length) })
                 .zip(start..)
                 .map(|(entry, index)| Entry { index, ..entry })
                 .collect();
             log.append(entries.clone(), must()).unwrap();
-            model
-                .entries
-                .extend(entries.into_iter().map(|entry| (entry.index, entry)));
+            model.entries.extend(entries.into_iter().map(|entry| (entry.index, entry)));
         }
         Step::Truncate { back } => {
             let floor = model.purged.as_ref().map_or(0, |(index, _)| index + 1);
