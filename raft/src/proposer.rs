@@ -169,6 +169,10 @@ pub(crate) async fn run<M: StateMachine>(
         };
         let Some(first) = first else { continue };
         let (commands, parts, bytes) = gather(first, &mut left_over, &mut waiting, &core.config);
+        if parts.is_empty() {
+            // Everybody gave up waiting.
+            continue;
+        }
         if let Condition::Full {
             free_bytes,
             needed_bytes,
