@@ -61,7 +61,7 @@ impl Secret {
     pub fn random() -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         SystemRandom::new().fill(&mut *bytes).expect("the operating system's random generator works once it is up");
-        Self::new(URL_SAFE_NO_PAD.encode(&*bytes))
+        Self::new(URL_SAFE_NO_PAD.encode(*bytes))
     }
 
     /// The text. Keep it away from logs, errors and the log of commands.

@@ -153,6 +153,10 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
         };
         let Some(first) = first else { continue };
         let (commands, parts, bytes) = gather(first, &mut left_over, &mut waiting, &core.config);
+        if parts.is_empty() {
+            // Everybody gave up waiting.
+            continue;
+        }
         if let Condition::Full { free_bytes, needed_bytes } = core.log.condition() {
             let error = ProposeError::StorageFull { free_bytes, needed_bytes };
             refuse(parts, || Unproposed::Failed(error.clone()));

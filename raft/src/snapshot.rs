@@ -49,6 +49,24 @@ fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Remembers that the disk was full: a state machine may wrap the error into one of its own.
+struct NotesFullDisk<W> {
+    writer: W,
+    full: bool,
+}
+
+impl<W: Write> Write for NotesFullDisk<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes);
+        self.full |= written.as_ref().is_err_and(is_disk_full);
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
 /// Writes a snapshot of one moment while the state goes on.
 pub(crate) struct SnapshotBuilder<M> {
     view: M,
@@ -76,10 +94,15 @@ impl<M: StateMachine> SnapshotBuilder<M> {
         let index = self.meta.last_log_id.map_or(0, |last| last.index);
         blocking("write a snapshot", move || {
             let writer = snapshots.begin().map_err(|error| storage_error(&error))?;
-            let mut out = BufWriter::with_capacity(BUFFER_BYTES, writer);
-            view.write_snapshot(&mut out)?;
-            let writer = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-            writer.finish(header, index).map_err(|error| storage_error(&error))
+            let noting = NotesFullDisk { writer, full: false };
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, noting);
+            if let Err(error) = view.write_snapshot(&mut out) {
+                let full = out.get_ref().full;
+                let kind = if full { io::ErrorKind::StorageFull } else { error.kind() };
+                return Err(io::Error::new(kind, error));
+            }
+            let noting = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            noting.writer.finish(header, index).map_err(|error| storage_error(&error))
         })
         .await
     }
@@ -149,4 +172,29 @@ fn adopt(snapshots: &Snapshots, stored: Snapshot) -> io::Result<Snapshot> {
     io::copy(&mut stored.open(), &mut writer)?;
     writer.flush()?;
     writer.finish(stored.meta(), stored.index()).map_err(|error| storage_error(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_even_when_its_error_is_wrapped() {
+        let mut noting = NotesFullDisk { writer: Full, full: false };
+        let wrapped = noting.write_all(b"state").map_err(io::Error::other);
+        assert!(wrapped.is_err_and(|error| !is_disk_full(&error)));
+        assert!(noting.full);
+    }
 }

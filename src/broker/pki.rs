@@ -23,10 +23,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::config::Listener;
 use crate::secret::{create_private_folder, write_private, write_public};
 
-const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const SERVER_VALIDITY: Duration = Duration::from_secs(397 * 24 * 3600);
+const CA_VALIDITY: Duration = Duration::from_hours(10 * 365 * 24);
+const SERVER_VALIDITY: Duration = Duration::from_hours(397 * 24);
 /// Clocks of clients may be behind by as much.
-const BACKDATED: Duration = Duration::from_secs(24 * 3600);
+const BACKDATED: Duration = Duration::from_hours(24);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -201,7 +201,7 @@ fn host_names() -> BTreeSet<String> {
     }
     match sysinfo::Networks::new_with_refreshed_list() {
         Ok(networks) => {
-            let addresses = networks.values().flat_map(|network| network.ip_networks()).map(|network| network.addr);
+            let addresses = networks.values().flat_map(sysinfo::NetworkData::ip_networks).map(|network| network.addr);
             names.extend(addresses.filter(is_usable).map(|ip| ip.to_string()));
         }
         Err(error) => tracing::warn!(%error, "the addresses of this host cannot be told; its certificate lacks them"),

@@ -19,10 +19,10 @@ pub(super) struct Args {
 
 /// Logs to the agent's log file and to standard error, at the level of
 /// `agent.conf` unless the command line names another.
-pub(super) fn start_log(args: &Args, filter: &str) -> anyhow::Result<()> {
+pub(super) fn start_log(args: &Args, filter: Option<&str>) -> anyhow::Result<()> {
     let log = Config::load(&args.config)?.log;
     let level = log.level.as_tracing().to_string();
-    let filter = if filter == super::LOG_DEFAULT { level } else { filter.to_owned() };
+    let filter = filter.map_or(level, str::to_owned);
     let file = LogFile::open(&log)?;
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(filter)?)

@@ -26,7 +26,7 @@ use crate::domain::{ClientId, SessionId};
 use crate::secret::{Secret, create_private_folder, write_private, write_public};
 
 /// How long the server, the session and its desktop may take to come up.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a desktop may take to show something.
 const PICTURE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks.

@@ -12,18 +12,16 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged when nobody says otherwise.
-const LOG_DEFAULT: &str = "info";
-
 /// A highly available session broker for fleets of remote desktops.
 #[derive(Debug, Parser)]
 #[command(name = "berth", version, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log, as in `info` or `berth=debug,berth_raft=info`.
-    #[arg(long, global = true, env = "BERTH_LOG", default_value = LOG_DEFAULT, value_name = "FILTER")]
-    log: String,
+    /// What to log, as in `info` or `berth=debug,berth_raft=info`. By default
+    /// `info`, for `dev` and `bench` only warnings.
+    #[arg(long, global = true, env = "BERTH_LOG", value_name = "FILTER")]
+    log: Option<String>,
     /// Log as JSON, one object a line.
     #[arg(long, global = true, env = "BERTH_LOG_JSON")]
     log_json: bool,
@@ -49,7 +47,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // The agent's configuration says where its log goes.
     let logging = match &cli.command {
-        Command::Agent(args) => agent::start_log(args, &cli.log),
+        Command::Agent(args) => agent::start_log(args, cli.log.as_deref()),
         _ => log_to_stderr(&cli),
     };
     if let Err(error) = logging {
@@ -78,7 +76,12 @@ pub fn main() -> ExitCode {
 }
 
 fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&cli.log)?;
+    let level = match cli.command {
+        // They have something else to say on the terminal.
+        Command::Dev(_) | Command::Bench(_) => "warn",
+        _ => "info",
+    };
+    let filter = EnvFilter::try_new(cli.log.clone().unwrap_or_else(|| quiet_libraries(level)))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if cli.log_json {
         subscriber.json().init();
@@ -86,6 +89,12 @@ fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
         subscriber.with_target(false).init();
     }
     Ok(())
+}
+
+/// A level for the program itself. The consensus library tells its inner life
+/// at `info` and `warn`, which means nothing to operators.
+fn quiet_libraries(level: &str) -> String {
+    format!("{level},openraft=error")
 }
 
 /// Says what went wrong and why, from the outside in.

@@ -138,14 +138,13 @@ pub(super) fn refusal_of_any(server: &Server, kind: SessionKind, closed: bool, c
     match kind {
         SessionKind::Console if !limits.console_sessions => Some(Rule::Kind),
         SessionKind::Console if counts.total() > 0 => Some(Rule::ConsoleExclusive),
-        SessionKind::Console => None,
         SessionKind::Virtual if server.facts.os.family != OsFamily::Linux => Some(Rule::OperatingSystem),
         SessionKind::Virtual if limits.virtual_sessions_max == Some(0) => Some(Rule::Kind),
         SessionKind::Virtual if counts.console > 0 => Some(Rule::ConsoleExclusive),
         SessionKind::Virtual if limits.virtual_sessions_max.is_some_and(|max| counts.virtual_ >= max) => {
             Some(Rule::Full)
         }
-        SessionKind::Virtual => None,
+        SessionKind::Console | SessionKind::Virtual => None,
     }
 }
 

@@ -178,7 +178,7 @@ async fn converse(
     epoch: Epoch,
     mut registered: Registered,
 ) -> Farewell {
-    let (to_record, recorded, recorder) = start_recorder(agents, server);
+    let (to_record, recorded, task) = start_recorder(agents, server);
     let mut talk = Talk {
         broker: Arc::clone(&agents.broker),
         server: server.clone(),
@@ -193,7 +193,7 @@ async fn converse(
     let farewell = talk.run(socket, &mut registered, recorded, agents).await;
     // Dropping the sender lets the recorder finish what it holds.
     drop(talk);
-    let _ = recorder.await;
+    let _ = task.await;
     farewell
 }
 
@@ -213,10 +213,10 @@ fn start_recorder(
     let task = agents.tasks.spawn(async move {
         let mut batch = Vec::with_capacity(WAITING_MAX);
         while waiting.recv_many(&mut batch, WAITING_MAX).await > 0 {
-            let (commands, thens): (Vec<_>, Vec<_>) =
+            let (commands, answers): (Vec<_>, Vec<_>) =
                 batch.drain(..).map(|ToRecord { command, then }| (command, then)).unzip();
             let results = match broker.propose(commands).await {
-                Ok(outcomes) => outcomes.into_iter().zip(thens).map(|(outcome, then)| told(&outcome, then)).collect(),
+                Ok(outcomes) => outcomes.into_iter().zip(answers).map(|(outcome, then)| told(&outcome, then)).collect(),
                 // Without the log nothing the agent says counts. It comes back
                 // with a full report when the log takes it again.
                 Err(error) => vec![Err(Farewell::new(close::UNAVAILABLE, error.to_string()))],

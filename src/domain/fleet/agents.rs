@@ -14,7 +14,7 @@ use crate::domain::time::{Millis, Timestamp};
 /// An agent connected: its new connection replaces an older one.
 pub(super) fn connect(
     t: &mut Transition<'_>,
-    server: ServerId,
+    server: &ServerId,
     via: ReplicaId,
     report_interval: Millis,
     mut report: Report,
@@ -23,20 +23,20 @@ pub(super) fn connect(
     let inventory = report.sessions.take();
     t.emit(Event::ServerConnected { server: server.clone(), epoch, via, report_interval, report });
     if let Some(inventory) = inventory {
-        observe(t, &server, inventory);
+        observe(t, server, inventory);
     }
     Outcome::Welcome { epoch }
 }
 
 /// An agent reported.
-pub(super) fn report(t: &mut Transition<'_>, server: ServerId, epoch: Epoch, mut report: Report) -> Outcome {
-    if !is_current(t, &server, epoch) {
+pub(super) fn report(t: &mut Transition<'_>, server: &ServerId, epoch: Epoch, mut report: Report) -> Outcome {
+    if !is_current(t, server, epoch) {
         return Outcome::Refused(Refusal::StaleEpoch);
     }
     let inventory = report.sessions.take();
     t.emit(Event::ServerReported { server: server.clone(), report });
     if let Some(inventory) = inventory {
-        observe(t, &server, inventory);
+        observe(t, server, inventory);
     }
     Outcome::Done
 }

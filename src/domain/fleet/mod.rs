@@ -216,10 +216,8 @@ impl Fleet {
     /// State of a session as callers see it.
     pub fn state_of(&self, session: &Session) -> SessionState {
         match &session.phase {
-            Phase::Placing { .. } => SessionState::Creating,
-            Phase::Preparing { server, .. } if self.is_lost(server) => SessionState::Unknown,
-            Phase::Preparing { .. } => SessionState::Creating,
-            Phase::Ready { server } if self.is_lost(server) => SessionState::Unknown,
+            Phase::Preparing { server, .. } | Phase::Ready { server } if self.is_lost(server) => SessionState::Unknown,
+            Phase::Placing { .. } | Phase::Preparing { .. } => SessionState::Creating,
             Phase::Ready { .. } => SessionState::Ready,
             Phase::Deleting { .. } => SessionState::Deleting,
             Phase::Deleted { .. } => SessionState::Deleted,

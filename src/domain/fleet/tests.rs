@@ -439,6 +439,7 @@ fn a_restarted_replica_has_no_agents_until_they_come_back() {
 // ---------------------------------------------------------------- random histories
 
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // a few hundred of them
 enum Step {
     Wait(u64),
     Command(Command),
@@ -476,7 +477,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => (sessions.clone(), owners.clone(), any_kind(), any::<bool>(), requirements).prop_map(
             |(id, owner, kind, enqueue, requirements)| Step::Command(Command::CreateSession {
                 id: session_id(id),
-                spec: SessionSpec { enqueue, requirements, ..spec(owner, kind) },
+                spec: SessionSpec { requirements, enqueue, ..spec(owner, kind) },
                 client: client(),
             })
         ),
