@@ -187,7 +187,7 @@ mod tests {
     async fn marked_processes_and_their_descendants_end() {
         let mark = uuid::Uuid::new_v4().to_string();
         // The inner shell ignores the request to end and has shed the mark.
-        let script = "env -i /bin/sh -c 'trap \"\" TERM; sleep 1000 & wait; sleep 1000' & wait";
+        let script = "env -i /bin/sh -c 'trap \"\" TERM; sleep 60 & wait; sleep 60' & wait";
         let mut child = tokio::process::Command::new("/bin/sh").args(["-c", script]).env(MARK, &mark).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while find(&mark, &[]).len() < 3 {
