@@ -75,7 +75,18 @@ fn faults(code: &str) -> Vec<String> {
                 faults.push(format!("holds {forbidden}: {line}"));
             }
         }
-        for path in ["crate::agent", "crate::broker", "crate::cli", "crate::protocol", "crate::secret", "uuid::", "rand::", "jiff::", "tokio::", "tracing::"] {
+        for path in [
+            "crate::agent",
+            "crate::broker",
+            "crate::cli",
+            "crate::protocol",
+            "crate::secret",
+            "uuid::",
+            "rand::",
+            "jiff::",
+            "tokio::",
+            "tracing::",
+        ] {
             if line.contains(path) {
                 faults.push(format!("uses {path}: {line}"));
             }
@@ -110,5 +121,8 @@ fn impure_code_is_found() {
     ] {
         assert!(!faults(&code(impure)).is_empty(), "not found: {impure}");
     }
-    assert_eq!(faults(&code("use std::sync::Arc; // not tokio::sync\nuse super::ids::ServerId;")), Vec::<String>::new());
+    assert_eq!(
+        faults(&code("use std::sync::Arc; // not tokio::sync\nuse super::ids::ServerId;")),
+        Vec::<String>::new()
+    );
 }
