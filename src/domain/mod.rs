@@ -27,6 +27,9 @@ pub mod session;
 pub mod settings;
 pub mod time;
 
+#[cfg(test)]
+mod golden_tests;
+
 pub use command::{Command, Outcome, Refusal};
 pub use event::Event;
 pub use fleet::Fleet;
