@@ -21,6 +21,7 @@ pub mod pki;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_raft::{Replica, SystemClock};
 use tokio::task::JoinSet;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::agents::{Agents, Links};
+use self::api::door::UnavailableReason;
 use self::config::Config;
 use self::core::Broker;
 use self::identity::{ClusterKey, Identity};
@@ -36,6 +38,9 @@ use self::machine::Machine;
 use self::pki::Pki;
 use crate::domain::{Command, ReplicaId};
 use crate::secret::{Secret, create_private_folder};
+
+/// Between two attempts to write what must be said at the start.
+const OPENING_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a replica did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +119,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let clock = Arc::new(SystemClock);
     let observer = {
         let links = Arc::clone(&links);
-        Arc::new(move |machine: &Machine, events: &[crate::domain::Event]| links.notice(&machine.0, events))
+        Arc::new(move |_: &Machine, events: &[crate::domain::Event]| links.notice(events))
     };
     // The store locks the folder; everything else in it is touched after that.
     let replica_config = berth_raft::Config::new(folder.join("replica"), berth_raft::ReplicaId(id.0));
@@ -134,8 +139,17 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let client_tls = pki.server_config(&config.clients, &[b"h2", b"http/1.1"])?;
     let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
 
+    let opened = CancellationToken::new();
     let opening = vec![Command::Configure(config.sessions.settings()), Command::ReplicaStarted { replica: id }];
-    broker.propose(opening).await.map_err(|error| Error::FirstWrites(error.into()))?;
+    let first = broker.propose(opening.clone()).await;
+    match &first {
+        Ok(_) => opened.cancel(),
+        // Reads go on while the disk is full, at a start as at any other time.
+        Err(error) if error.reason == UnavailableReason::Storage => {
+            tracing::warn!(%error, "the log takes nothing now; agents are let in when it does");
+        }
+        Err(error) => return Err(Error::FirstWrites((*error).into())),
+    }
     let identity = Arc::new(
         Identity::start(Arc::clone(&broker), cluster_key, config.access_token_seconds, config.connection_token_minutes)
             .await
@@ -149,10 +163,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
+    if first.is_err() {
+        tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
+    }
     let api = api::router(api::ApiState::new(Arc::clone(&broker), Arc::clone(&identity), api_settings(&config)));
     let agents_router = agents::router(Agents {
         broker: Arc::clone(&broker),
         secret: Arc::new(agent_secret),
+        opened,
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     });
@@ -173,6 +191,25 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         servers,
         links: tasks,
     })
+}
+
+/// Says again, until the log takes it, what is said at each start.
+async fn open_later(
+    broker: Arc<Broker>,
+    opening: Vec<Command>,
+    opened: CancellationToken,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(OPENING_RETRY) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if broker.propose(opening.clone()).await.is_ok() {
+            tracing::info!("the log takes writes again");
+            return opened.cancel();
+        }
+    }
 }
 
 fn api_settings(config: &Config) -> api::ApiSettings {

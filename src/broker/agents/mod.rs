@@ -26,6 +26,9 @@ pub struct Agents {
     pub broker: Arc<Broker>,
     /// What an agent proves itself with.
     pub secret: Arc<Secret>,
+    /// Cancelled when the log knows that this replica began anew, which breaks
+    /// the connections it had: none is taken before.
+    pub opened: CancellationToken,
     /// Ends all connections.
     pub shutdown: CancellationToken,
     /// The connections, so that the end can wait for them.
@@ -50,8 +53,8 @@ async fn upgrade(State(agents): State<Agents>, headers: HeaderMap, upgrade: WebS
         tracing::warn!("an agent was refused: its secret is not the one of this broker");
         return refuse(StatusCode::UNAUTHORIZED, "the agent secret is not the one of this broker");
     }
-    if agents.shutdown.is_cancelled() {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "this replica is ending");
+    if agents.shutdown.is_cancelled() || !agents.opened.is_cancelled() {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "this replica takes no agents now");
     }
     upgrade.max_message_size(protocol::MESSAGE_BYTES_MAX).max_frame_size(protocol::MESSAGE_BYTES_MAX).on_upgrade(
         move |socket| async move {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::broker::api::door::AskError;
-use crate::domain::{Epoch, Event, Fleet, ServerId};
+use crate::domain::{Epoch, Event, ServerId};
 use crate::protocol::{Question, Reply};
 
 /// Questions that may wait for one agent.
@@ -82,7 +82,7 @@ impl Links {
 
     /// Called with what each applied entry brought: wakes the connections that
     /// it concerns.
-    pub fn notice(&self, _fleet: &Fleet, events: &[Event]) {
+    pub fn notice(&self, events: &[Event]) {
         let concerned = events.iter().filter_map(|event| match event {
             Event::InstructionIssued { server, .. } | Event::ServerConnected { server, .. } => Some(server),
             _ => None,
