@@ -7,6 +7,7 @@ mod dev;
 mod http;
 mod serve;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -82,7 +83,10 @@ fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
         _ => "info",
     };
     let filter = EnvFilter::try_new(cli.log.clone().unwrap_or_else(|| quiet_libraries(level)))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if cli.log_json {
         subscriber.json().init();
     } else {
