@@ -7,13 +7,15 @@ mod dev;
 mod http;
 mod serve;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// What is logged when nobody says otherwise.
-const LOG_DEFAULT: &str = "info";
+/// What is logged when nobody says otherwise. The inner life of openraft is of
+/// no use to operators unless something is wrong with it.
+const LOG_DEFAULT: &str = "info,openraft=warn";
 
 /// A highly available session broker for fleets of remote desktops.
 #[derive(Debug, Parser)]
@@ -79,7 +81,10 @@ pub fn main() -> ExitCode {
 
 fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&cli.log)?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if cli.log_json {
         subscriber.json().init();
     } else {
