@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 
 /// `berth dev` in a folder of its own.
 struct Dev {
-    folder: tempfile::TempDir,
+    // Fields go in this order: the process ends before its folder does.
     process: Process,
+    folder: tempfile::TempDir,
     summary: Value,
 }
 

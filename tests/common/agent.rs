@@ -10,8 +10,9 @@ use super::broker::Broker;
 use super::process::{Process, berth};
 
 pub struct Agent {
-    pub folder: tempfile::TempDir,
+    // Fields go in this order: the process ends before its folder does.
     pub process: Process,
+    pub folder: tempfile::TempDir,
     hides: Option<PathBuf>,
 }
 

@@ -14,8 +14,9 @@ use super::free_port;
 use super::process::{Process, berth};
 
 pub struct Broker {
-    pub folder: tempfile::TempDir,
+    // Fields go in this order: the process ends before its folder does.
     pub process: Process,
+    pub folder: tempfile::TempDir,
     pub clients: SocketAddr,
     pub agents: SocketAddr,
 }
