@@ -413,6 +413,23 @@ async fn an_agent_that_is_gone_for_three_reports_makes_its_sessions_unknown_unti
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_pings_but_reports_nothing_counts_as_lost_and_has_to_come_again() {
+    let broker = Broker::start_with("[sessions]\nreports_missed_max = 1").await;
+    let api = broker.api().await;
+    let mut peer = Peer::connect(&broker).await;
+    let mut greeting = hello("idle", vec![reported("left", "ann")]);
+    greeting.report_interval_ms = 1_000;
+    peer.say(&FromAgent::Hello(greeting)).await;
+    peer.hear("welcome", |message| matches!(message, FromBroker::Welcome { .. })).await;
+    api.session_in_state("left", "UNKNOWN").await;
+    peer.ping().await;
+    peer.report(1, Report::default()).await;
+    assert_eq!(peer.closed().await.0, close::REPLACED);
+    let _peer = Peer::join(&broker, "idle", vec![reported("left", "ann")]).await;
+    api.session_in_state("left", "READY").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_hangs_is_given_up_by_its_agent_and_found_again() {
     let broker = Broker::start().await;
     let api = broker.api().await;
