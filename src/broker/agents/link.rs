@@ -45,6 +45,21 @@ impl Farewell {
         Self::new(close::NONSENSE, reason)
     }
 
+    /// Nothing more can be read: the agent broke the rules of WebSocket, or
+    /// the connection broke under it.
+    fn broken(error: axum::Error) -> Self {
+        use tokio_tungstenite::tungstenite::Error;
+        use tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+        let error = error.into_inner();
+        match error.downcast_ref::<Error>() {
+            Some(Error::Capacity(_) | Error::Utf8(_)) => Self::nonsense(error.to_string()),
+            Some(Error::Protocol(problem)) if *problem != ResetWithoutClosingHandshake => {
+                Self::nonsense(error.to_string())
+            }
+            _ => Self::new(close::GOING_AWAY, format!("the connection broke: {error}")),
+        }
+    }
+
     /// The agent went away by itself.
     fn gone() -> Self {
         Self::new(close::GOING_AWAY, "the agent went away")
@@ -70,9 +85,10 @@ pub(super) async fn serve(mut socket: WebSocket, agents: Agents) {
     let registered = agents.broker.links().register(&server, epoch);
     let farewell = converse(&mut socket, &agents, &server, epoch, registered).await;
     agents.broker.links().unregister(&server, epoch);
-    part(&mut socket, Some(&server), farewell).await;
     let gone = Command::DisconnectAgent { server: server.clone(), epoch };
-    if let Err(error) = agents.broker.propose(vec![gone]).await {
+    // A dead agent never takes the farewell: the log does not wait for that.
+    let ((), proposed) = tokio::join!(part(&mut socket, Some(&server), farewell), agents.broker.propose(vec![gone]));
+    if let Err(error) = proposed {
         // Its silence will tell the same a little later.
         tracing::debug!(%server, %error, "the end of a connection did not reach the log");
     }
@@ -109,7 +125,8 @@ async fn read_hello(socket: &mut WebSocket) -> Result<Hello, Farewell> {
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(Message::Binary(_))) => return Err(Farewell::nonsense("messages are text")),
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Farewell::gone()),
+            Some(Ok(Message::Close(_))) | None => return Err(Farewell::gone()),
+            Some(Err(error)) => return Err(Farewell::broken(error)),
         }
     }
 }
@@ -346,7 +363,7 @@ impl Talk {
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),
             Some(Ok(Message::Binary(_))) => return Err(Farewell::nonsense("messages are text")),
             Some(Ok(Message::Close(_))) | None => return Err(Farewell::gone()),
-            Some(Err(error)) => return Err(Farewell::nonsense(error.to_string())),
+            Some(Err(error)) => return Err(Farewell::broken(error)),
         };
         let message: FromAgent =
             serde_json::from_str(&text).map_err(|error| Farewell::nonsense(format!("not understood: {error}")))?;

@@ -1,0 +1,145 @@
+//! `berth agent` with a folder of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::broker::Broker;
+use super::process::{Process, berth};
+
+pub struct Agent {
+    // Fields go in this order: the process ends before its folder does.
+    pub process: Process,
+    pub folder: tempfile::TempDir,
+    hides: Option<PathBuf>,
+}
+
+impl Agent {
+    /// An agent with simulated desktops and these further lines of
+    /// configuration.
+    pub async fn simulated(broker: &Broker, configuration: &str) -> Self {
+        Self::start(broker, &format!("desktops = 'simulated'\n{configuration}"), None)
+    }
+
+    /// An agent with Xvnc desktops and these further lines of configuration.
+    pub async fn xvnc(broker: &Broker, configuration: &str) -> Self {
+        Self::start(broker, &format!("desktops = 'xvnc'\n{configuration}"), None)
+    }
+
+    /// An agent on a host that lacks Xvnc: its program is hidden from it.
+    pub async fn without_xvnc(broker: &Broker) -> Self {
+        let installed = ["/usr/bin/Xvnc", "/usr/local/bin/Xvnc"].map(Path::new);
+        let program = installed.into_iter().find(|path| path.exists());
+        let program = program.expect("Xvnc is missing: install the Debian package tigervnc-standalone-server");
+        Self::start(broker, "desktops = 'xvnc'", Some(program))
+    }
+
+    fn start(broker: &Broker, configuration: &str, hides: Option<&Path>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["init", "autorun", "tags"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let text = format!(
+            "version = '0.1'\n\
+             [log]\n\
+             directory = 'log'\n\
+             rotation = 'never'\n\
+             [agent]\n\
+             broker_host = '127.0.0.1'\n\
+             broker_port = {port}\n\
+             ca_file = '{ca}'\n\
+             secret_file = '{secret}'\n\
+             data_folder = 'data'\n\
+             tags_folder = 'tags'\n\
+             init_folder = 'init'\n\
+             autorun_folder = 'autorun'\n\
+             broker_update_interval = 1\n\
+             max_concurrent_sessions_per_user = -1\n\
+             {configuration}\n",
+            port = broker.agents.port(),
+            ca = broker.ca_path().display(),
+            secret = broker.agent_secret_path().display(),
+        );
+        std::fs::write(folder.path().join("agent.conf"), text).unwrap();
+        let hides = hides.map(Path::to_owned);
+        let process = Process::start(command(folder.path(), hides.as_deref()));
+        Self { folder, process, hides }
+    }
+
+    /// Ends it by a signal and starts it again.
+    pub async fn restart(&mut self, by: Signal) {
+        self.process.stop(by).await;
+        self.process = Process::start(command(self.folder.path(), self.hides.as_deref()));
+    }
+
+    /// Waits until the broker took a report; the id of its server.
+    pub async fn linked(&mut self) -> String {
+        let linked = |line: &str| line.contains("sessionsUpdateResponse: success").then_some(());
+        self.process.stderr_line("sessionsUpdateResponse: success", linked).await;
+        let id = std::fs::read_to_string(self.folder.path().join("data/server-id")).unwrap();
+        id.trim().to_owned()
+    }
+
+    /// Puts an executable script into one of its folders.
+    pub fn script(&self, path: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join(path);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // First the agent, so that it starts nothing more.
+        let _ = kill_process(self.process.pid(), Signal::KILL);
+        end_desktops(&self.folder.path().join("data/sessions"));
+    }
+}
+
+/// With a program to hide it runs in a mount namespace of its own, where a
+/// device lies over that program.
+fn command(folder: &Path, hides: Option<&Path>) -> Command {
+    let mut agent = berth();
+    agent.arg("agent").arg("--config").arg(folder.join("agent.conf"));
+    let Some(program) = hides else { return agent };
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "sh", "-ec", "mount --bind /dev/null \"$0\"; exec \"$@\""]).arg(program);
+    command.arg(agent.get_program()).args(agent.get_args());
+    command
+}
+
+/// Ends what is left of the desktops whose records are in a folder.
+pub fn end_desktops(sessions: &Path) {
+    for record in records(sessions) {
+        for pid in processes_of(&record) {
+            // It may have ended since.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+}
+
+/// What an agent wrote down of each of its Xvnc sessions.
+pub fn records(sessions: &Path) -> Vec<Value> {
+    let folders = std::fs::read_dir(sessions).into_iter().flatten().flatten();
+    let texts = folders.filter_map(|folder| std::fs::read(folder.path().join("session.json")).ok());
+    texts.filter_map(|text| serde_json::from_slice(&text).ok()).collect()
+}
+
+/// The processes that bear the mark of a session.
+pub fn processes_of(record: &Value) -> Vec<Pid> {
+    let mark = format!("BERTH_SESSION={}", record["mark"].as_str().unwrap());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter(|process| {
+            let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        })
+        .filter_map(|process| Pid::from_raw(process.file_name().to_str()?.parse().ok()?))
+        .collect()
+}
