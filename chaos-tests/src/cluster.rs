@@ -37,10 +37,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster in an empty folder. Its broker may be killed a few times
-    /// before it has ever served.
-    pub async fn start(program: &Program, folder: &Path, agents: usize, random: &mut Random) -> anyhow::Result<Self> {
-        let broker = Broker::new(program, folder, random, SETTINGS)?;
+    /// Starts a cluster in an empty folder, with the broker's data in another
+    /// one. The broker may be killed a few times before it has ever served.
+    pub async fn start(
+        program: &Program,
+        folder: &Path,
+        data_folder: &Path,
+        agents: usize,
+        random: &mut Random,
+    ) -> anyhow::Result<Self> {
+        let broker = Broker::new(program, folder, data_folder, random, SETTINGS)?;
         for _ in 0..random.below(3) {
             let process = broker.start()?;
             faults::moment(random, FIRST_START_MS).await;
@@ -64,6 +70,11 @@ impl Cluster {
     /// What happened so far.
     pub fn history(&self) -> &Arc<History> {
         &self.history
+    }
+
+    /// The broker.
+    pub const fn broker(&self) -> &Broker {
+        &self.broker
     }
 
     /// A client with a connection of its own.
@@ -93,16 +104,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// An error when the broker has ended by itself.
+    pub fn broker_lives(&mut self) -> anyhow::Result<()> {
+        self.broker_process.as_mut().context("the broker was not started")?.lives().context("the broker")
+    }
+
     /// Kills agents, by their numbers.
     pub fn kill_agents(&mut self, numbers: &[usize]) -> anyhow::Result<()> {
         for &number in numbers {
             let (agent, process) = self.agents.get_mut(number).context("no such agent")?;
             if let Some(mut process) = process.take() {
                 process.lives().context("an agent")?;
-                let server = agent.server()?;
                 let sent = self.history.now();
                 process.kill()?;
-                self.history.add([Event::AgentKilled { span: self.history.since(sent), server }]);
+                let span = self.history.since(sent);
+                // Without an id it had not begun yet.
+                self.history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
             }
         }
         Ok(())
@@ -150,7 +167,7 @@ impl Cluster {
 
     async fn connected(&self) -> anyhow::Result<usize> {
         let available: BTreeSet<String> = self.api.available_servers().await?.into_iter().collect();
-        let servers = self.agents.iter().filter_map(|(agent, _)| agent.server().ok());
+        let servers = self.agents.iter().filter_map(|(agent, _)| agent.server());
         Ok(servers.filter(|server| available.contains(server)).count())
     }
 
@@ -161,9 +178,11 @@ impl Cluster {
             if let Some(process) = process {
                 process.lives().context("an agent")?;
             }
-            // Without a trace it has not begun.
-            if agent.trace().exists() {
-                desktops.push(Desktops::read(&agent.server()?, &agent.trace())?);
+            // One that was just started has neither yet.
+            if let Some(server) = agent.server()
+                && agent.trace().exists()
+            {
+                desktops.push(Desktops::read(&server, &agent.trace())?);
             }
         }
         Ok(Observed { sessions, desktops })

@@ -103,23 +103,30 @@ impl Drop for Process {
 pub struct Broker {
     program: Program,
     folder: PathBuf,
+    data_folder: PathBuf,
     clients: SocketAddr,
     agents: SocketAddr,
 }
 
 impl Broker {
-    /// A broker that keeps its data in `folder/data`, and beside it its
-    /// configuration and its log. `settings` is TOML for the section
-    /// `[sessions]`.
-    pub fn new(program: &Program, folder: &Path, random: &mut Random, settings: &str) -> anyhow::Result<Self> {
+    /// A broker that has its configuration and its log in `folder`. `settings`
+    /// is TOML for the section `[sessions]`.
+    pub fn new(
+        program: &Program,
+        folder: &Path,
+        data_folder: &Path,
+        random: &mut Random,
+        settings: &str,
+    ) -> anyhow::Result<Self> {
         let (clients, agents) = (free_port(random)?, free_port(random)?);
-        let broker = Self { program: program.clone(), folder: folder.to_owned(), clients, agents };
+        let (folder, data_folder) = (folder.to_owned(), data_folder.to_owned());
+        let broker = Self { program: program.clone(), folder, data_folder, clients, agents };
         let configuration = format!(
             "data_folder = '{}'\n[clients]\nlisten = '{clients}'\n[agents]\nlisten = '{agents}'\n[sessions]\n{settings}\n",
-            broker.data_folder().display(),
+            broker.data_folder.display(),
         );
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("berth.toml"), configuration)?;
+        std::fs::create_dir_all(&broker.folder)?;
+        std::fs::write(broker.folder.join("berth.toml"), configuration)?;
         Ok(broker)
     }
 
@@ -143,8 +150,8 @@ impl Broker {
     }
 
     /// What it keeps.
-    pub fn data_folder(&self) -> PathBuf {
-        self.folder.join("data")
+    pub fn data_folder(&self) -> &Path {
+        &self.data_folder
     }
 
     /// Certificate of its authority.
@@ -198,10 +205,10 @@ impl Agent {
         Process::start(&mut command, &self.folder.join("output.log"))
     }
 
-    /// Id of the server that it speaks for, once it has started.
-    pub fn server(&self) -> anyhow::Result<String> {
-        let text = std::fs::read_to_string(self.folder.join("data/server-id")).context("no server id")?;
-        Ok(text.trim().to_owned())
+    /// Id of the server that it speaks for, once it has begun.
+    pub fn server(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.folder.join("data/server-id")).ok()?;
+        Some(text.trim().to_owned())
     }
 
     /// What really happened to its desktops.

@@ -64,7 +64,8 @@ async fn several_rounds(
     count: u64,
     random: &mut Random,
 ) -> anyhow::Result<Tally> {
-    let mut cluster = Cluster::start(program, folder, AGENTS, random).await.context("a new cluster")?;
+    let mut cluster =
+        Cluster::start(program, folder, &folder.join("data"), AGENTS, random).await.context("a new cluster")?;
     let mut clients = (0..CLIENTS)
         .map(|number| {
             let history = std::sync::Arc::clone(cluster.history());
