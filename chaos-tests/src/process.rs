@@ -1,7 +1,7 @@
 //! The processes under test: the real binary, started on folders and ports of
 //! its own, and killed without warning.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,33 +17,35 @@ const PORTS: std::ops::Range<u64> = 20_000..32_000;
 
 /// The binary, as it was when the test began.
 #[derive(Debug, Clone)]
-pub struct Program(PathBuf);
+pub struct Program {
+    path: PathBuf,
+    is_release: bool,
+}
 
 impl Program {
-    /// Has cargo build the binary, if it is not fresh, and copies it into a
-    /// folder, so that another build does not change it under the test.
-    pub fn build(folder: &Path) -> anyhow::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace has a root")?;
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--workspace", "--bin", "berth", "--message-format=json"]).current_dir(root);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
+    /// The binary that `BERTH_PROGRAM` names, a release build. Without it, the
+    /// one of this source, built as the test is; it is copied into a folder, so
+    /// that another build does not change it under the test.
+    pub fn take(folder: &Path) -> anyhow::Result<Self> {
+        match std::env::var_os("BERTH_PROGRAM") {
+            Some(path) => Self::copy(Path::new(&path), folder, true),
+            None => Self::copy(&build()?, folder, !cfg!(debug_assertions)),
         }
-        let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-        ensure!(output.status.success(), "the binary does not build");
-        let built = String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|message| message["target"]["name"] == "berth")
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .context("cargo does not say where the binary is")?;
+    }
+
+    fn copy(path: &Path, folder: &Path, is_release: bool) -> anyhow::Result<Self> {
         let copy = folder.join("berth");
-        std::fs::copy(&built, &copy).with_context(|| format!("cannot copy {}", built.display()))?;
-        Ok(Self(copy))
+        std::fs::copy(path, &copy).with_context(|| format!("cannot copy {}", path.display()))?;
+        Ok(Self { path: copy, is_release })
+    }
+
+    /// Whether it is as users get it.
+    pub const fn is_release(&self) -> bool {
+        self.is_release
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.path);
         // Nothing of the caller's settings.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("BERTH_") {
@@ -53,6 +55,24 @@ impl Program {
         command.stdin(Stdio::null());
         command
     }
+}
+
+/// Has cargo build the binary, if it is not fresh. Answers with its path.
+fn build() -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace has a root")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--workspace", "--bin", "berth", "--message-format=json"]).current_dir(root);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "the binary does not build");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "berth")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo does not say where the binary is")
 }
 
 /// A running process; killed when dropped.
@@ -227,11 +247,4 @@ fn free_port(random: &mut Random) -> anyhow::Result<SocketAddr> {
         }
     }
     bail!("no free port between {} and {}", PORTS.start, PORTS.end)
-}
-
-/// The last lines of a file, for a person.
-pub fn tail(path: &Path, lines_max: usize) -> String {
-    let text = File::open(path).and_then(std::io::read_to_string).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(lines_max)..].join("\n")
 }

@@ -15,7 +15,7 @@ const RESIDENT_KIB_MAX: u64 = 64 << 10;
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_broker_is_small() -> anyhow::Result<()> {
     let place = tempfile::tempdir()?;
-    let program = Program::build(place.path())?;
+    let program = Program::take(place.path())?;
     let mut random = Random::new(random::seed()?);
     let broker = Broker::new(&program, place.path(), &place.path().join("data"), &mut random, "")?;
 
@@ -39,9 +39,9 @@ async fn an_idle_broker_is_small() -> anyhow::Result<()> {
     client::serving(&broker, &mut process).await?;
     println!("start: {} ms from the same folder to serving", started.elapsed().as_millis());
 
-    let kind = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let kind = if program.is_release() { "release" } else { "debug" };
     println!("these are figures of a {kind} build");
-    if !cfg!(debug_assertions) {
+    if program.is_release() {
         ensure!(in_use < RESIDENT_KIB_MAX, "an idle broker takes {in_use} KiB; at most {RESIDENT_KIB_MAX} are allowed");
     }
     Ok(())

@@ -31,7 +31,7 @@ async fn killing_at_any_moment_loses_and_doubles_nothing() -> anyhow::Result<()>
     let seed = random::seed()?;
     println!("BERTH_SEED={seed} BERTH_KILL_ROUNDS={rounds}");
     let place = tempfile::tempdir()?;
-    let program = Program::build(place.path())?;
+    let program = Program::take(place.path())?;
     let mut random = Random::new(seed);
     let mut total = Tally::default();
     let mut round = 0;
