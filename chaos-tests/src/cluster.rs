@@ -109,6 +109,17 @@ impl Cluster {
         self.broker_process.as_mut().context("the broker was not started")?.lives().context("the broker")
     }
 
+    /// Waits until the broker has ended by itself, and answers with its last words.
+    pub async fn broker_ends(&mut self) -> anyhow::Result<String> {
+        let mut process = self.broker_process.take().context("the broker was not started")?;
+        let deadline = Instant::now() + REST_LIMIT;
+        while process.lives().is_ok() {
+            ensure!(Instant::now() < deadline, "the broker has not ended after {REST_LIMIT:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.broker.last_words()
+    }
+
     /// Kills agents, by their numbers.
     pub fn kill_agents(&mut self, numbers: &[usize]) -> anyhow::Result<()> {
         for &number in numbers {

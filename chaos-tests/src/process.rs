@@ -184,8 +184,15 @@ impl Broker {
         format!("https://{}", self.clients)
     }
 
-    /// What it says.
-    pub fn log(&self) -> PathBuf {
+    /// The last lines of what it said.
+    pub fn last_words(&self) -> anyhow::Result<String> {
+        const LINES: usize = 10;
+        let text = std::fs::read_to_string(self.log())?;
+        let lines: Vec<&str> = text.lines().collect();
+        Ok(lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    }
+
+    fn log(&self) -> PathBuf {
         self.folder.join("broker.log")
     }
 }
