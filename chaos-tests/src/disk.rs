@@ -2,6 +2,8 @@
 //! cut from power and filled up. Needs root; whatever is missing is an error
 //! that says so, never a test that is skipped.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -57,6 +59,29 @@ impl Disk {
         self.mount()
     }
 
+    /// Bytes that are free.
+    pub fn free_bytes(&self) -> anyhow::Result<u64> {
+        let state = rustix::fs::statvfs(self.path())?;
+        Ok(state.f_bavail * state.f_frsize)
+    }
+
+    /// Takes up room until only `left_bytes` are free; with 0, to the last byte.
+    pub fn fill(&self, left_bytes: u64) -> anyhow::Result<Ballast> {
+        let path = self.path().join("ballast");
+        let mut file = File::create(&path)?;
+        for block_bytes in [1 << 20, 4 << 10, 1] {
+            let block = vec![0x5a; block_bytes];
+            while self.free_bytes()? > left_bytes + block_bytes as u64 || left_bytes == 0 {
+                if file.write_all(&block).is_err() {
+                    break;
+                }
+            }
+        }
+        // On a full disk there may be no room for the last of it.
+        file.sync_all().ok();
+        Ok(Ballast(path))
+    }
+
     fn image(&self) -> PathBuf {
         self.place.path().join("image")
     }
@@ -76,6 +101,18 @@ impl Disk {
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
+    }
+}
+
+/// A file that takes up room.
+#[derive(Debug)]
+#[must_use]
+pub struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Makes room again.
+    pub fn remove(self) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(self.0)?)
     }
 }
 

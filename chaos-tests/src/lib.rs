@@ -1,4 +1,31 @@
 //! Faults, and the checkers that judge what is left after them.
+//!
+//! Storage alone:
+//! - [`disk`]: a disk that can be cut from power and filled up,
+//! - [`power_cut`]: load on a store, and what must be left of it.
+//!
+//! The whole, through its API, one module for each question:
+//! - [`process`]: what runs,
+//! - [`client`]: how it is spoken to,
+//! - [`traffic`]: who makes load,
+//! - [`faults`]: what breaks,
+//! - [`history`]: what was asked and answered,
+//! - [`model`]: what that allows,
+//! - [`desktops`]: what really exists,
+//! - [`judge`]: whether it is as it must be,
+//! - [`cluster`]: broker and agents together, and when they have come to rest.
+//!
+//! [`random`] makes all of it repeatable as far as processes are.
 
+pub mod client;
+pub mod cluster;
+pub mod desktops;
 pub mod disk;
+pub mod faults;
+pub mod history;
+pub mod judge;
+pub mod model;
 pub mod power_cut;
+pub mod process;
+pub mod random;
+pub mod traffic;

@@ -12,6 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use anyhow::{Context, bail, ensure};
 use berth_storage::{Done, Entry, Log, Options, Snapshot, Store};
 
+use crate::random::Random;
+
 /// Steps that may wait for their acknowledgement.
 pub const STEPS_IN_FLIGHT_MAX: u64 = 64;
 /// Entries after which a snapshot is made and the older half is purged: often
@@ -403,31 +405,4 @@ fn check_snapshot(snapshot: &Snapshot, seed: u64) -> anyhow::Result<()> {
     snapshot.open().read_to_end(&mut content)?;
     ensure!(content == snapshot_content(seed, index), "the snapshot of {index} holds other bytes");
     Ok(())
-}
-
-/// A small random generator (splitmix64), so that a seed means the same with
-/// every version of every library.
-#[derive(Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// From a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number.
-    #[expect(clippy::should_implement_trait, reason = "it never ends")]
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `limit`, which must not be 0.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
 }

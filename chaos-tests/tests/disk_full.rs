@@ -3,9 +3,6 @@
 
 #![allow(clippy::print_stdout)] // figures
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -40,27 +37,15 @@ fn check(store: &Store, count: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes to `path` until the disk has no room left.
-fn fill(path: &Path) -> anyhow::Result<()> {
-    let mut ballast = File::create(path)?;
-    for block_bytes in [1 << 20, 4 << 10, 1] {
-        let block = vec![0x5a; block_bytes];
-        while ballast.write_all(&block).is_ok() {}
-    }
-    ballast.sync_all().ok();
-    Ok(())
-}
-
 /// Appends, fills the disk up meanwhile, waits until the store says that it is
 /// full, and makes room. Answers with the number of entries. `reads_go_on`: also
 /// those of older entries, as long as the reserve is not used up.
 fn survive(disk: &Disk, store: &Store, rounds: u64, reads_go_on: bool) -> anyhow::Result<u64> {
-    let ballast = disk.path().join("ballast");
     let (sender, outcomes) = mpsc::channel();
     let mut accepted = 0;
     let mut acknowledged = 0;
     for round in 0..rounds {
-        fill(&ballast)?;
+        let ballast = disk.fill(0)?;
         let deadline = Instant::now() + DEADLINE;
         while !matches!(store.log().condition(), Condition::Full { .. }) {
             ensure!(Instant::now() < deadline, "it never says that the disk is full");
@@ -80,7 +65,7 @@ fn survive(disk: &Disk, store: &Store, rounds: u64, reads_go_on: bool) -> anyhow
         if reads_go_on {
             check(store, accepted)?;
         }
-        std::fs::remove_file(&ballast)?;
+        ballast.remove()?;
         while acknowledged < accepted {
             let (index, result) = match outcomes.recv_timeout(DEADLINE) {
                 Ok(outcome) => outcome,
@@ -132,13 +117,13 @@ fn closing_on_a_full_disk_says_what_was_not_written() -> anyhow::Result<()> {
     let (sender, outcomes) = mpsc::channel();
     append(&store, 0, &sender)?;
     outcomes.recv_timeout(DEADLINE)?.1?;
-    fill(&disk.path().join("ballast"))?;
+    let ballast = disk.fill(0)?;
     append(&store, 1, &sender)?;
     let error = store.close().err().context("closing went well")?;
     ensure!(matches!(error, Error::Full { .. }), "{error}");
     let (_, result) = outcomes.recv_timeout(DEADLINE)?;
     ensure!(matches!(result, Err(Error::Full { .. })), "{result:?}");
-    std::fs::remove_file(disk.path().join("ballast"))?;
+    ballast.remove()?;
     let store = Store::open(&folder, options)?;
     check(&store, 1)
 }

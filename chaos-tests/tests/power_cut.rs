@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use berth_chaos_tests::disk::Disk;
-use berth_chaos_tests::power_cut::{self, Expected, Random};
+use berth_chaos_tests::power_cut::{self, Expected};
+use berth_chaos_tests::random::{self, Random, number_from};
 use berth_storage::{Condition, Error, Store};
 
 /// Cuts that hit the same disk one after the other, before a new one is taken.
@@ -24,10 +25,7 @@ const DISK_MEGABYTES: u64 = 3 << 10;
 #[test]
 fn a_power_cut_loses_nothing_that_was_acknowledged() -> anyhow::Result<()> {
     let cuts = number_from("BERTH_POWER_CUTS")?.unwrap_or(10);
-    let seed = match number_from("BERTH_SEED")? {
-        Some(seed) => seed,
-        None => rand::random(),
-    };
+    let seed = random::seed()?;
     println!("BERTH_SEED={seed} BERTH_POWER_CUTS={cuts}");
     let mut random = Random::new(seed);
     let mut cut = 0;
@@ -111,11 +109,4 @@ fn judge(disk: &Disk, expected: Expected, last: Option<u64>) -> anyhow::Result<E
     let expected = expected.judge(&store, last)?;
     store.close()?;
     Ok(expected)
-}
-
-fn number_from(name: &str) -> anyhow::Result<Option<u64>> {
-    match std::env::var(name) {
-        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?)),
-        Err(_) => Ok(None),
-    }
 }

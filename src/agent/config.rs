@@ -379,7 +379,10 @@ impl Config {
             advertise_ip: agent.advertise_ip,
             desktops: agent.desktops,
             xvnc: file.xvnc,
-            simulated: file.simulated,
+            simulated: simulated::Settings {
+                trace_file: file.simulated.trace_file.map(|file| folder.join(file)),
+                ..file.simulated
+            },
             log: Log { directory: folder.join(&file.log.directory), ..file.log },
             warnings,
         };

@@ -23,13 +23,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_raft::{Replica, SystemClock};
+use berth_raft::{Replica, StorageCondition, SystemClock};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::agents::{Agents, Links};
-use self::api::door::UnavailableReason;
+use self::api::door::{Unavailable, UnavailableReason};
 use self::config::Config;
 use self::core::Broker;
 use self::identity::{ClusterKey, Identity};
@@ -39,6 +39,8 @@ use self::pki::Pki;
 use crate::domain::{Command, ReplicaId};
 use crate::secret::{Secret, create_private_folder};
 
+/// Between two looks at the disk while the first words are written.
+const STORAGE_POLL: Duration = Duration::from_millis(50);
 /// Between two attempts to write what must be said at the start.
 const OPENING_RETRY: Duration = Duration::from_secs(1);
 
@@ -141,11 +143,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
     let opened = CancellationToken::new();
     let opening = vec![Command::Configure(config.sessions.settings()), Command::ReplicaStarted { replica: id }];
-    let first = broker.propose(opening.clone()).await;
+    let first = open(&broker, opening.clone()).await;
     match &first {
-        Ok(_) => opened.cancel(),
+        Ok(()) => opened.cancel(),
         // Reads go on while the disk is full, at a start as at any other time.
-        Err(error) if error.reason == UnavailableReason::Storage => {
+        Err(error) if matches!(error.reason, UnavailableReason::Storage | UnavailableReason::OutcomeUnknown) => {
             tracing::warn!(%error, "the log takes nothing now; agents are let in when it does");
         }
         Err(error) => return Err(Error::FirstWrites((*error).into())),
@@ -193,7 +195,22 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     })
 }
 
-/// Says again, until the log takes it, what is said at each start.
+/// Says what is said at each start. Whether the disk is full turns out only
+/// when something is to be written; the answer then does not wait for room.
+async fn open(broker: &Broker, opening: Vec<Command>) -> Result<(), Unavailable> {
+    let full = async {
+        while !matches!(broker.status().storage, StorageCondition::Full { .. }) {
+            tokio::time::sleep(STORAGE_POLL).await;
+        }
+    };
+    tokio::select! {
+        said = broker.propose(opening) => said.map(drop),
+        () = full => Err(Unavailable { reason: UnavailableReason::Storage, retry_after: OPENING_RETRY }),
+    }
+}
+
+/// Says again, until the log takes it, what is said at each start. What was
+/// given up before may be said as well, and then earlier; that does no harm.
 async fn open_later(
     broker: Arc<Broker>,
     opening: Vec<Command>,

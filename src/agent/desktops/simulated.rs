@@ -4,6 +4,9 @@
 //! itself (end a session, make one, gain a connection) tests do through the
 //! methods of [`Simulated`].
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -40,11 +43,21 @@ pub struct Settings {
     pub fail_name: Option<String>,
     /// Host name to report instead of this host's.
     pub hostname: Option<String>,
+    /// File that is told what really happened: a line for each start of the
+    /// agent and for each session that was made or ended.
+    pub trace_file: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { create_delay_ms: 20, close_delay_ms: 20, failures_per_thousand: 0, fail_name: None, hostname: None }
+        Self {
+            create_delay_ms: 20,
+            close_delay_ms: 20,
+            failures_per_thousand: 0,
+            fail_name: None,
+            hostname: None,
+            trace_file: None,
+        }
     }
 }
 
@@ -70,16 +83,35 @@ pub struct Simulated {
 impl Simulated {
     /// A host without sessions.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, state: watch::Sender::new(State::default()) }
+        let simulated = Self { settings, state: watch::Sender::new(State::default()) };
+        simulated.trace("started");
+        simulated
+    }
+
+    /// Appends a line to the trace, whole: the agent may be killed at any time.
+    fn trace(&self, line: &str) {
+        let Some(path) = &self.settings.trace_file else { return };
+        let written = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        if let Err(error) = written {
+            tracing::error!(%error, path = %path.display(), "the trace of simulated desktops cannot be written");
+        }
     }
 
     /// Ends a session the way a user's log-out does.
     pub fn end_by_itself(&self, session: &SessionId, reason: &str) {
         self.state.send_modify(|state| state.end(session, reason));
+        self.trace(&format!("ended {session}"));
     }
 
     /// Makes, or changes, a session that nobody asked the agent for.
     pub fn put(&self, session: ReportedSession) {
+        if !self.state.borrow().sessions.contains_key(&session.id) {
+            self.trace(&format!("made {}", session.id));
+        }
         self.state.send_modify(|state| {
             state.sessions.insert(session.id.clone(), session);
         });
@@ -163,7 +195,9 @@ impl Desktops for Simulated {
     fn close(&self, session: SessionId) -> BoxFuture<'_, Result<(), Failure>> {
         async move {
             tokio::time::sleep(Duration::from_millis(self.settings.close_delay_ms)).await;
-            self.state.send_if_modified(|state| state.sessions.remove(&session).is_some());
+            if self.state.send_if_modified(|state| state.sessions.remove(&session).is_some()) {
+                self.trace(&format!("ended {session}"));
+            }
             Ok(())
         }
         .boxed()

@@ -14,6 +14,10 @@
 //! - sled may panic on damaged files and after I/O errors: every call is
 //!   guarded, and panics become errors.
 //! - After an I/O error sled refuses to work until it is opened again.
+//! - sled keeps an index of its log in files `snap.*`, written beside and
+//!   renamed. It takes an unfinished one (`snap.*.generating`), which a kill or a
+//!   full disk leaves, for the newest, and calls the database damaged: they are
+//!   removed before it is opened.
 
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,6 +79,7 @@ impl Database {
     /// Opens the database at `folder` and makes what recovery did durable.
     /// The caller holds the lock of the data folder.
     pub(crate) fn open(folder: &Path, cache_bytes: u64) -> Result<Self, Error> {
+        remove_unfinished_index(folder)?;
         let config = sled::Config::new()
             .path(folder)
             .cache_capacity(cache_bytes)
@@ -240,6 +245,25 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no reason given")
+}
+
+/// Removes what sled did not finish writing; what it was to replace is there.
+fn remove_unfinished_index(folder: &Path) -> Result<(), Error> {
+    let list = |error| Error::io("list", folder, error);
+    let files = match fs::read_dir(folder) {
+        Ok(files) => files,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(list(error)),
+    };
+    for file in files {
+        let path = file.map_err(list)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::info!(file = %path.display(), "removing an unfinished index of the database");
+            fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Syncs the database's files, `blobs/` and the folder.

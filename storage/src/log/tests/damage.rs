@@ -37,6 +37,21 @@ fn a_second_opener_is_refused_while_the_first_lives() {
 }
 
 #[test]
+fn an_index_that_was_being_written_does_no_harm() {
+    for content in [&b""[..], &[7; 1000]] {
+        let fixture = filled();
+        let Fixture { folder, store } = fixture;
+        store.close().unwrap();
+        let unfinished = folder.path().join("log/snap.7FFFFFFFFFFFFFFF.generating");
+        std::fs::write(&unfinished, content).unwrap();
+        let store = Store::open(folder.path(), small_options()).unwrap();
+        assert_eq!(store.log().read(0..20, u64::MAX).unwrap(), entries(0..20, 20_000));
+        assert!(!unfinished.exists());
+        store.close().unwrap();
+    }
+}
+
+#[test]
 fn a_flipped_bit_in_an_entry_is_named() {
     let key = record::key(11, record::Part::Seal);
     let text = tampered(filled(), |tree| {
