@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Clients that create sessions at the same time; one measurement for each number.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128])]
     clients: Vec<usize>,
+    /// Servers with simulated desktops.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    servers: u32,
     /// Sessions to describe.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rows: u64,
@@ -62,15 +65,18 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
         Credentials { id: client.id.as_str().to_owned(), secret: Secret::new(client.secret.expose().to_owned()) };
     let ca_path = running.ca_path.clone();
     let shutdown = CancellationToken::new();
-    let agent = tokio::spawn(agent::run(
-        agent_config(folder, &running.ca_path, &running.agent_secret_path, running.agent_address.port()),
-        shutdown.clone(),
-    ));
+    let mut agents = tokio::task::JoinSet::new();
+    for number in 0..args.servers {
+        let folder = folder.join(format!("agent-{number}"));
+        let port = running.agent_address.port();
+        let config = agent_config(&folder, &running.ca_path, &running.agent_secret_path, port);
+        agents.spawn(agent::run(config, shutdown.clone()));
+    }
     let stop = shutdown.clone();
     let broker = tokio::spawn(running.run_until(async move { stop.cancelled().await }));
 
     let api = Api::connect(&url, &ca_path, &credentials).await?;
-    wait_for_server(&api).await?;
+    wait_for_servers(&api, args.servers).await?;
     for &clients in &args.clients {
         let connect = || Api::connect(&url, &ca_path, &credentials);
         creates(connect, clients, Duration::from_secs(args.seconds), yardstick).await?;
@@ -78,7 +84,9 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
     describes(&api, args.rows, Duration::from_secs(args.seconds)).await?;
 
     shutdown.cancel();
-    agent.await??;
+    while let Some(ended) = agents.join_next().await {
+        ended??;
+    }
     broker.await??;
     Ok(())
 }
@@ -94,7 +102,7 @@ fn broker_config(folder: &Path) -> Config {
 }
 
 fn agent_config(folder: &Path, ca: &Path, secret: &Path, port: u16) -> agent::Config {
-    let mut config = agent::Config::new("127.0.0.1", secret, &folder.join("agent"));
+    let mut config = agent::Config::new("127.0.0.1", secret, folder);
     config.broker_port = port;
     config.ca_file = Some(ca.to_owned());
     config.desktops = DesktopKind::Simulated;
@@ -121,16 +129,16 @@ fn sync_rate(folder: &Path, time: Duration) -> anyhow::Result<f64> {
     Ok(rate)
 }
 
-async fn wait_for_server(api: &Api) -> anyhow::Result<()> {
+async fn wait_for_servers(api: &Api, number: u32) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     while Instant::now() < deadline {
         let answer = api.call("describeServers", &json!({})).await?;
-        if answer["Servers"].as_array().is_some_and(|servers| !servers.is_empty()) {
+        if answer["Servers"].as_array().is_some_and(|servers| servers.len() >= number as usize) {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    bail!("the agent did not connect within 30 s");
+    bail!("the agents did not connect within 30 s");
 }
 
 /// Sessions created one a call, by so many clients with a connection each.

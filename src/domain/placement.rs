@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fleet::Fleet;
 use super::host::{Health, OsFamily};
-use super::ids::{Owner, ServerId};
+use super::ids::ServerId;
 use super::requirements::Expression;
 use super::server::Server;
 use super::session::{SessionKind, SessionSpec};
@@ -170,21 +170,13 @@ fn refusal_of_this(
         SessionKind::Virtual => server.facts.limits.sessions_per_owner_max,
         SessionKind::Console => None,
     };
-    if owner_limit.is_some_and(|max| virtual_sessions_of(fleet, &server.id, &spec.owner) >= max) {
+    if owner_limit.is_some_and(|max| fleet.virtual_sessions_of(&server.id, &spec.owner) >= max) {
         return Some(Rule::OwnerLimit);
     }
     if requirements.is_some_and(|expression| !expression.holds(server)) {
         return Some(Rule::Requirements);
     }
     None
-}
-
-fn virtual_sessions_of(fleet: &Fleet, server: &ServerId, owner: &Owner) -> u32 {
-    let count = fleet
-        .sessions_on(server)
-        .filter(|session| session.spec.kind == SessionKind::Virtual && session.spec.owner == *owner)
-        .count();
-    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Chooses a server, or says why there is none.

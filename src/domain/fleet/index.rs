@@ -34,6 +34,9 @@ struct Standing {
 pub(super) struct Index {
     by_server: OrdSet<(ServerId, SessionId)>,
     by_owner: OrdSet<(Owner, SessionId)>,
+    counts: OrdMap<ServerId, Counts>,
+    /// Virtual sessions of an owner on a server; none is not listed.
+    owner_counts: OrdMap<(ServerId, Owner), u32>,
     waiting: OrdMap<u64, SessionId>,
     deadlines: OrdSet<(Timestamp, Due)>,
     server_deadlines: OrdMap<ServerId, Timestamp>,
@@ -53,6 +56,15 @@ impl Index {
         after: Option<&SessionId>,
     ) -> impl Iterator<Item = &'a SessionId> + use<'a> {
         range_of(&self.by_owner, owner, after)
+    }
+
+    pub(super) fn counts(&self, server: &ServerId) -> Counts {
+        self.counts.get(server).copied().unwrap_or_default()
+    }
+
+    /// Virtual sessions of an owner on a server.
+    pub(super) fn owner_count(&self, server: &ServerId, owner: &Owner) -> u32 {
+        self.owner_counts.get(&(server.clone(), owner.clone())).copied().unwrap_or_default()
     }
 
     pub(super) fn waiting(&self) -> impl Iterator<Item = &SessionId> {
@@ -89,6 +101,7 @@ impl Index {
         if let Some(session) = old {
             if let Some(server) = session.phase.occupies() {
                 self.by_server.remove(&(server.clone(), session.id.clone()));
+                self.count(server, session, false);
             }
             self.by_owner.remove(&(session.spec.owner.clone(), session.id.clone()));
             if let Phase::Placing { arrival, .. } = session.phase {
@@ -101,6 +114,7 @@ impl Index {
         if let Some(session) = new {
             if let Some(server) = session.phase.occupies() {
                 self.by_server.insert((server.clone(), session.id.clone()));
+                self.count(server, session, true);
             }
             self.by_owner.insert((session.spec.owner.clone(), session.id.clone()));
             if let Phase::Placing { arrival, .. } = session.phase {
@@ -110,6 +124,28 @@ impl Index {
                 self.deadlines.insert((at, Due::Session(session.id.clone())));
             }
         }
+    }
+
+    /// A session came to a server or left it. What is zero is not listed, so
+    /// that equal states have equal indexes.
+    fn count(&mut self, server: &ServerId, session: &Session, came: bool) {
+        let step = |number: u32| if came { number + 1 } else { number.saturating_sub(1) };
+        let mut counts = self.counts(server);
+        match session.spec.kind {
+            SessionKind::Console => counts.console = step(counts.console),
+            SessionKind::Virtual => {
+                counts.virtual_ = step(counts.virtual_);
+                let key = (server.clone(), session.spec.owner.clone());
+                match step(self.owner_count(server, &session.spec.owner)) {
+                    0 => self.owner_counts.remove(&key),
+                    number => self.owner_counts.insert(key, number),
+                };
+            }
+        }
+        match counts.total() {
+            0 => self.counts.remove(server),
+            _ => self.counts.insert(server.clone(), counts),
+        };
     }
 
     /// Sets when a server is looked at again; `None` for a server that is gone.

@@ -155,14 +155,12 @@ impl Fleet {
 
     /// How many sessions take up room on a server.
     pub fn counts(&self, server: &ServerId) -> Counts {
-        let mut counts = Counts::default();
-        for session in self.sessions_on(server) {
-            match session.spec.kind {
-                SessionKind::Console => counts.console += 1,
-                SessionKind::Virtual => counts.virtual_ += 1,
-            }
-        }
-        counts
+        self.index.counts(server)
+    }
+
+    /// How many virtual sessions of an owner take up room on a server.
+    pub(super) fn virtual_sessions_of(&self, server: &ServerId, owner: &Owner) -> u32 {
+        self.index.owner_count(server, owner)
     }
 
     /// Sessions that wait for a server, in the order of arrival.
