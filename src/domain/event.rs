@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{ApiClient, SigningKey};
 use super::ids::InstructionId;
 use super::ids::{ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
-use super::instruction::{Answer, Instruction};
+use super::instruction::{Action, Answer, Instruction};
 use super::report::{Report, ReportedSession};
 use super::session::SessionSpec;
 use super::settings::Settings;
@@ -100,6 +100,9 @@ pub enum Event {
         reason: Option<String>,
         /// When it is forgotten.
         forget_at: Timestamp,
+        /// Whether the broker wanted it gone: should it be seen on a host
+        /// again, it is closed there.
+        unwanted: bool,
     },
     /// Its record is dropped.
     SessionForgotten {
@@ -161,6 +164,11 @@ pub enum Event {
         /// Which server.
         server: ServerId,
     },
+    /// An agent that was silent for too long spoke again, on the same connection.
+    ServerRecovered {
+        /// Which server.
+        server: ServerId,
+    },
     /// A server was away for too long and is no longer listed.
     ServerForgotten {
         /// Which server.
@@ -192,10 +200,52 @@ pub enum Event {
     KeyInstalled(SigningKey),
 }
 
+/// Longest text that the journal keeps of an event, in bytes.
+const JOURNAL_TEXT_BYTES_MAX: usize = 1024;
+
 impl Event {
+    /// The event as the journal keeps it: permission files and reasons are cut,
+    /// and what a host is made of is left to the server's record, so that the
+    /// journal's size is bounded by the number of its records.
+    #[must_use]
+    pub fn abridged(&self) -> Self {
+        let mut event = self.clone();
+        match &mut event {
+            Self::SessionCreated { spec, .. } => cut_spec(spec),
+            Self::PermissionsChanged { permissions, .. } => cut(permissions),
+            Self::InstructionIssued { instruction, .. } => match &mut instruction.action {
+                Action::CreateSession { spec, .. } => cut_spec(spec),
+                Action::SetPermissions { permissions, .. } => cut(permissions),
+                Action::CloseSession { .. } => {}
+            },
+            Self::InstructionSettled { answer: Some(Answer::Failed { reason }), .. } => cut(reason),
+            Self::SessionDeleted { reason: Some(reason), .. } => cut(reason),
+            Self::ServerConnected { report, .. } => *report = Report::default(),
+            _ => {}
+        }
+        event
+    }
+
     /// Whether the journal keeps it. What agents say at each interval would
     /// push everything else out and is left aside.
     pub const fn is_journaled(&self) -> bool {
         !matches!(self, Self::ServerReported { .. } | Self::SessionObserved { .. } | Self::SessionForgotten { .. })
     }
+}
+
+fn cut_spec(spec: &mut SessionSpec) {
+    if let Some(permissions) = &mut spec.permissions {
+        cut(permissions);
+    }
+    spec.autorun_arguments.iter_mut().for_each(cut);
+}
+
+/// Shortens a text to what the journal keeps of it.
+fn cut(text: &mut String) {
+    if text.len() <= JOURNAL_TEXT_BYTES_MAX {
+        return;
+    }
+    let total = text.len();
+    text.truncate(text.floor_char_boundary(JOURNAL_TEXT_BYTES_MAX));
+    text.push_str(&format!("… ({total} bytes)"));
 }

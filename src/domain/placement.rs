@@ -110,19 +110,20 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    /// The rank of a server for sessions of a kind; `None` when it can take none.
-    pub(super) fn of(server: &Server, kind: SessionKind, closed: bool, counts: Counts) -> Option<Self> {
+    /// The rank of a server for sessions of a kind, or the rule by which it
+    /// takes none.
+    pub(super) fn of(server: &Server, kind: SessionKind, closed: bool, counts: Counts) -> Result<Self, Rule> {
         match refusal_of_any(server, kind, closed, counts) {
-            Some(_) => None,
+            Some(rule) => Err(rule),
             None => {
-                Some(Self { sessions: counts.total(), tie: stable_hash(server.id.as_str()), server: server.id.clone() })
+                Ok(Self { sessions: counts.total(), tie: stable_hash(server.id.as_str()), server: server.id.clone() })
             }
         }
     }
 }
 
 /// The first rule by which a server refuses every session of a kind.
-pub(super) fn refusal_of_any(server: &Server, kind: SessionKind, closed: bool, counts: Counts) -> Option<Rule> {
+fn refusal_of_any(server: &Server, kind: SessionKind, closed: bool, counts: Counts) -> Option<Rule> {
     if closed {
         return Some(Rule::Closed);
     }
@@ -148,24 +149,9 @@ pub(super) fn refusal_of_any(server: &Server, kind: SessionKind, closed: bool, c
     }
 }
 
-/// The first rule by which a server refuses this session.
-pub(super) fn refusal(
-    fleet: &Fleet,
-    server: &Server,
-    spec: &SessionSpec,
-    requirements: Option<&Expression>,
-) -> Option<Rule> {
-    let counts = fleet.counts(&server.id);
-    refusal_of_any(server, spec.kind, fleet.is_closed(&server.id), counts)
-        .or_else(|| refusal_of_this(fleet, server, spec, requirements))
-}
-
-fn refusal_of_this(
-    fleet: &Fleet,
-    server: &Server,
-    spec: &SessionSpec,
-    requirements: Option<&Expression>,
-) -> Option<Rule> {
+/// The first rule by which a server that takes some session of the kind
+/// refuses this one.
+fn refusal_of_this(fleet: &Fleet, server: &Server, spec: &SessionSpec, requirements: &Requirements) -> Option<Rule> {
     let owner_limit = match spec.kind {
         SessionKind::Virtual => server.facts.limits.sessions_per_owner_max,
         SessionKind::Console => None,
@@ -173,42 +159,58 @@ fn refusal_of_this(
     if owner_limit.is_some_and(|max| fleet.virtual_sessions_of(&server.id, &spec.owner) >= max) {
         return Some(Rule::OwnerLimit);
     }
-    if requirements.is_some_and(|expression| !expression.holds(server)) {
-        return Some(Rule::Requirements);
+    match requirements {
+        Requirements::Anything => None,
+        Requirements::Holds(expression) if expression.holds(server) => None,
+        Requirements::Holds(_) | Requirements::Nothing => Some(Rule::Requirements),
     }
-    None
 }
 
 /// Chooses a server, or says why there is none.
 pub(super) fn choose(fleet: &Fleet, spec: &SessionSpec) -> Result<ServerId, Explanation> {
-    // The edge refuses expressions that do not parse; one that comes from a
-    // version with another grammar holds for no server.
-    let Ok(requirements) = Expression::parse(spec.requirements.as_deref().unwrap_or_default()) else {
-        return Err(explain_unparsable(fleet));
-    };
-    let chosen = fleet
-        .servers_by_preference(spec.kind)
-        .find(|server| refusal_of_this(fleet, server, spec, requirements.as_ref()).is_none());
-    match chosen {
-        Some(server) => Ok(server.id.clone()),
-        None => Err(explain(fleet, spec, requirements.as_ref())),
-    }
-}
-
-fn explain(fleet: &Fleet, spec: &SessionSpec, requirements: Option<&Expression>) -> Explanation {
-    let mut explanation = Explanation::default();
-    for server in fleet.servers() {
-        explanation.servers += 1;
-        if let Some(rule) = refusal(fleet, server, spec, requirements) {
-            *explanation.refused.entry(rule).or_default() += 1;
+    let requirements = requirements_of(spec);
+    let mut refused: BTreeMap<Rule, u32> = BTreeMap::new();
+    for server in fleet.servers_by_preference(spec.kind) {
+        match refusal_of_this(fleet, server, spec, &requirements) {
+            None => return Ok(server.id.clone()),
+            Some(rule) => *refused.entry(rule).or_default() += 1,
         }
     }
-    explanation
+    // The others are counted already, by the rule that keeps them from any
+    // session of the kind.
+    refused.extend(fleet.refusals(spec.kind));
+    Err(Explanation { servers: u32::try_from(fleet.server_count()).unwrap_or(u32::MAX), refused })
 }
 
-fn explain_unparsable(fleet: &Fleet) -> Explanation {
-    let servers = u32::try_from(fleet.servers().count()).unwrap_or(u32::MAX);
-    Explanation { servers, refused: BTreeMap::from([(Rule::Requirements, servers)]) }
+/// The best of a few servers, if one of them takes the session.
+pub(super) fn choose_among<'a>(
+    fleet: &Fleet,
+    spec: &SessionSpec,
+    servers: impl Iterator<Item = &'a ServerId>,
+) -> Option<ServerId> {
+    let requirements = requirements_of(spec);
+    servers
+        .filter_map(|id| fleet.rank(id, spec.kind).zip(fleet.server(id)))
+        .filter(|(_, server)| refusal_of_this(fleet, server, spec, &requirements).is_none())
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(rank, _)| rank.server.clone())
+}
+
+/// What a server must be.
+enum Requirements {
+    Anything,
+    Holds(Expression),
+    /// The edge refuses expressions that do not parse; one that comes from a
+    /// version with another grammar holds for no server.
+    Nothing,
+}
+
+fn requirements_of(spec: &SessionSpec) -> Requirements {
+    match Expression::parse(spec.requirements.as_deref().unwrap_or_default()) {
+        Ok(None) => Requirements::Anything,
+        Ok(Some(expression)) => Requirements::Holds(expression),
+        Err(_) => Requirements::Nothing,
+    }
 }
 
 /// FNV-1a, 64 bits: the same on every replica and in every version.

@@ -52,6 +52,9 @@ pub enum Link {
         epoch: Epoch,
         /// Since when.
         since: Timestamp,
+        /// The replica that held the connection, if it did not break: a word
+        /// from the agent brings the server back.
+        via: Option<ReplicaId>,
     },
 }
 

@@ -95,6 +95,9 @@ pub enum Phase {
         server: Option<ServerId>,
         /// When it is forgotten.
         forget_at: Timestamp,
+        /// Whether the broker wanted it gone: should it be seen on a host
+        /// again, it is closed there.
+        unwanted: bool,
     },
 }
 

@@ -1,7 +1,7 @@
 //! What agents say, and what their silence means.
 
 use super::apply::Transition;
-use super::sessions::end;
+use super::sessions::{end, end_by_itself, issue, withdraw};
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::ids::{Epoch, InstructionId, ReplicaId, ServerId, SessionId};
@@ -30,6 +30,7 @@ pub(super) fn connect(
 
 /// An agent reported.
 pub(super) fn report(t: &mut Transition<'_>, server: &ServerId, epoch: Epoch, mut report: Report) -> Outcome {
+    recover(t, server, epoch);
     if !is_current(t, server, epoch) {
         return Outcome::Refused(Refusal::StaleEpoch);
     }
@@ -39,6 +40,15 @@ pub(super) fn report(t: &mut Transition<'_>, server: &ServerId, epoch: Epoch, mu
         observe(t, server, inventory);
     }
     Outcome::Done
+}
+
+/// A word on the connection of a server that counts as lost only because
+/// nothing was heard for too long, a broker that stood still included.
+fn recover(t: &mut Transition<'_>, server: &ServerId, epoch: Epoch) {
+    let link = t.fleet.server(server).map(|server| &server.link);
+    if matches!(link, Some(Link::Lost { epoch: last, via: Some(_), .. }) if *last == epoch) {
+        t.emit(Event::ServerRecovered { server: server.clone() });
+    }
 }
 
 fn is_current(t: &Transition<'_>, server: &ServerId, epoch: Epoch) -> bool {
@@ -54,6 +64,7 @@ pub(super) fn answer(
     id: InstructionId,
     answer: Answer,
 ) -> Outcome {
+    recover(t, server, epoch);
     if !is_current(t, server, epoch) {
         return Outcome::Refused(Refusal::StaleEpoch);
     }
@@ -90,6 +101,7 @@ fn is_deleting(t: &Transition<'_>, session: &SessionId, by: InstructionId) -> bo
 
 /// The connection to an agent broke.
 pub(super) fn disconnect(t: &mut Transition<'_>, server: ServerId, epoch: Epoch) -> Outcome {
+    recover(t, &server, epoch);
     if !is_current(t, &server, epoch) {
         return Outcome::Refused(Refusal::StaleEpoch);
     }
@@ -99,7 +111,10 @@ pub(super) fn disconnect(t: &mut Transition<'_>, server: ServerId, epoch: Epoch)
 
 /// A replica began anew: whatever agents it held are connected no longer.
 pub(super) fn replica_started(t: &mut Transition<'_>, replica: ReplicaId) -> Outcome {
-    let held = |server: &Server| matches!(server.link, Link::Up { via, .. } if via == replica);
+    let held = |server: &Server| match server.link {
+        Link::Up { via, .. } => via == replica,
+        Link::Interrupted { .. } | Link::Lost { .. } => false,
+    };
     let interrupted: Vec<ServerId> =
         t.fleet.servers().filter(|server| held(server)).map(|server| server.id.clone()).collect();
     for server in interrupted {
@@ -160,7 +175,7 @@ fn observe(t: &mut Transition<'_>, server: &ServerId, inventory: Inventory) {
                 .map(|session| session.id.clone())
                 .collect();
             for id in missing {
-                gone(t, server, &id, Some("it is no longer on its server".to_owned()));
+                gone(t, server, &id, Absence::Missing, "it is no longer on its server".to_owned());
             }
             for session in sessions {
                 present(t, server, session);
@@ -168,7 +183,8 @@ fn observe(t: &mut Transition<'_>, server: &ServerId, inventory: Inventory) {
         }
         Inventory::Changes { changed, gone: ended } => {
             for EndedSession { id, reason } in ended {
-                gone(t, server, &id, Some(reason.unwrap_or_else(|| "it ended on its server".to_owned())));
+                let reason = reason.unwrap_or_else(|| "it ended on its server".to_owned());
+                gone(t, server, &id, Absence::Ended, reason);
             }
             for session in changed {
                 present(t, server, session);
@@ -177,15 +193,29 @@ fn observe(t: &mut Transition<'_>, server: &ServerId, inventory: Inventory) {
     }
 }
 
+/// What a host says of a session that it does not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// It had it, and it ended.
+    Ended,
+    /// It is not in the inventory.
+    Missing,
+}
+
 /// A host does not have a session (any more).
-fn gone(t: &mut Transition<'_>, server: &ServerId, id: &SessionId, reason: Option<String>) {
+fn gone(t: &mut Transition<'_>, server: &ServerId, id: &SessionId, absence: Absence, reason: String) {
     let Some(session) = t.fleet.session(id).cloned() else { return };
     if session.phase.occupies() != Some(server) {
         return;
     }
     match session.phase {
-        Phase::Ready { .. } => end(t, id, reason),
+        Phase::Ready { .. } => end_by_itself(t, id, Some(reason)),
         Phase::Deleting { .. } => end(t, id, None),
+        // It came up and ended before the answer was heard.
+        Phase::Preparing { instruction, .. } if absence == Absence::Ended => {
+            withdraw(t, server, instruction);
+            end_by_itself(t, id, Some(reason));
+        }
         // Not there yet; the answer to the instruction will come.
         Phase::Preparing { .. } | Phase::Placing { .. } | Phase::Deleted { .. } => {}
     }
@@ -216,7 +246,8 @@ fn update(t: &mut Transition<'_>, session: &Session, reported: &ReportedSession)
 }
 
 /// A session that the broker did not know, or holds for deleted, lives on a
-/// host: unless the host was told to end it, it counts from now on.
+/// host: it counts from now on. One that the broker made and wanted gone is
+/// closed instead; it was away with its server when it should have been told.
 fn adopt(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession) {
     let id = &reported.id;
     let being_closed = t
@@ -224,6 +255,12 @@ fn adopt(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession) {
         .outbox(server)
         .any(|instruction| matches!(&instruction.action, Action::CloseSession { session } if session == id));
     if being_closed || !reported.usable {
+        return;
+    }
+    let unwanted =
+        t.fleet.session(id).is_some_and(|session| matches!(session.phase, Phase::Deleted { unwanted: true, .. }));
+    if unwanted && reported.created_by.is_some() {
+        issue(t, server, Action::CloseSession { session: reported.id });
         return;
     }
     t.emit(Event::SessionAdopted { server: server.clone(), session: Box::new(reported) });

@@ -36,24 +36,27 @@ pub(super) struct Transition<'a> {
     pub(super) fleet: &'a mut Fleet,
     pub(super) stamp: Stamp,
     events: Vec<Event>,
-    capacity_grew: bool,
 }
 
 impl Transition<'_> {
     /// Something happened.
     pub(super) fn emit(&mut self, event: Event) {
-        self.capacity_grew |= self.fleet.fold(self.stamp, &event);
+        self.fleet.fold(self.stamp, &event);
         if event.is_journaled() {
             let records_max = self.fleet.settings.journal_records_max;
-            self.fleet.journal.push(self.stamp.index, self.stamp.at, event.clone(), records_max);
+            self.fleet.journal.push(self.stamp.index, self.stamp.at, event.abridged(), records_max);
         }
         self.events.push(event);
     }
 
     /// Ends the change: room that appeared goes to those who wait for it.
     fn finish(mut self) -> Vec<Event> {
-        while std::mem::take(&mut self.capacity_grew) && self.fleet.index.waiting_count() > 0 {
-            sessions::place_waiting(&mut self);
+        loop {
+            let grown = self.fleet.index.take_grown();
+            if grown.is_empty() || self.fleet.index.waiting_count() == 0 {
+                break;
+            }
+            sessions::place_waiting(&mut self, &grown);
         }
         self.events
     }
@@ -85,7 +88,7 @@ impl Fleet {
     }
 
     fn transition(&mut self, stamp: Stamp) -> Transition<'_> {
-        Transition { fleet: self, stamp, events: Vec::new(), capacity_grew: false }
+        Transition { fleet: self, stamp, events: Vec::new() }
     }
 
     fn move_to(&mut self, stamp: Stamp) {

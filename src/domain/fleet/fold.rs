@@ -13,14 +13,13 @@ use crate::domain::session::{Phase, Session, SessionSpec};
 use crate::domain::time::{Millis, Timestamp};
 
 impl Fleet {
-    /// Takes an event into the state. Returns whether a server may now take a
-    /// session that it could not take before.
-    pub(super) fn fold(&mut self, stamp: Stamp, event: &Event) -> bool {
+    /// Takes an event into the state. Servers that may now take a session that
+    /// they could not take before are noted in the index.
+    pub(super) fn fold(&mut self, stamp: Stamp, event: &Event) {
         match event {
             Event::Configured(settings) => {
                 self.settings = settings.clone();
                 self.rearm_servers();
-                false
             }
             Event::SessionCreated { id, spec, client, deadline } => {
                 self.last_arrival += 1;
@@ -46,9 +45,9 @@ impl Fleet {
                 session.last_disconnected_at = *last_disconnected_at;
             }),
             Event::SessionDeleting { id, instruction, deadline } => self.become_deleting(id, *instruction, *deadline),
-            Event::SessionDeleted { id, reason, forget_at } => self.change_session(id, |session| {
+            Event::SessionDeleted { id, reason, forget_at, unwanted } => self.change_session(id, |session| {
                 let server = session.phase.server().cloned();
-                session.phase = Phase::Deleted { server, forget_at: *forget_at };
+                session.phase = Phase::Deleted { server, forget_at: *forget_at, unwanted: *unwanted };
                 session.state_reason.clone_from(reason);
                 session.connections = 0;
             }),
@@ -56,7 +55,6 @@ impl Fleet {
                 if let Some(old) = self.sessions.remove(id) {
                     self.index.replace_session(Some(&old), None);
                 }
-                false
             }
             Event::PermissionsChanged { id, permissions } => {
                 self.change_session(id, |session| session.spec.permissions = Some(permissions.clone()))
@@ -64,92 +62,100 @@ impl Fleet {
             Event::InstructionIssued { server, instruction } => {
                 self.last_instruction = self.last_instruction.max(instruction.id);
                 self.outbox.insert((server.clone(), instruction.id), Arc::new(instruction.clone()));
-                false
             }
             Event::InstructionSettled { server, instruction, answer: _ } => {
                 self.outbox.remove(&(server.clone(), *instruction));
-                false
             }
             Event::ServerConnected { server, epoch, via, report_interval, report } => {
                 self.connect_server(stamp, server, *epoch, *via, *report_interval, report)
             }
-            Event::ServerReported { server, report } => self.change_server(server, |server| {
-                server.heard_at = stamp.at;
-                take_report(server, report);
+            Event::ServerReported { server, report } => {
+                self.change_server(server, |server| {
+                    server.heard_at = stamp.at;
+                    take_report(server, report);
+                });
+                // Requirements may hold now that did not hold before. A mere
+                // sign of life changes nothing for those who wait.
+                if report.facts.is_some() || report.load.is_some() || report.health.is_some() {
+                    self.index.note_grown(server);
+                }
+            }
+            Event::ServerRecovered { server } => self.change_server(server, |server| {
+                if let Link::Lost { epoch, via: Some(via), .. } = server.link {
+                    server.link = Link::Up { epoch, via };
+                }
             }),
             Event::ServerInterrupted { server } => self.change_server(server, |server| {
                 server.link = Link::Interrupted { epoch: server.link.epoch() };
             }),
             Event::ServerLost { server } => self.change_server(server, |server| {
-                server.link = Link::Lost { epoch: server.link.epoch(), since: stamp.at };
+                let via = match server.link {
+                    Link::Up { via, .. } => Some(via),
+                    Link::Interrupted { .. } | Link::Lost { .. } => None,
+                };
+                server.link = Link::Lost { epoch: server.link.epoch(), since: stamp.at, via };
             }),
             Event::ServerForgotten { server } => {
                 self.servers.remove(server);
                 self.index.drop_standing(server);
                 self.index.set_server_deadline(server, None);
-                false
             }
             Event::ServerOpened { server, client: _ } => {
                 self.closed.remove(server);
-                self.restand(server)
+                self.restand(server);
             }
             Event::ServerClosed { server, client } => {
                 self.closed.insert(server.clone(), client.clone());
-                self.restand(server)
+                self.restand(server);
             }
             Event::ClientRegistered(client) => {
                 self.clients.insert(client.id.clone(), Arc::new(client.clone()));
-                false
             }
             Event::ClientDeactivated { id } => {
                 if let Some(client) = self.clients.get_mut(id) {
                     Arc::make_mut(client).active = false;
                 }
-                false
             }
             Event::KeyInstalled(key) => {
                 self.keys.insert(key.purpose, Arc::new(key.clone()));
-                false
             }
-            Event::SessionRefused { .. } | Event::SessionConflict { .. } => false,
+            Event::SessionRefused { .. } | Event::SessionConflict { .. } => {}
         }
     }
 
-    fn put_session(&mut self, session: Session) -> bool {
+    fn put_session(&mut self, session: Session) {
         let id = session.id.clone();
         let new = Arc::new(session);
         let old = self.sessions.insert(id, Arc::clone(&new));
-        self.session_moved(old.as_deref(), &new)
+        self.session_moved(old.as_deref(), &new);
     }
 
-    fn change_session(&mut self, id: &SessionId, change: impl FnOnce(&mut Session)) -> bool {
-        let Some(old) = self.sessions.get(id).cloned() else { return false };
+    fn change_session(&mut self, id: &SessionId, change: impl FnOnce(&mut Session)) {
+        let Some(old) = self.sessions.get(id).cloned() else { return };
         let mut new = Session::clone(&old);
         change(&mut new);
-        self.put_session(new)
+        self.put_session(new);
     }
 
     /// Keeps the index true after a session changed, and works out anew where
     /// the servers stand on which it took, or now takes, up room.
-    fn session_moved(&mut self, old: Option<&Session>, new: &Session) -> bool {
+    fn session_moved(&mut self, old: Option<&Session>, new: &Session) {
         self.index.replace_session(old, Some(new));
         let from = old.and_then(|session| session.phase.occupies());
         let to = new.phase.occupies();
-        let mut grew = false;
         if let Some(server) = from.filter(|server| Some(*server) != to) {
-            grew |= self.restand(server);
+            self.restand(server);
         }
         if let Some(server) = to.filter(|server| Some(*server) != from) {
-            grew |= self.restand(server);
+            self.restand(server);
         }
-        grew
     }
 
-    fn set_phase(&mut self, id: &SessionId, phase: Phase) -> bool {
+    fn set_phase(&mut self, id: &SessionId, phase: Phase) {
         self.change_session(id, |session| session.phase = phase)
     }
 
-    fn become_ready(&mut self, id: &SessionId) -> bool {
+    fn become_ready(&mut self, id: &SessionId) {
         self.change_session(id, |session| {
             if let Some(server) = session.phase.occupies().cloned() {
                 session.phase = Phase::Ready { server };
@@ -158,7 +164,7 @@ impl Fleet {
         })
     }
 
-    fn become_deleting(&mut self, id: &SessionId, instruction: InstructionId, deadline: Timestamp) -> bool {
+    fn become_deleting(&mut self, id: &SessionId, instruction: InstructionId, deadline: Timestamp) {
         self.change_session(id, |session| {
             if let Some(server) = session.phase.occupies().cloned() {
                 session.phase = Phase::Deleting { server, instruction, deadline };
@@ -174,7 +180,7 @@ impl Fleet {
         via: ReplicaId,
         report_interval: Millis,
         report: &Report,
-    ) -> bool {
+    ) {
         self.last_epoch = self.last_epoch.max(epoch);
         let first_seen_at = self.servers.get(id).map_or(stamp.at, |server| server.first_seen_at);
         let mut server = Server {
@@ -191,23 +197,21 @@ impl Fleet {
         self.servers.insert(id.clone(), Arc::new(server));
         self.rearm_server(id);
         self.restand(id);
-        true
+        self.index.note_grown(id);
     }
 
-    /// Any report may make requirements hold that did not hold before.
-    fn change_server(&mut self, id: &ServerId, change: impl FnOnce(&mut Server)) -> bool {
-        let Some(server) = self.servers.get_mut(id) else { return false };
+    fn change_server(&mut self, id: &ServerId, change: impl FnOnce(&mut Server)) {
+        let Some(server) = self.servers.get_mut(id) else { return };
         change(Arc::make_mut(server));
         self.restand(id);
         self.rearm_server(id);
-        true
     }
 
-    fn restand(&mut self, id: &ServerId) -> bool {
-        let Some(server) = self.servers.get(id).cloned() else { return false };
+    fn restand(&mut self, id: &ServerId) {
+        let Some(server) = self.servers.get(id).cloned() else { return };
         let counts = self.counts(id);
         let closed = self.is_closed(id);
-        self.index.restand(&server, closed, counts)
+        self.index.restand(&server, closed, counts);
     }
 
     fn rearm_server(&mut self, id: &ServerId) {
@@ -236,6 +240,8 @@ impl Fleet {
             self.restand(&id);
             self.rearm_server(&id);
         }
+        // Nobody who waits could be placed when the snapshot was taken.
+        self.index.take_grown();
     }
 }
 

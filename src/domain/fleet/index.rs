@@ -9,8 +9,7 @@ use std::ops::Bound;
 use imbl::{OrdMap, OrdSet};
 
 use crate::domain::ids::{Owner, ServerId, SessionId};
-use crate::domain::placement::{self, Rule};
-use crate::domain::placement::{Counts, Rank};
+use crate::domain::placement::{Counts, Rank, Rule};
 use crate::domain::server::{Server, Unavailability};
 use crate::domain::session::{Phase, Session, SessionKind};
 use crate::domain::time::Timestamp;
@@ -22,12 +21,26 @@ pub(super) enum Due {
     Server(ServerId),
 }
 
-/// The standing of a server: where it is in the orders of preference.
+/// The standing of a server: where it is in the orders of preference, or by
+/// which rule it takes no session of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Standing {
-    console: Option<Rank>,
-    virtual_: Option<Rank>,
-    unavailability: Option<Unavailability>,
+    console: Result<Rank, Rule>,
+    virtual_: Result<Rank, Rule>,
+}
+
+impl Standing {
+    /// Why the server takes no session of any kind.
+    fn unavailability(&self) -> Option<Unavailability> {
+        let (Err(rule), Err(_)) = (&self.virtual_, &self.console) else { return None };
+        Some(match rule {
+            Rule::Closed => Unavailability::ServerClosed,
+            Rule::Unreachable => Unavailability::UnreachableAgent,
+            Rule::Unhealthy => Unavailability::UnhealthyDcvServer,
+            Rule::InUse => Unavailability::ExistingLoggedInUser,
+            _ => Unavailability::ServerFull,
+        })
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +56,11 @@ pub(super) struct Index {
     standings: OrdMap<ServerId, Standing>,
     console_ranks: OrdSet<Rank>,
     virtual_ranks: OrdSet<Rank>,
+    /// How many servers take no session of a kind, by the rule that says so.
+    refusals: OrdMap<(SessionKind, Rule), u32>,
+    /// Servers that may now take what they could not take before; empty
+    /// between commands.
+    grown: OrdSet<ServerId>,
 }
 
 impl Index {
@@ -93,7 +111,32 @@ impl Index {
     }
 
     pub(super) fn unavailability(&self, server: &ServerId) -> Option<Unavailability> {
-        self.standings.get(server).and_then(|standing| standing.unavailability)
+        self.standings.get(server).and_then(Standing::unavailability)
+    }
+
+    /// Where a server is in the order of preference; `None` when it takes no
+    /// session of the kind.
+    pub(super) fn rank(&self, server: &ServerId, kind: SessionKind) -> Option<&Rank> {
+        let standing = self.standings.get(server)?;
+        match kind {
+            SessionKind::Console => standing.console.as_ref().ok(),
+            SessionKind::Virtual => standing.virtual_.as_ref().ok(),
+        }
+    }
+
+    /// How many servers take no session of a kind, by the rule that says so.
+    pub(super) fn refusals(&self, kind: SessionKind) -> impl Iterator<Item = (Rule, u32)> {
+        self.refusals.iter().filter(move |((refused, _), _)| *refused == kind).map(|((_, rule), count)| (*rule, *count))
+    }
+
+    /// A server may now take what it could not take before.
+    pub(super) fn note_grown(&mut self, server: &ServerId) {
+        self.grown.insert(server.clone());
+    }
+
+    /// The servers that were noted since the last time.
+    pub(super) fn take_grown(&mut self) -> OrdSet<ServerId> {
+        std::mem::take(&mut self.grown)
     }
 
     /// Takes a session out as it was and puts it in as it is.
@@ -159,38 +202,50 @@ impl Index {
         }
     }
 
-    /// Works out anew where a server stands. Returns whether it may now take
-    /// a session that it could not take before.
-    pub(super) fn restand(&mut self, server: &Server, closed: bool, counts: Counts) -> bool {
-        let old = self.standings.get(&server.id).cloned();
+    /// Works out anew where a server stands.
+    pub(super) fn restand(&mut self, server: &Server, closed: bool, counts: Counts) {
         let new = Standing {
             console: Rank::of(server, SessionKind::Console, closed, counts),
             virtual_: Rank::of(server, SessionKind::Virtual, closed, counts),
-            unavailability: unavailability(server, closed, counts),
         };
-        if old.as_ref() == Some(&new) {
-            return false;
+        if self.standings.get(&server.id) == Some(&new) {
+            return;
         }
         self.drop_standing(&server.id);
-        if let Some(rank) = &new.console {
+        if let Ok(rank) = &new.console {
             self.console_ranks.insert(rank.clone());
         }
-        if let Some(rank) = &new.virtual_ {
+        if let Ok(rank) = &new.virtual_ {
             self.virtual_ranks.insert(rank.clone());
         }
-        let can_take = new.console.is_some() || new.virtual_.is_some();
+        self.count_refusals(&new, true);
+        if new.console.is_ok() || new.virtual_.is_ok() {
+            self.note_grown(&server.id);
+        }
         self.standings.insert(server.id.clone(), new);
-        can_take
     }
 
     pub(super) fn drop_standing(&mut self, server: &ServerId) {
-        if let Some(standing) = self.standings.remove(server) {
-            if let Some(rank) = standing.console {
-                self.console_ranks.remove(&rank);
-            }
-            if let Some(rank) = standing.virtual_ {
-                self.virtual_ranks.remove(&rank);
-            }
+        let Some(standing) = self.standings.remove(server) else { return };
+        self.count_refusals(&standing, false);
+        if let Ok(rank) = standing.console {
+            self.console_ranks.remove(&rank);
+        }
+        if let Ok(rank) = standing.virtual_ {
+            self.virtual_ranks.remove(&rank);
+        }
+    }
+
+    fn count_refusals(&mut self, standing: &Standing, came: bool) {
+        let kinds = [(SessionKind::Console, &standing.console), (SessionKind::Virtual, &standing.virtual_)];
+        for (kind, result) in kinds {
+            let Err(rule) = result else { continue };
+            let key = (kind, *rule);
+            let count = self.refusals.get(&key).copied().unwrap_or_default();
+            match if came { count + 1 } else { count.saturating_sub(1) } {
+                0 => self.refusals.remove(&key),
+                count => self.refusals.insert(key, count),
+            };
         }
     }
 }
@@ -206,17 +261,4 @@ fn range_of<'a, K: Ord + Clone>(
         None => Bound::Included((key.clone(), SessionId::least())),
     };
     set.range((from, Bound::Unbounded)).take_while(move |(other, _)| *other == key).map(|(_, id)| id)
-}
-
-/// Why a server takes no session of any kind.
-fn unavailability(server: &Server, closed: bool, counts: Counts) -> Option<Unavailability> {
-    let by_virtual = placement::refusal_of_any(server, SessionKind::Virtual, closed, counts)?;
-    let by_console = placement::refusal_of_any(server, SessionKind::Console, closed, counts)?;
-    Some(match (by_virtual, by_console) {
-        (Rule::Closed, _) => Unavailability::ServerClosed,
-        (Rule::Unreachable, _) => Unavailability::UnreachableAgent,
-        (Rule::Unhealthy, _) => Unavailability::UnhealthyDcvServer,
-        (Rule::InUse, _) => Unavailability::ExistingLoggedInUser,
-        _ => Unavailability::ServerFull,
-    })
 }

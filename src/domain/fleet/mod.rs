@@ -34,7 +34,7 @@ use super::client::{ApiClient, KeyPurpose, SigningKey};
 use super::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ServerId, SessionId};
 use super::instruction::Instruction;
 use super::journal::Journal;
-use super::placement::Counts;
+use super::placement::{Counts, Rank, Rule};
 use super::server::{Server, Unavailability};
 use super::session::{Phase, Session, SessionKind, SessionState};
 use super::settings::Settings;
@@ -238,6 +238,16 @@ impl Fleet {
     /// Servers that can take some session of a kind, best first.
     pub(super) fn servers_by_preference(&self, kind: SessionKind) -> impl Iterator<Item = &Arc<Server>> {
         self.index.servers_by_preference(kind).filter_map(|id| self.servers.get(id))
+    }
+
+    /// Where a server is in the order of preference for a kind.
+    pub(super) fn rank(&self, server: &ServerId, kind: SessionKind) -> Option<&Rank> {
+        self.index.rank(server, kind)
+    }
+
+    /// How many servers take no session of a kind, by the rule that says so.
+    pub(super) fn refusals(&self, kind: SessionKind) -> impl Iterator<Item = (Rule, u32)> {
+        self.index.refusals(kind)
     }
 
     fn is_lost(&self, server: &ServerId) -> bool {

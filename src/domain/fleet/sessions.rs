@@ -1,5 +1,7 @@
 //! What API clients want of sessions, and what time does to them.
 
+use imbl::OrdSet;
+
 use super::apply::Transition;
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
@@ -61,12 +63,14 @@ fn place(t: &mut Transition<'_>, id: &SessionId, server: ServerId) {
 }
 
 /// Goes through those who wait, in the order of arrival, and places whom it
-/// can; one that fits nowhere does not hold up the others.
-pub(super) fn place_waiting(t: &mut Transition<'_>) {
+/// can on the servers that may now take more; one that fits nowhere does not
+/// hold up the others. The other servers could take none of them before, and
+/// cannot now.
+pub(super) fn place_waiting(t: &mut Transition<'_>, grown: &OrdSet<ServerId>) {
     let waiting: Vec<SessionId> = t.fleet.waiting().map(|session| session.id.clone()).collect();
     for id in waiting {
         let Some(session) = t.fleet.session(&id) else { continue };
-        if let Ok(server) = placement::choose(t.fleet, &session.spec) {
+        if let Some(server) = placement::choose_among(t.fleet, &session.spec, grown.iter()) {
             place(t, &id, server);
         }
     }
@@ -124,16 +128,22 @@ fn close(t: &mut Transition<'_>, id: &SessionId, server: &ServerId) {
 }
 
 /// Takes an instruction back; the agent may have got it already.
-fn withdraw(t: &mut Transition<'_>, server: &ServerId, instruction: InstructionId) {
+pub(super) fn withdraw(t: &mut Transition<'_>, server: &ServerId, instruction: InstructionId) {
     if t.fleet.outbox.contains_key(&(server.clone(), instruction)) {
         t.emit(Event::InstructionSettled { server: server.clone(), instruction, answer: None });
     }
 }
 
-/// A session is gone.
+/// A session is gone because the broker wanted it so.
 pub(super) fn end(t: &mut Transition<'_>, id: &SessionId, reason: Option<String>) {
     let forget_at = t.stamp.at + t.fleet.settings.deleted_retention;
-    t.emit(Event::SessionDeleted { id: id.clone(), reason, forget_at });
+    t.emit(Event::SessionDeleted { id: id.clone(), reason, forget_at, unwanted: true });
+}
+
+/// A session ended by itself: should its host show it again, it counts again.
+pub(super) fn end_by_itself(t: &mut Transition<'_>, id: &SessionId, reason: Option<String>) {
+    let forget_at = t.stamp.at + t.fleet.settings.deleted_retention;
+    t.emit(Event::SessionDeleted { id: id.clone(), reason, forget_at, unwanted: false });
 }
 
 /// Replaces the permissions of a session.
@@ -153,6 +163,7 @@ pub(super) fn update_permissions(
         Phase::Deleted { .. } => return Outcome::Refused(Refusal::UnknownSession),
         Phase::Deleting { .. } => return Outcome::Refused(Refusal::WrongState("being deleted".to_owned())),
         Phase::Preparing { server, .. } | Phase::Ready { server } if t.fleet.server(server).is_some() => {
+            withdraw_permissions(t, server, id);
             let action = Action::SetPermissions { session: id.clone(), permissions: permissions.clone() };
             issue(t, server, action);
         }
@@ -160,6 +171,18 @@ pub(super) fn update_permissions(
     }
     t.emit(Event::PermissionsChanged { id: id.clone(), permissions });
     Outcome::Done
+}
+
+/// Takes back permissions that newer ones replace, so that a server which does
+/// not answer has at most one such instruction for each session.
+fn withdraw_permissions(t: &mut Transition<'_>, server: &ServerId, session: &SessionId) {
+    let older = t
+        .fleet
+        .outbox(server)
+        .find(|instruction| matches!(&instruction.action, Action::SetPermissions { session: of, .. } if of == session));
+    if let Some(id) = older.map(|instruction| instruction.id) {
+        withdraw(t, server, id);
+    }
 }
 
 /// Whatever a session waited for did not come.

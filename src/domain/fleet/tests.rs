@@ -436,6 +436,71 @@ fn a_restarted_replica_has_no_agents_until_they_come_back() {
     assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Created(_)));
 }
 
+#[test]
+fn a_session_that_ended_before_its_creation_was_answered_does_not_become_ready() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.create(1, spec(1, SessionKind::Virtual));
+    let (instruction, _) = log.only_instruction(1);
+    let gone = vec![EndedSession { id: session_id(1), reason: Some("the user logged out".to_owned()) }];
+    let changes = Inventory::Changes { changed: Vec::new(), gone };
+    let report = Report { sessions: Some(changes), ..Report::default() };
+    log.apply(Command::Report { server: server_id(1), epoch, report });
+    assert_eq!(log.reason(1), "the user logged out");
+    log.answer(1, epoch, instruction, Answer::Done);
+    assert_eq!(log.state(1), Some(SessionState::Deleted));
+}
+
+#[test]
+fn a_session_that_was_deleted_while_its_host_was_away_for_long_is_closed_when_it_shows_again() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    log.apply(Command::DisconnectAgent { server: server_id(1), epoch });
+    log.wait(90_000);
+    log.delete(1, 1, true);
+    log.wait(Settings::default().lost_server_retention.0);
+    assert!(log.fleet.server(&server_id(1)).is_none());
+    let made_here = ReportedSession { created_by: Some(InstructionId(1)), ..reported(1, 1, true) };
+    log.connect_with(1, facts(None, None, false), vec![made_here]);
+    assert_eq!(log.state(1), Some(SessionState::Deleted));
+    let (_, action) = log.only_instruction(1);
+    assert!(matches!(action, Action::CloseSession { session } if session == session_id(1)));
+}
+
+#[test]
+fn a_word_on_the_same_connection_brings_a_lost_server_back() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    log.wait(1_000_000);
+    assert_eq!(log.state(1), Some(SessionState::Unknown));
+    let report = Command::Report { server: server_id(1), epoch, report: Report::default() };
+    assert_eq!(log.apply(report), Outcome::Done);
+    assert_eq!(log.state(1), Some(SessionState::Ready));
+    assert!(matches!(log.create(2, spec(2, SessionKind::Virtual)), Outcome::Created(_)));
+}
+
+#[test]
+fn only_the_newest_permissions_wait_for_a_server_that_does_not_answer() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    for number in 0..5 {
+        log.apply(Command::UpdatePermissions {
+            id: session_id(1),
+            owner: owner(1),
+            permissions: format!("[permissions] {number}").repeat(1000),
+            client: client(),
+        });
+    }
+    let (_, action) = log.only_instruction(1);
+    assert!(matches!(action, Action::SetPermissions { permissions, .. } if permissions.contains(" 4")));
+    let journaled = log.fleet.journal().newest().expect("kept").event.clone();
+    let Event::PermissionsChanged { permissions, .. } = journaled else { panic!("{journaled:?}") };
+    assert!(permissions.len() < 1100, "the journal keeps {} bytes", permissions.len());
+}
+
 // ---------------------------------------------------------------- random histories
 
 #[derive(Debug, Clone)]
@@ -453,6 +518,14 @@ enum Step {
     ReportTruth {
         server: u8,
         without: Option<u8>,
+    },
+    /// A report of what changed: some session came or went, or health did.
+    ReportChange {
+        server: u8,
+        session: u8,
+        present: bool,
+        by_broker: bool,
+        healthy: bool,
     },
     Disconnect {
         server: u8,
@@ -503,6 +576,11 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(server, stale, fails)| Step::AnswerOldest { server, stale, fails }),
         4 => (servers.clone(), proptest::option::weighted(0.2, sessions))
             .prop_map(|(server, without)| Step::ReportTruth { server, without }),
+        4 => (servers.clone(), 0..12u8, any::<bool>(), any::<bool>(), proptest::bool::weighted(0.8)).prop_map(
+            |(server, session, present, by_broker, healthy)| Step::ReportChange {
+                server, session, present, by_broker, healthy,
+            }
+        ),
         1 => servers.clone().prop_map(|server| Step::Disconnect { server }),
         1 => Just(Step::Command(Command::ReplicaStarted { replica: ReplicaId(1) })),
         1 => (servers.clone(), any::<bool>())
@@ -544,6 +622,20 @@ fn command_of(fleet: &Fleet, step: &Step) -> Option<Command> {
             let report = Report { sessions: Some(Inventory::Full(there)), ..Report::default() };
             Some(Command::Report { server: server_id(*server), epoch: epoch_of(*server)?, report })
         }
+        Step::ReportChange { server, session, present, by_broker, healthy } => {
+            let id = session_id(*session);
+            let there = || ReportedSession {
+                created_by: by_broker.then_some(InstructionId(1)),
+                ..reported(*session, *session % 3, true)
+            };
+            let changes = Inventory::Changes {
+                changed: if *present { vec![there()] } else { Vec::new() },
+                gone: if *present { Vec::new() } else { vec![EndedSession { id, reason: None }] },
+            };
+            let health = if *healthy { Health::Healthy } else { Health::Unhealthy("broken".to_owned()) };
+            let report = Report { health: Some(health), sessions: Some(changes), ..Report::default() };
+            Some(Command::Report { server: server_id(*server), epoch: epoch_of(*server)?, report })
+        }
         Step::Disconnect { server } => {
             Some(Command::DisconnectAgent { server: server_id(*server), epoch: epoch_of(*server)? })
         }
@@ -554,6 +646,14 @@ fn command_of(fleet: &Fleet, step: &Step) -> Option<Command> {
 fn check_placement(before: &Fleet, spec: &SessionSpec, server: &ServerId) {
     let found = before.server(server).expect("placed on a server that is listed");
     assert!(found.link.is_up() && !before.is_closed(server), "placed on a server that is away or closed");
+    assert_eq!(found.health, Health::Healthy, "placed on a server that is not well");
+    let pool_a = found.facts.tags.get("pool").is_some_and(|pool| pool == "a");
+    match spec.requirements.as_deref() {
+        None => {}
+        Some("tag:pool = 'a'") => assert!(pool_a, "requirements not met"),
+        Some("not tag:pool = 'a'") => assert!(!pool_a, "requirements not met"),
+        Some(other) => panic!("no test says what {other} means"),
+    }
     let there: Vec<_> = before
         .sessions_from(None)
         .filter(|session| session.phase.occupies() == Some(server))
