@@ -1,8 +1,8 @@
 //! Applies committed entries to the state machine, in one place and in order.
 //!
 //! Invariants: an entry is applied once, after all before it; stamps never run backwards; a state
-//! is published before anybody is told that its entries were applied; a panic of the state machine
-//! stops the replica instead of leaving it half applied.
+//! is published before anybody, observer or caller, is told that its entries were applied; a panic
+//! of the state machine stops the replica instead of leaving it half applied.
 
 use crate::codec::{self, chain};
 use crate::ids::{LogIndex, Stamp, UnixMillis};
@@ -40,6 +40,8 @@ pub(crate) struct Applier<M: StateMachine> {
     membership: StoredMembership,
     published: Arc<Published<M>>,
     observer: Observer<M>,
+    /// What the entries applied since the last publication brought.
+    effects: Vec<M::Effect>,
     snapshots: Snapshots,
     policy: SnapshotPolicy,
     entries_since_snapshot: u64,
@@ -64,6 +66,7 @@ impl<M: StateMachine> Applier<M> {
             membership: StoredMembership::default(),
             published,
             observer,
+            effects: Vec::new(),
             snapshots,
             policy,
             entries_since_snapshot: 0,
@@ -81,6 +84,25 @@ impl<M: StateMachine> Applier<M> {
         self.published.publish(applied, self.state.next_deadline());
     }
 
+    /// Makes what was applied visible, then tells the observer what it brought.
+    fn publish_applied(&mut self) -> io::Result<()> {
+        self.publish();
+        let effects = std::mem::take(&mut self.effects);
+        if effects.is_empty() {
+            return Ok(());
+        }
+        self.observe(&effects)
+    }
+
+    /// Tells the observer of the state that was just published.
+    fn observe(&self, effects: &[M::Effect]) -> io::Result<()> {
+        let observed = catch_unwind(AssertUnwindSafe(|| (self.observer)(&self.state, effects)));
+        observed.map_err(|panic| {
+            let text = panic_text(panic.as_ref());
+            io::Error::other(format!("the observer of applied entries panicked: {text}"))
+        })
+    }
+
     /// Applies one batch; the outcomes are those of its commands, in order.
     fn apply_batch(&mut self, index: LogIndex, batch: &Batch) -> io::Result<Vec<M::Outcome>> {
         let decoded = batch.commands.iter().enumerate().map(|(position, bytes)| {
@@ -95,11 +117,9 @@ impl<M: StateMachine> Applier<M> {
         self.at = self.at.max(batch.at);
         let stamp = Stamp { index, at: self.at };
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            let mut effects = Vec::new();
-            self.state.advance(stamp, &mut effects);
-            let outcomes = commands.into_iter().map(|command| self.state.apply(stamp, command, &mut effects)).collect();
-            (self.observer)(&self.state, &effects);
-            outcomes
+            let Self { state, effects, .. } = self;
+            state.advance(stamp, effects);
+            commands.into_iter().map(|command| state.apply(stamp, command, effects)).collect()
         }));
         applied.map_err(|panic| {
             let text = panic_text(panic.as_ref());
@@ -172,12 +192,12 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
             unpublished += 1;
             if unpublished == ENTRIES_PER_PUBLISH_MAX {
                 unpublished = 0;
-                self.publish();
+                self.publish_applied()?;
                 answers.drain(..).for_each(|(to, answer)| to.send(answer));
                 tokio::task::yield_now().await;
             }
         }
-        self.publish();
+        self.publish_applied()?;
         answers.drain(..).for_each(|(to, answer)| to.send(answer));
         Ok(())
     }
@@ -202,9 +222,8 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         self.membership = meta.last_membership.clone();
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
-        (self.observer)(&self.state, &[]);
         self.publish();
-        Ok(())
+        self.observe(&[])
     }
 
     async fn get_current_snapshot(

@@ -7,11 +7,20 @@ use std::io::{self, Read, Write};
 /// An error of a state machine's own encoding, kept with its source.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The observer of applied entries: called once per applied entry, in log order, with the state
-/// after the entry and the entry's effects. Also called, without effects, when a whole state
-/// replaces the current one (at start, and when a snapshot of the leader is installed), and for
-/// entries that are replayed after a restart. It runs on the apply path: it must be quick and
-/// must not block.
+/// The observer of applied entries, told of each published state that brought something.
+///
+/// It is called after the state it gets is visible to [`Replica::local`](crate::Replica::local),
+/// so that whoever it wakes sees at least that state, and before the callers of these entries get
+/// their outcomes. It gets the effects of all entries applied since the call before, in log order:
+/// every effect once, also those of entries that are replayed after a restart. What brought no
+/// effects is not reported.
+///
+/// A call **without** effects says that a whole state has replaced the one before (at start, and
+/// when a snapshot of the leader is installed): anything may have changed, and the effects that
+/// led there are not told.
+///
+/// It runs on the apply path: it must be quick, must not block, and must not panic (which stops the
+/// replica).
 pub type Observer<M> = std::sync::Arc<dyn Fn(&M, &[<M as StateMachine>::Effect]) + Send + Sync + 'static>;
 
 /// A deterministic state machine whose commands are replicated.
@@ -27,7 +36,7 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
     /// What one command resulted in; sent back to the caller, possibly from another replica.
     type Outcome: Clone + Send + Sync + Serialize + DeserializeOwned + 'static;
     /// What follows from an applied entry outside the state, as data.
-    type Effect: Send + 'static;
+    type Effect: Send + Sync + 'static;
 
     /// The command as bytes that every replica, now and later, can decode: they are stored.
     fn encode_command(command: &Self::Command) -> Vec<u8>;

@@ -1,10 +1,11 @@
 //! Three replicas in one process: elections, forwarding, catching up.
 #![allow(clippy::unwrap_used)]
 
-use berth_raft::testing::{Command, Ledger, LocalNetwork};
+use berth_raft::testing::{Command, Effect, Ledger, LocalNetwork};
 use berth_raft::{Config, LogIndex, ProposeError, ReadError, Replica, ReplicaId, StartError, SystemClock};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -19,11 +20,26 @@ struct Cluster {
     network: LocalNetwork,
     folders: BTreeMap<ReplicaId, TempDir>,
     running: BTreeMap<ReplicaId, Replica<Ledger>>,
+    observed: Arc<Observed>,
+}
+
+/// What the observers of all replicas noticed.
+#[derive(Default)]
+struct Observed {
+    /// How often one was told of a state that could not be read yet.
+    invisible: AtomicU64,
+    /// How often a running replica was told that its whole state was replaced.
+    replaced: AtomicU64,
 }
 
 impl Cluster {
     async fn of_three() -> Self {
-        let mut cluster = Self { network: LocalNetwork::new(), folders: BTreeMap::new(), running: BTreeMap::new() };
+        let mut cluster = Self {
+            network: LocalNetwork::new(),
+            folders: BTreeMap::new(),
+            running: BTreeMap::new(),
+            observed: Arc::default(),
+        };
         for id in (1..=3).map(ReplicaId) {
             let folder = tempfile::tempdir().unwrap();
             cluster.folders.insert(id, folder);
@@ -38,16 +54,30 @@ impl Cluster {
         config.heartbeat_ms = 200;
         config.keep_entries = 5;
         config.request_timeout_ms = 5_000;
+        let handle = Arc::new(OnceLock::<Replica<Ledger>>::new());
+        let observer = {
+            let (handle, observed) = (Arc::clone(&handle), Arc::clone(&self.observed));
+            Arc::new(move |told: &Ledger, effects: &[Effect]| {
+                let Some(replica) = handle.get() else { return };
+                if effects.is_empty() {
+                    observed.replaced.fetch_add(1, Ordering::Relaxed);
+                }
+                if replica.local().state.total < told.total {
+                    observed.invisible.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
         let replica = Replica::start_with_peers(
             config,
             Arc::new(SystemClock),
             Ledger::default(),
-            Arc::new(|_, _| {}),
+            observer,
             self.network.peers_of(id),
             (1..=3).map(ReplicaId).collect(),
         )
         .await
         .unwrap();
+        handle.set(replica.clone()).unwrap();
         self.network.connect(&replica);
         self.running.insert(id, replica);
     }
@@ -107,6 +137,7 @@ impl Cluster {
         for id in self.all() {
             self.stop(id).await;
         }
+        assert_eq!(self.observed.invisible.load(Ordering::Relaxed), 0, "states told of before they could be read");
     }
 }
 
@@ -178,6 +209,7 @@ async fn a_replica_that_missed_what_was_purged_catches_up_by_a_snapshot() {
     let last = cluster.write(leader, 60).await;
     cluster.applied(away, last).await;
     assert!(cluster.network.snapshot_chunks() > 0);
+    assert!(cluster.observed.replaced.load(Ordering::Relaxed) > 0);
     let state = cluster.running[&away].local().state;
     assert!((0..=60).all(|id| state.seen.contains_key(&id)));
     assert_eq!(*state, *cluster.running[&leader].local().state);

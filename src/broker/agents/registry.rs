@@ -80,9 +80,14 @@ impl Links {
         self.entries().len()
     }
 
-    /// Called with what each applied entry brought: wakes the connections that
-    /// it concerns.
+    /// Called with what applied entries brought, once that is visible: wakes
+    /// the connections that it concerns. No events say that the whole state was
+    /// replaced, which may concern all of them.
     pub fn notice(&self, events: &[Event]) {
+        if events.is_empty() {
+            self.entries().values().for_each(|entry| entry.woken.notify_one());
+            return;
+        }
         let concerned = events.iter().filter_map(|event| match event {
             Event::InstructionIssued { server, .. } | Event::ServerConnected { server, .. } => Some(server),
             _ => None,
@@ -111,5 +116,39 @@ impl Links {
             Ok(Err(_)) => Err(AskError::Unreachable),
             Err(_) => Err(AskError::TimedOut),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::domain::report::Report;
+    use crate::domain::{Millis, ReplicaId};
+
+    fn woken(registered: &Registered) -> bool {
+        registered.woken.notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn a_link_is_woken_by_what_concerns_its_server_and_by_a_replaced_state() {
+        let links = Links::default();
+        let (one, two) = (ServerId::new("one").unwrap(), ServerId::new("two").unwrap());
+        let at_one = links.register(&one, Epoch(1));
+        let at_two = links.register(&two, Epoch(1));
+        links.notice(&[Event::ServerConnected {
+            server: one,
+            epoch: Epoch(1),
+            via: ReplicaId(1),
+            report_interval: Millis(5_000),
+            report: Report::default(),
+        }]);
+        assert_eq!((woken(&at_one), woken(&at_two)), (true, false));
+        links.notice(&[]);
+        assert_eq!((woken(&at_one), woken(&at_two)), (true, true));
+        assert_eq!((woken(&at_one), woken(&at_two)), (false, false), "once each");
     }
 }
