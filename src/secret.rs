@@ -142,16 +142,17 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a folder that only its owner may enter, with its parents.
+/// Makes a folder that only its owner may enter, with its parents. One that is
+/// there already keeps its mode.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o700)),
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 #[cfg(test)]

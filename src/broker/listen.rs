@@ -2,25 +2,33 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection may take to bring its first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an HTTP/1.1 connection may be idle, or take over the head of a
+/// further request: more than the 60 s after which balancers usually give up,
+/// so that they and not we end an idle connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Requests under way on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// Longest head of a request, in bytes.
@@ -31,6 +39,11 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed `accept` (no descriptors left, for example).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The place of a connection among those that are allowed. Each request carries
+/// it, so that a connection which stops being HTTP can hold on to it.
+#[derive(Clone, Debug)]
+pub struct Place(#[allow(dead_code)] Arc<OwnedSemaphorePermit>); // held, never looked at
 
 /// A bound port that does not serve yet.
 pub struct Bound {
@@ -91,12 +104,13 @@ impl Bound {
                 tracing::warn!(%peer, connections_max, "connection refused: there are as many as allowed");
                 continue;
             };
-            let connection =
-                Connection { acceptor: acceptor.clone(), router: router.clone(), shutdown: shutdown.clone() };
-            tasks.spawn(async move {
-                connection.run(stream, peer).await;
-                drop(place);
-            });
+            let connection = Connection {
+                acceptor: acceptor.clone(),
+                router: router.clone(),
+                place: Place(Arc::new(place)),
+                shutdown: shutdown.clone(),
+            };
+            tasks.spawn(connection.run(stream, peer));
         }
         drop(self.listener);
         tasks.close();
@@ -109,6 +123,7 @@ impl Bound {
 struct Connection {
     acceptor: TlsAcceptor,
     router: Router,
+    place: Place,
     shutdown: CancellationToken,
 }
 
@@ -128,7 +143,7 @@ impl Connection {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(IDLE_TIMEOUT)
             .max_buf_size(HEAD_BYTES_MAX)
             .keep_alive(true);
         builder
@@ -137,13 +152,29 @@ impl Connection {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("a small constant"))
             .keep_alive_interval(KEEP_ALIVE_INTERVAL);
-        let service = TowerToHyperService::new(self.router);
+        let asked = Arc::new(AtomicBool::new(false));
+        let service = {
+            let router = TowerToHyperService::new(self.router);
+            let (asked, place) = (Arc::clone(&asked), self.place);
+            service_fn(move |mut request: Request<Incoming>| {
+                asked.store(true, Ordering::Relaxed);
+                request.extensions_mut().insert(place.clone());
+                router.call(request)
+            })
+        };
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let graceful = GracefulShutdown::new();
         let connection = graceful.watch(connection.into_owned());
         tokio::pin!(connection);
+        let never_asked = async {
+            sleep(FIRST_REQUEST_TIMEOUT).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         let result = tokio::select! {
             result = &mut connection => result,
+            () = never_asked => return tracing::debug!(%peer, "no request came in time"),
             () = self.shutdown.cancelled() => {
                 tokio::select! {
                     result = &mut connection => result,

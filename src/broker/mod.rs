@@ -83,8 +83,9 @@ pub enum Error {
     /// The replica did not start.
     #[error("the replica did not start")]
     Start(#[source] berth_raft::StartError),
-    /// The log did not take what must be in it at the start.
-    #[error("the replica could not write its log at the start")]
+    /// The log did not take what must be in it at the start, or its keys
+    /// cannot be used.
+    #[error("the replica could not begin to serve")]
     FirstWrites(#[source] identity::ClientError),
     /// The replica stopped by itself.
     #[error(transparent)]
@@ -130,8 +131,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let broker = Arc::new(Broker::new(replica, id, clock, links));
 
     let cluster_key_path = folder.join("cluster.key");
-    let cluster_key = ClusterKey::new(&Secret::read_or_create(&cluster_key_path)?)
-        .map_err(|source| Error::ClusterKey { path: cluster_key_path, source })?;
+    let has_keys = broker.fleet().key(crate::domain::client::KeyPurpose::AccessToken).is_some();
+    // A new key would not open what the log holds sealed.
+    let cluster_secret = match has_keys {
+        true => Secret::read(&cluster_key_path)?,
+        false => Secret::read_or_create(&cluster_key_path)?,
+    };
+    let cluster_key =
+        ClusterKey::new(&cluster_secret).map_err(|source| Error::ClusterKey { path: cluster_key_path, source })?;
     let agent_secret_path = config.agents.secret_file.clone().unwrap_or_else(|| folder.join("agent-secret"));
     let agent_secret = match &config.agents.secret_file {
         Some(path) => Secret::read(path)?,

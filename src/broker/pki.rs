@@ -136,7 +136,7 @@ impl Pki {
 
 fn open_authority(ca_path: &Path, key_path: &Path) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
     let made = |source| PkiError::Make { path: ca_path.to_owned(), source };
-    if ca_path.exists() || key_path.exists() {
+    if ca_path.exists() {
         let read =
             |path: &Path| fs::read_to_string(path).map_err(|source| PkiError::Io { path: path.to_owned(), source });
         let ca_pem = read(ca_path)?;
@@ -145,7 +145,12 @@ fn open_authority(ca_path: &Path, key_path: &Path) -> Result<(String, Issuer<'st
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, key).map_err(made)?;
         return Ok((ca_pem, issuer));
     }
-    let key = KeyPair::generate().map_err(made)?;
+    // A key without its certificate was left by a start that was cut short.
+    let key = match fs::read_to_string(key_path) {
+        Ok(pem) => KeyPair::from_pem(&pem).map_err(|source| PkiError::Make { path: key_path.to_owned(), source })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => KeyPair::generate().map_err(made)?,
+        Err(source) => return Err(PkiError::Io { path: key_path.to_owned(), source }),
+    };
     let mut params = CertificateParams::default();
     params.distinguished_name = named("berth certificate authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -153,8 +158,7 @@ fn open_authority(ca_path: &Path, key_path: &Path) -> Result<(String, Issuer<'st
     set_validity(&mut params, CA_VALIDITY);
     let certificate = params.self_signed(&key).map_err(made)?;
     let ca_pem = certificate.pem();
-    // The key first: a certificate without its key could not be used, and a
-    // key without its certificate is refused at the next start.
+    // The key first: a certificate without its key could not be used.
     write_private(key_path, key.serialize_pem().as_bytes())
         .map_err(|source| PkiError::Io { path: key_path.to_owned(), source })?;
     write_public(ca_path, ca_pem.as_bytes()).map_err(|source| PkiError::Io { path: ca_path.to_owned(), source })?;
@@ -235,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_authority_is_kept_and_half_of_it_is_refused() {
+    fn the_authority_is_kept_and_a_certificate_without_its_key_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tls");
         let first = Pki::open(&path, &["broker.example".to_owned()]).expect("made");
@@ -244,6 +248,8 @@ mod tests {
         assert_eq!(fs::read(second.ca_path()).expect("kept"), ca);
         second.server_config(&Listener::default(), &[b"h2"]).expect("usable");
         fs::remove_file(path.join("ca.pem")).expect("removed");
+        Pki::open(&path, &[]).expect("made anew with the key that is left");
+        fs::remove_file(path.join("ca.key")).expect("removed");
         assert!(matches!(Pki::open(&path, &[]), Err(PkiError::Io { .. })));
     }
 

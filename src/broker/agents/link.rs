@@ -17,6 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::Agents;
 use super::registry::{Asked, Registered};
 use crate::broker::core::Broker;
+use crate::domain::instruction::Answer;
+use crate::domain::report::{Inventory, Report};
 use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
 use crate::protocol::{
     self, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL, PINGS_MISSED_MAX, REPORT_INTERVAL_MS_MAX,
@@ -25,6 +27,17 @@ use crate::protocol::{
 
 /// Messages of one agent that may wait for the log, and that become one entry.
 const WAITING_MAX: usize = 128;
+
+/// Sessions in one report.
+const SESSIONS_MAX: usize = 10_000;
+/// Tags of a server.
+const TAGS_MAX: usize = 1_000;
+/// Graphics processors or endpoints of a server.
+const PARTS_MAX: usize = 100;
+/// Users logged in at a server.
+const USERS_MAX: usize = 1_000;
+/// Longest reason of a failure, in bytes.
+const REASON_BYTES_MAX: usize = 1_024;
 
 /// How long a message may take to be written to the socket.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -97,13 +110,9 @@ pub(super) async fn serve(mut socket: WebSocket, agents: Agents) {
 /// Says goodbye and closes.
 async fn part(socket: &mut WebSocket, server: Option<&ServerId>, farewell: Farewell) {
     let server = server.map_or("unknown", ServerId::as_str);
+    let farewell = Farewell { reason: shortened(farewell.reason), ..farewell };
     tracing::info!(server, code = farewell.code, reason = farewell.reason, "agent connection ends");
-    // A reason has at most 123 bytes (RFC 6455 section 5.5).
-    let mut reason = farewell.reason;
-    while reason.len() > 123 {
-        reason.pop();
-    }
-    let frame = CloseFrame { code: farewell.code, reason: Utf8Bytes::from(reason) };
+    let frame = CloseFrame { code: farewell.code, reason: Utf8Bytes::from(farewell.reason) };
     let _ = timeout(WRITE_TIMEOUT, async {
         socket.send(Message::Close(Some(frame))).await?;
         // Read on until the agent has closed its side, or the words are lost.
@@ -111,6 +120,12 @@ async fn part(socket: &mut WebSocket, server: Option<&ServerId>, farewell: Farew
         Ok::<_, axum::Error>(())
     })
     .await;
+}
+
+/// A reason has at most 123 bytes (RFC 6455 section 5.5).
+fn shortened(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(123));
+    reason
 }
 
 async fn read_hello(socket: &mut WebSocket) -> Result<Hello, Farewell> {
@@ -159,11 +174,46 @@ fn check_hello(hello: Hello) -> Result<Hello, Farewell> {
         )));
     }
     let report = &hello.report;
-    let full = matches!(report.sessions, Some(crate::domain::report::Inventory::Full(_)));
+    let full = matches!(report.sessions, Some(Inventory::Full(_)));
     if report.facts.is_none() || report.load.is_none() || report.health.is_none() || !full {
         return Err(Farewell::nonsense("the hello must hold a full report: facts, load, health and all sessions"));
     }
+    check_report(report)?;
     Ok(hello)
+}
+
+/// Bounds what an agent can put into the log.
+fn check_report(report: &Report) -> Result<(), Farewell> {
+    let sessions = match &report.sessions {
+        Some(Inventory::Full(sessions)) => sessions.len(),
+        Some(Inventory::Changes { changed, gone }) => changed.len() + gone.len(),
+        None => 0,
+    };
+    let facts = report.facts.as_ref();
+    let bounds = [
+        ("sessions", sessions, SESSIONS_MAX),
+        ("tags", facts.map_or(0, |facts| facts.tags.len()), TAGS_MAX),
+        ("gpus", facts.map_or(0, |facts| facts.gpus.len()), PARTS_MAX),
+        ("endpoints", facts.map_or(0, |facts| facts.endpoints.len()), PARTS_MAX),
+        ("logged_in_users", report.load.as_ref().map_or(0, |load| load.logged_in_users.len()), USERS_MAX),
+    ];
+    for (what, number, max) in bounds {
+        if number > max {
+            return Err(Farewell::nonsense(format!("a report may hold {max} {what}, this one has {number}")));
+        }
+    }
+    Ok(())
+}
+
+/// Cuts the reason of a failure to what a person reads.
+fn bounded(answer: Answer) -> Answer {
+    match answer {
+        Answer::Failed { mut reason } => {
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            Answer::Failed { reason }
+        }
+        Answer::Done => Answer::Done,
+    }
 }
 
 async fn connect(broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
@@ -208,7 +258,8 @@ async fn converse(
         heard_at: Instant::now(),
     };
     let farewell = talk.run(socket, &mut registered, recorded, agents).await;
-    // Dropping the sender lets the recorder finish what it holds.
+    // Dropping the sender ends the recorder. What it did not record was not
+    // answered either, and the agent says it again.
     drop(talk);
     let _ = task.await;
     farewell
@@ -301,8 +352,10 @@ impl Talk {
                 },
                 () = registered.woken.notified() => self.instruct(socket).await,
                 Some(asked) = registered.questions.recv() => self.ask(socket, asked).await,
-                _ = pings.tick() => self.ping(socket).await,
+                // Before the ping: after a standstill of ours, what the agent
+                // said meanwhile is read before it is taken for silent.
                 message = socket.next() => self.heard(socket, message).await,
+                _ = pings.tick() => self.ping(socket).await,
             };
             if let Err(farewell) = step {
                 return farewell;
@@ -370,10 +423,12 @@ impl Talk {
         match message {
             FromAgent::Hello(_) => Err(Farewell::nonsense("a second hello on one connection")),
             FromAgent::Report { number, report } => {
+                check_report(&report)?;
                 let command = Command::Report { server: self.server.clone(), epoch: self.epoch, report };
                 self.record(command, FromBroker::Reported { number }).await
             }
             FromAgent::Answer { instruction, answer } => {
+                let answer = bounded(answer);
                 let command = Command::Answer { server: self.server.clone(), epoch: self.epoch, instruction, answer };
                 self.record(command, FromBroker::Settled { instruction }).await
             }

@@ -10,12 +10,13 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::registry::Links;
 use super::core::Broker;
+use super::listen::Place;
 use crate::protocol;
 use crate::secret::Secret;
 
@@ -45,7 +46,12 @@ pub fn router(agents: Agents) -> Router {
 }
 
 /// Lets an agent in that knows the secret.
-async fn upgrade(State(agents): State<Agents>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+async fn upgrade(
+    State(agents): State<Agents>,
+    Extension(place): Extension<Place>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     let Some(given) = bearer(&headers) else {
         return refuse(StatusCode::UNAUTHORIZED, "no agent secret was given");
     };
@@ -61,6 +67,7 @@ async fn upgrade(State(agents): State<Agents>, headers: HeaderMap, upgrade: WebS
             let tasks = agents.tasks.clone();
             // Tracked, so that the end of the replica waits for its farewell.
             let _ = tasks.spawn(link::serve(socket, agents)).await;
+            drop(place);
         },
     )
 }

@@ -109,7 +109,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/openServers", post(servers::open))
         .route("/closeServers", post(servers::close))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
-        .route("/oauth2/token", post(token::token))
+        .route("/oauth2/token", post(token::token).layer(DefaultBodyLimit::max(limits::FORM_BYTES_MAX)))
         .route("/health", get(health));
     if state.settings.description_served {
         router = router.route("/dcv-session-manager-api.yaml", get(description::serve));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::seal::ClusterKey;
 pub use self::tokens::TokenKeyError;
@@ -26,6 +26,9 @@ use crate::secret::Secret;
 /// Secrets that are checked at the same time. Each check takes memory and time
 /// by intention; more at once would only push each other aside.
 const CHECKS_MAX: usize = 2;
+
+/// Checks that may wait for their turn; more are told to come back.
+const CHECKS_WAITING_MAX: usize = 64;
 
 /// Cost of a check: 7 MiB and five passes, which OWASP's password storage cheat
 /// sheet holds for as strong as 19 MiB and two. The secrets are 256 random bits
@@ -45,7 +48,8 @@ pub struct Identity {
     connection: Signer,
     access_token_seconds: u64,
     connection_token_seconds: u64,
-    checks: Semaphore,
+    checks: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     /// Checked in place of the hash of a client that does not exist, so that
     /// the time of an answer does not tell which ids do.
     decoy_hash: String,
@@ -72,6 +76,9 @@ pub enum ClientError {
     /// The log did not take it.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// The signing keys in the log cannot be used with this cluster key.
+    #[error(transparent)]
+    Keys(#[from] TokenKeyError),
     /// Hashing failed.
     #[error("cannot hash the secret")]
     Hash,
@@ -93,11 +100,16 @@ impl Identity {
             connection: Signer::new(KeyPurpose::ConnectionToken),
             access_token_seconds,
             connection_token_seconds: connection_token_minutes.saturating_mul(60),
-            checks: Semaphore::new(CHECKS_MAX),
+            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+            waiting: Arc::new(Semaphore::new(CHECKS_WAITING_MAX)),
             decoy_hash,
         };
         for purpose in [KeyPurpose::AccessToken, KeyPurpose::ConnectionToken] {
             identity.ensure_key(purpose).await?;
+        }
+        let fleet = identity.broker.fleet();
+        for signer in [&identity.access, &identity.connection] {
+            signer.check(&fleet, &identity.cluster_key)?;
         }
         Ok(identity)
     }
@@ -144,10 +156,11 @@ impl door::Identity for Identity {
     async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
         let found = self.broker.fleet().client(client).cloned();
         let hash = found.as_ref().map_or_else(|| self.decoy_hash.clone(), |found| found.secret_hash.clone());
-        let matches = {
-            let _permit = self.checks.acquire().await;
-            check_secret(Secret::new(secret.to_owned()), hash).await
-        };
+        let busy = || Unavailable { reason: UnavailableReason::Busy, retry_after: Duration::from_secs(1) };
+        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| busy())?;
+        let turn = Arc::clone(&self.checks).acquire_owned().await.map_err(|_| busy())?;
+        drop(place);
+        let matches = check_secret(Secret::new(secret.to_owned()), hash, turn).await;
         if !matches || !found.is_some_and(|found| found.active) {
             return Err(TokenError::InvalidClient);
         }
@@ -217,8 +230,10 @@ async fn hash_secret(secret: Secret) -> Result<String, ClientError> {
     .map_err(|_| ClientError::Hash)?
 }
 
-async fn check_secret(secret: Secret, hash: String) -> bool {
+/// The turn ends with the check itself, also when whoever asked has hung up.
+async fn check_secret(secret: Secret, hash: String, turn: OwnedSemaphorePermit) -> bool {
     tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         // The parameters are those that the hash names.
         Argon2::default().verify_password(secret.expose().as_bytes(), hash.as_str()).is_ok()
     })

@@ -101,6 +101,11 @@ impl Signer {
         Ok(usable)
     }
 
+    /// Whether the key in the log can be used.
+    pub(super) fn check(&self, fleet: &Fleet, cluster_key: &ClusterKey) -> Result<(), TokenKeyError> {
+        self.usable(fleet, cluster_key).map(|_| ())
+    }
+
     fn sign<C: Serialize>(
         &self,
         fleet: &Fleet,
