@@ -153,7 +153,7 @@ async fn one_command_ends_with_a_desktop_that_is_found_again_and_can_be_deleted(
 async fn a_desktop_is_made_as_the_request_says_and_ends_with_its_programs() {
     let broker = Broker::start_with("[screenshots]\nformat = 'jpeg'\nwidth_max = 320\nheight_max = 200").await;
     let api = broker.api().await;
-    let mut agent = Agent::xvnc(&broker, "").await;
+    let mut agent = Agent::xvnc(&broker, "");
     let marks = agent.folder.path().join("marks");
     std::fs::create_dir(&marks).unwrap();
     std::fs::set_permissions(&marks, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -207,7 +207,7 @@ async fn a_desktop_is_made_as_the_request_says_and_ends_with_its_programs() {
 async fn a_desktop_that_cannot_be_made_ends_with_the_reason_and_the_agent_lives() {
     let broker = Broker::start().await;
     let api = broker.api().await;
-    let mut agent = Agent::xvnc(&broker, "").await;
+    let mut agent = Agent::xvnc(&broker, "");
     agent.script("init/ends.sh", "#!/bin/sh\nexit 3\n");
     let server = agent.linked().await;
     api.server_available(&server).await;
@@ -239,7 +239,7 @@ async fn a_desktop_that_cannot_be_made_ends_with_the_reason_and_the_agent_lives(
 async fn a_host_without_xvnc_says_so_and_takes_no_sessions() {
     let broker = Broker::start().await;
     let api = broker.api().await;
-    let mut agent = Agent::without_xvnc(&broker).await;
+    let mut agent = Agent::without_xvnc(&broker);
     let server = agent.linked().await;
     let unhealthy = |server: &Value| server["UnavailabilityReason"] == "UNHEALTHY_DCV_SERVER";
     api.server_when(&server, "UNHEALTHY_DCV_SERVER", unhealthy).await;
@@ -253,7 +253,7 @@ async fn a_host_without_xvnc_says_so_and_takes_no_sessions() {
 async fn the_other_words_of_the_api_reach_a_real_desktop() {
     let broker = Broker::start().await;
     let api = broker.api().await;
-    let mut agent = Agent::xvnc(&broker, "").await;
+    let mut agent = Agent::xvnc(&broker, "");
     let server = agent.linked().await;
     api.server_available(&server).await;
     let owner = own_user();

@@ -58,7 +58,7 @@ fn environment() -> PathBuf {
 async fn a_generated_python_client_does_everything() {
     run(Command::new("java").arg("-version"), "Java is missing: install the Debian package default-jre-headless");
     let broker = Broker::start().await;
-    let mut agent = Agent::simulated(&broker, "").await;
+    let mut agent = Agent::simulated(&broker, "");
     let credentials = broker.register("python").await;
     let environment = tokio::task::spawn_blocking(environment).await.unwrap();
 

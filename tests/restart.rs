@@ -28,8 +28,8 @@ async fn survives(by: Signal) {
     let api = Api::connect(&broker.url(), &broker.ca_path(), &credentials).await;
     let leaver_api = Api::connect(&broker.url(), &broker.ca_path(), &leaver).await;
     broker.clients_command(&["unregister", "--client-id", &leaver.id]).await.unwrap();
-    let mut open = Agent::simulated(&broker, "").await;
-    let mut closed = Agent::simulated(&broker, "").await;
+    let mut open = Agent::simulated(&broker, "");
+    let mut closed = Agent::simulated(&broker, "");
     let (open_id, closed_id) = (open.linked().await, closed.linked().await);
 
     let ready = api.create_on(&open_id, "ann").await;
@@ -72,7 +72,7 @@ async fn survives(by: Signal) {
     }
 
     // What waited is placed when its server comes.
-    let future = Agent::simulated(&broker, "").await;
+    let future = Agent::simulated(&broker, "");
     std::fs::write(future.folder.path().join("tags/pool.toml"), "pool = 'future'").unwrap();
     api.session_in_state(&waiting, "READY").await;
 }
@@ -123,8 +123,8 @@ async fn a_second_broker_on_the_same_port_does_not_start_and_says_which() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_stops_the_start_with_the_name_of_the_file() {
     // Files that are there after a start, and what is done to them.
-    let damages: [(&str, fn(&mut Vec<u8>)); 6] = [
-        ("replica/log/db", flip_records),
+    let damages: [(&str, Damage); 6] = [
+        ("replica/log/db", |bytes| flip_records(bytes)),
         ("replica/log/db", cut_in_half),
         ("replica/format", |bytes| *bytes = b"format 99".to_vec()),
         ("cluster.key", |bytes| bytes.truncate(3)),
@@ -155,8 +155,10 @@ async fn damage_stops_the_start_with_the_name_of_the_file() {
     }
 }
 
+type Damage = fn(&mut Vec<u8>);
+
 /// Turns over a byte in the middle of each kilobyte that holds any.
-fn flip_records(bytes: &mut Vec<u8>) {
+fn flip_records(bytes: &mut [u8]) {
     for block in bytes.chunks_mut(1024).filter(|block| block.iter().any(|byte| *byte != 0)) {
         let middle = block.len() / 2;
         block[middle] ^= 0xff;
@@ -173,7 +175,7 @@ fn cut_in_half(bytes: &mut Vec<u8>) {
 async fn an_agent_that_was_killed_comes_back_as_the_same_server() {
     let broker = Broker::start().await;
     let api = broker.api().await;
-    let mut agent = Agent::simulated(&broker, "").await;
+    let mut agent = Agent::simulated(&broker, "");
     let server = agent.linked().await;
     let id = api.create_on(&server, "ann").await;
     api.session_in_state(&id, "READY").await;

@@ -19,17 +19,17 @@ pub struct Agent {
 impl Agent {
     /// An agent with simulated desktops and these further lines of
     /// configuration.
-    pub async fn simulated(broker: &Broker, configuration: &str) -> Self {
+    pub fn simulated(broker: &Broker, configuration: &str) -> Self {
         Self::start(broker, &format!("desktops = 'simulated'\n{configuration}"), None)
     }
 
     /// An agent with Xvnc desktops and these further lines of configuration.
-    pub async fn xvnc(broker: &Broker, configuration: &str) -> Self {
+    pub fn xvnc(broker: &Broker, configuration: &str) -> Self {
         Self::start(broker, &format!("desktops = 'xvnc'\n{configuration}"), None)
     }
 
     /// An agent on a host that lacks Xvnc: its program is hidden from it.
-    pub async fn without_xvnc(broker: &Broker) -> Self {
+    pub fn without_xvnc(broker: &Broker) -> Self {
         let installed = ["/usr/bin/Xvnc", "/usr/local/bin/Xvnc"].map(Path::new);
         let program = installed.into_iter().find(|path| path.exists());
         let program = program.expect("Xvnc is missing: install the Debian package tigervnc-standalone-server");
@@ -65,7 +65,7 @@ impl Agent {
         std::fs::write(folder.path().join("agent.conf"), text).unwrap();
         let hides = hides.map(Path::to_owned);
         let process = Process::start(command(folder.path(), hides.as_deref()));
-        Self { folder, process, hides }
+        Self { process, folder, hides }
     }
 
     /// Ends it by a signal and starts it again.

@@ -43,7 +43,7 @@ impl Broker {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("berth.toml"), configuration).unwrap();
         let process = Process::start(command(folder.path(), clients, agents));
-        let mut broker = Self { folder, process, clients, agents };
+        let mut broker = Self { process, folder, clients, agents };
         broker.serves().await;
         broker
     }

@@ -124,7 +124,7 @@ async fn line<T>(lines: &mut watch::Receiver<Vec<String>>, what: &str, find: imp
     match waited {
         Ok(Ok(seen)) => found(&seen).expect("waited for it"),
         Ok(Err(_)) => panic!("the process ended without saying: {what}"),
-        Err(_) => panic!("the process did not say within {} s: {what}", DEADLINE.as_secs()),
+        Err(elapsed) => panic!("the process did not say: {what} ({elapsed})"),
     }
 }
 
