@@ -251,6 +251,19 @@ async fn an_instruction_is_sent_again_until_it_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_instruction_reaches_its_agent_however_quickly_it_is_woken() {
+    let broker = Broker::start().await;
+    let api = broker.api().await;
+    let mut peer = Peer::join(&broker, "quick", Vec::new()).await;
+    for number in 0..200 {
+        let id = api.create_on("quick", &format!("user{number}")).await;
+        let (_, instruction) = peer.instruction().await;
+        assert_eq!(instruction.action.session().as_str(), id);
+        peer.settle(instruction.id, Answer::Done).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_older_connection_answers_has_no_effect() {
     let broker = Broker::start().await;
     let api = broker.api().await;
