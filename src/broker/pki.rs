@@ -85,9 +85,14 @@ impl Pki {
         create_private_folder(folder).map_err(|source| PkiError::Io { path: folder.to_owned(), source })?;
         let ca_path = folder.join("ca.pem");
         let ca_key_path = folder.join("ca.key");
+        let certificate_path = folder.join("server.pem");
+        // A key alone where nothing was ever served is an interrupted first start.
+        if !ca_path.exists() && !certificate_path.exists() && ca_key_path.exists() {
+            tracing::info!(file = %ca_key_path.display(), "removing the key of an unfinished authority");
+            fs::remove_file(&ca_key_path).map_err(|source| PkiError::Io { path: ca_key_path.clone(), source })?;
+        }
         let (ca_pem, issuer) = open_authority(&ca_path, &ca_key_path)?;
 
-        let certificate_path = folder.join("server.pem");
         let made = |source| PkiError::Make { path: ca_path.clone(), source };
         let names: Vec<String> =
             host_names().into_iter().chain(names.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect();
@@ -153,8 +158,9 @@ fn open_authority(ca_path: &Path, key_path: &Path) -> Result<(String, Issuer<'st
     set_validity(&mut params, CA_VALIDITY);
     let certificate = params.self_signed(&key).map_err(made)?;
     let ca_pem = certificate.pem();
-    // The key first: a certificate without its key could not be used, and a
-    // key without its certificate is refused at the next start.
+    // The key first: a certificate without its key could not be used. A key
+    // without its certificate is made anew if this is the first start, and
+    // refused at any other.
     write_private(key_path, key.serialize_pem().as_bytes())
         .map_err(|source| PkiError::Io { path: key_path.to_owned(), source })?;
     write_public(ca_path, ca_pem.as_bytes()).map_err(|source| PkiError::Io { path: ca_path.to_owned(), source })?;
@@ -245,6 +251,19 @@ mod tests {
         second.server_config(&Listener::default(), &[b"h2"]).expect("usable");
         fs::remove_file(path.join("ca.pem")).expect("removed");
         assert!(matches!(Pki::open(&path, &[]), Err(PkiError::Io { .. })));
+    }
+
+    #[test]
+    fn an_interrupted_first_start_is_begun_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tls");
+        Pki::open(&path, &[]).expect("made");
+        let key = fs::read(path.join("ca.key")).expect("written");
+        for file in ["ca.pem", "server.pem"] {
+            fs::remove_file(path.join(file)).expect("removed");
+        }
+        Pki::open(&path, &[]).expect("made anew");
+        assert_ne!(fs::read(path.join("ca.key")).expect("written"), key);
     }
 
     #[test]
