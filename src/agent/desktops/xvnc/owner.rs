@@ -1,7 +1,7 @@
 //! The user who owns a session, and programs started as that user.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -78,13 +78,9 @@ impl User {
         command
     }
 
-    /// Gives a file or folder to this user.
-    pub(super) fn give(&self, path: &Path) -> Result<(), Failure> {
-        if !self.is_other() {
-            return Ok(());
-        }
-        chown(path, Some(self.uid), Some(self.gid))
-            .map_err(|error| Failure(format!("{} cannot be given to {}: {error}", path.display(), self.name)))
+    /// User and group to give files to; `None` when they are theirs already.
+    pub(super) fn to_give_to(&self) -> Option<(u32, u32)> {
+        self.is_other().then_some((self.uid, self.gid))
     }
 
     /// Fails with advice when this user cannot pass all folders above `path`.
