@@ -119,7 +119,8 @@ fn setup(folder: &Path) -> Setup {
         folder: folder.join("sessions"),
         init_folder: folder.join("init"),
         autorun_folder: folder.join("autorun"),
-        settings: config::Xvnc::default(),
+        // The tests' own user may be root.
+        settings: config::Xvnc { allow_root: true, ..config::Xvnc::default() },
     }
 }
 
@@ -243,7 +244,8 @@ async fn an_owner_that_is_no_user_gets_a_reason_and_nothing_is_left() {
 async fn a_session_runs_as_its_owner_or_is_refused() {
     let host = Host::new().await;
     let session = id();
-    let owner = Owner::new("daemon").unwrap();
+    // A user with a shell, which every Debian has, that is not the tests'.
+    let owner = Owner::new("sync").unwrap();
     let made = host.desktops.create(session.clone(), SessionSpec { owner, ..spec() }, None).await;
     if !is_root() {
         let failure = made.unwrap_err();
@@ -256,10 +258,19 @@ async fn a_session_runs_as_its_owner_or_is_refused() {
         let pid = record["running"][process]["pid"].as_u64().unwrap();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let uid = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
-        assert_eq!(uid.split_ascii_whitespace().nth(1), Some("1"), "{process} runs as {uid}");
+        assert_eq!(uid.split_ascii_whitespace().nth(1), Some("4"), "{process} runs as {uid}");
     }
     host.desktops.close(session).await.unwrap();
     host.assert_nothing_left(&record);
+
+    for (owner, words) in [("root", "is root"), ("daemon", "nobody logs in")] {
+        let mut settings = setup(host.folder.path());
+        settings.settings.allow_root = false;
+        let desktops = Xvnc::open(settings).await.unwrap();
+        let spec = SessionSpec { owner: Owner::new(owner).unwrap(), ..spec() };
+        let failure = desktops.create(id(), spec, None).await.unwrap_err();
+        assert!(failure.0.contains(words), "{failure}");
+    }
 }
 
 /// The owner knows where the session's folder will be, and puts links there

@@ -67,8 +67,8 @@ impl Plan {
         if spec.kind != SessionKind::Virtual {
             return Err(Failure::new("this host gives virtual sessions only, no console sessions"));
         }
-        let user = User::look_up(&spec.owner).await?;
         let setup = &inner.setup;
+        let user = User::look_up(&spec.owner, setup.settings.allow_root).await?;
         let (desktop, terminal) = match (&spec.init_file, &setup.settings.window_manager) {
             (Some(file), _) => (below(&setup.init_folder, file, "init file")?, None),
             (None, Some(manager)) if is_executable(manager) => (manager.clone(), None),
