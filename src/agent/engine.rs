@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use super::Error;
 use super::desktops::{Desktops, Shot, State};
 use super::ledger::{self, Admission, Ledger};
-use super::link::{Event, Outbound};
+use super::link::{Event, Outbound, Outgoing};
 use super::reports::Told;
 use super::snapshot::Snapshot;
 use crate::domain::host::Limits;
@@ -31,7 +31,7 @@ use crate::protocol::{self, FromAgent, FromBroker, Hello, Question, Reply};
 /// Instructions that are carried out at a time. Starting a desktop keeps a
 /// processor busy for about a second.
 const INSTRUCTIONS_AT_ONCE: usize = 8;
-/// Pictures that are taken at a time.
+/// Pictures that are taken, or wait to be sent, at a time.
 const PICTURES_AT_ONCE: usize = 4;
 /// Changes within this time go into one report.
 const COALESCE: Duration = Duration::from_millis(100);
@@ -158,7 +158,7 @@ impl Engine {
                     if let Link::Up(connection) = &mut self.link
                         && let Some(message) = connection.waiting.pop_front()
                     {
-                        permit.send(message);
+                        permit.send(message.into());
                     }
                 }
                 Some(ended) = self.work.running.join_next() => self.on_ended(ended).await?,
@@ -454,9 +454,9 @@ impl Engine {
                 Ok(images) => Reply::Screenshot(images),
                 Err(failure) => Reply::Failed { reason: failure.0 },
             };
-            drop(permit);
             // Without a connection nobody waits for the picture any more.
-            let _ = outbound.send(FromAgent::Reply { question, reply }).await;
+            let message = FromAgent::Reply { question, reply };
+            let _ = outbound.send(Outgoing { message, permit: Some(permit) }).await;
         });
     }
 
@@ -518,7 +518,7 @@ impl Engine {
 }
 
 /// Waits until a waiting message can be sent.
-async fn room(link: &Link) -> mpsc::OwnedPermit<FromAgent> {
+async fn room(link: &Link) -> mpsc::OwnedPermit<Outgoing> {
     if let Link::Up(connection) = link
         && !connection.waiting.is_empty()
         && let Ok(permit) = connection.outbound.clone().reserve_owned().await
