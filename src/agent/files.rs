@@ -160,6 +160,26 @@ pub(crate) fn as_file_name(text: &str) -> Option<String> {
     (!name.is_empty() && name.len() <= 250).then_some(name)
 }
 
+/// Whether [`as_file_name`] could have made a name.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let mut text = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let digits = behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match (first, digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
+            (b'%', Some(byte)) => {
+                text.push(byte);
+                rest = &behind[2..];
+            }
+            _ => {
+                text.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8(text).is_ok_and(|text| as_file_name(&text).as_deref() == Some(name))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -220,5 +240,11 @@ mod tests {
         assert_ne!(as_file_name("a%2F"), as_file_name("a/"));
         assert_eq!(as_file_name(&"/".repeat(100)), None);
         assert_eq!(as_file_name(""), None);
+        for text in ["a-b_C9", "../../etc", "ä %2F"] {
+            assert!(is_file_name(&as_file_name(text).unwrap()), "{text}");
+        }
+        for name in ["", ".", ".trash", "a b", "a%2f", "%41", "lost+found", "%"] {
+            assert!(!is_file_name(name), "{name}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod display;
 mod owner;
 mod process;
 mod record;
+mod rests;
 mod screen;
 mod start;
 
@@ -282,7 +283,7 @@ impl Inner {
         let server = record.running.as_ref().map(|running| running.server);
         let leaders = record.running.as_ref().map(Running::leaders).unwrap_or_default();
         self.end_processes(record, server, &leaders).await?;
-        self.folder(&record.id)?.remove()
+        rests::remove(&self.setup.folder, self.folder(&record.id)?.path()).await
     }
 
     /// Ends the processes of a session and gives its display back.
@@ -327,14 +328,23 @@ impl Inner {
 
     async fn find_again(&self) -> Result<(), FileError> {
         let sessions = &self.setup.folder;
+        rests::empty_trash(sessions).await;
         let entries = std::fs::read_dir(sessions).map_err(FileError::of("list", sessions))?;
         for entry in entries {
-            let folder = Folder::at(entry.map_err(FileError::of("list", sessions))?.path());
+            let path = entry.map_err(FileError::of("list", sessions))?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if !name.is_some_and(files::is_file_name) {
+                if name != Some(rests::TRASH) {
+                    warn!(path = %path.display(), "this is no folder of a session and stays as it is");
+                }
+                continue;
+            }
+            let folder = Folder::at(path);
             let record = match folder.read() {
                 Ok(Some(record)) => record,
                 Ok(None) => {
                     // The agent ended before it had started anything.
-                    if let Err(failure) = folder.remove() {
+                    if let Err(failure) = rests::remove(sessions, folder.path()).await {
                         error!(%failure, "an empty session folder stays");
                     }
                     continue;

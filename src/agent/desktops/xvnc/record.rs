@@ -182,15 +182,6 @@ impl Folder {
         Ok(Some(record))
     }
 
-    /// Removes everything.
-    pub(super) fn remove(&self) -> Result<(), Failure> {
-        match fs::remove_dir_all(&self.0) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Failure(format!("the folder {} cannot be removed: {error}", self.0.display()))),
-        }
-    }
-
     /// Opens a log for a program to write to; appending, so that it can be cut.
     pub(super) fn open_log(&self, name: &str) -> Result<fs::File, Failure> {
         let path = self.log(name);
