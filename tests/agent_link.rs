@@ -278,9 +278,13 @@ async fn an_instruction_has_its_effect_once_and_its_answer_until_it_is_settled()
     let (mut peer, _) = broker.welcome(1).await;
     peer.instruct(1, 5, create("s", "ann")).await;
     assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done));
-    agent.desktops.end_by_itself(&session("s"), "gone");
     peer.instruct(1, 5, create("s", "ann")).await;
     assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done));
+    agent.desktops.end_by_itself(&session("s"), "gone");
+    let ended = "the session was made and has ended: gone";
+    peer.instruct(1, 5, create("s", "ann")).await;
+    let (id, answer) = peer.answer().await;
+    assert_eq!((id, failure(answer).as_str()), (InstructionId(5), ended));
     // Runs behind whatever else is done to the session.
     let fence = Action::SetPermissions { session: session("s"), permissions: String::new() };
     peer.instruct(1, 7, fence).await;
@@ -291,7 +295,8 @@ async fn an_instruction_has_its_effect_once_and_its_answer_until_it_is_settled()
 
     drop(peer);
     let (mut peer, _) = broker.welcome(2).await;
-    assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done), "not settled, so told again");
+    let (id, answer) = peer.answer().await;
+    assert_eq!((id, failure(answer).as_str()), (InstructionId(5), ended), "not settled, so told again");
     peer.say(&FromBroker::Settled { instruction: InstructionId(5) }).await;
     // Settled comes before the close of the connection, so it has been heard.
     peer.instruct(2, 6, Action::CloseSession { session: session("s") }).await;
@@ -303,6 +308,47 @@ async fn an_instruction_has_its_effect_once_and_its_answer_until_it_is_settled()
     let (id, answer) = peer.answer().await;
     assert_eq!(id, InstructionId(4));
     assert!(failure(answer).starts_with("superseded"));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ended_before_its_answer_arrived_was_not_made() {
+    let broker = Broker::start().await;
+    let simulated = Settings { create_delay_ms: 300, ..Settings::default() };
+    let agent = Agent::start(Config { simulated, ..broker.config() });
+    let (mut peer, _) = broker.welcome(1).await;
+    peer.instruct(1, 5, create("s", "ann")).await;
+    // Behind the instruction on the same connection, so that one was heard.
+    peer.instruct(1, 6, Action::CloseSession { session: session("other") }).await;
+    assert_eq!(peer.answer().await, (InstructionId(6), Answer::Done));
+    drop(peer);
+    let mut state = agent.desktops.watch();
+    let made = timeout(DEADLINE, state.wait_for(|state| state.sessions.contains_key(&session("s"))));
+    drop(made.await.unwrap().unwrap());
+    agent.desktops.end_by_itself(&session("s"), "the user logged out");
+
+    let (mut peer, hello) = broker.welcome(2).await;
+    assert_eq!(hello.report.sessions, Some(Inventory::Full(Vec::new())));
+    let (id, answer) = peer.answer().await;
+    assert_eq!(id, InstructionId(5));
+    assert_eq!(failure(answer), "the session was made and has ended: the user logged out");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_before_a_report_names_it_is_reported_gone() {
+    let broker = Broker::start().await;
+    let agent = Agent::start(broker.config());
+    let (mut peer, _) = broker.welcome(1).await;
+    peer.instruct(1, 5, create("s", "ann")).await;
+    // A report that names it would come a tenth of a second behind the answer.
+    while !matches!(peer.next().await, FromAgent::Answer { .. }) {}
+    agent.desktops.end_by_itself(&session("s"), "the user logged out");
+    let ended = |report: &Report| matches!(&report.sessions, Some(Inventory::Changes { gone, .. }) if !gone.is_empty());
+    let Some(Inventory::Changes { gone, .. }) = peer.report(ended).await.sessions else {
+        unreachable!("checked above")
+    };
+    assert_eq!((&gone[0].id, gone[0].reason.as_deref()), (&session("s"), Some("the user logged out")));
     agent.stop().await;
 }
 
@@ -323,8 +369,9 @@ async fn an_instruction_of_another_epoch_is_void() {
     let (mut peer, _) = broker.welcome(2).await;
     assert_eq!(peer.answer().await.0, InstructionId(3));
     peer.instruct(2, 4, create("old", "bob")).await;
-    peer.report(|report| *report == Report::default() || report.load.is_some()).await;
-    assert_eq!(agent.desktops.watch().borrow().sessions.len(), 1);
+    // Would run, and be answered, behind a create of the same session.
+    peer.instruct(8, 5, Action::CloseSession { session: session("old") }).await;
+    assert_eq!(peer.answer().await, (InstructionId(5), Answer::Done));
     agent.stop().await;
 }
 

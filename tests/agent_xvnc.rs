@@ -82,7 +82,7 @@ impl Host {
         assert!(left.is_empty(), "processes are left: {left:?}");
         self.assert_folder_empty();
         let running = &record["running"];
-        if let Some(display) = running["display"].as_u64() {
+        if let Some(display) = record["screen"]["display"].as_u64() {
             // Another test may have taken the display since: then the lock is its.
             let lock = std::fs::read_to_string(format!("/tmp/.X{display}-lock")).unwrap_or_default();
             assert_ne!(lock.trim(), running["server"]["pid"].to_string(), "the lock is left");
@@ -119,7 +119,8 @@ fn setup(folder: &Path) -> Setup {
         folder: folder.join("sessions"),
         init_folder: folder.join("init"),
         autorun_folder: folder.join("autorun"),
-        settings: config::Xvnc::default(),
+        // The tests' own user may be root.
+        settings: config::Xvnc { allow_root: true, ..config::Xvnc::default() },
     }
 }
 
@@ -190,8 +191,15 @@ async fn a_session_shows_a_desktop_outlives_the_agent_and_leaves_nothing() {
     assert_eq!(picture.dimensions(), (320, 200));
 
     let record = host.record(&session);
-    let own = host.folder.path().join("sessions").join(session.as_str()).join("own");
-    for (path, mode) in [(own.clone(), 0o700), (own.join("xauthority"), 0o600), (own.join("vnc-password"), 0o600)] {
+    let folder = host.folder.path().join("sessions").join(session.as_str());
+    for (name, mode) in [
+        ("session.json", 0o600),
+        ("access", 0o711),
+        ("access/xauthority", 0o400),
+        ("access/vnc-password", 0o400),
+        ("runtime", 0o700),
+    ] {
+        let path = folder.join(name);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
     }
 
@@ -211,7 +219,7 @@ async fn connected_clients_are_counted_and_their_leaving_is_kept() {
     let host = Host::new().await;
     let session = id();
     host.create(&session, spec()).await;
-    let port = u16::try_from(host.record(&session)["running"]["port"].as_u64().unwrap()).unwrap();
+    let port = u16::try_from(5900 + host.record(&session)["screen"]["display"].as_u64().unwrap()).unwrap();
     let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     host.wait_for("one client", |state| state.sessions[&session].connections == 1).await;
     drop(client);
@@ -236,7 +244,8 @@ async fn an_owner_that_is_no_user_gets_a_reason_and_nothing_is_left() {
 async fn a_session_runs_as_its_owner_or_is_refused() {
     let host = Host::new().await;
     let session = id();
-    let owner = Owner::new("daemon").unwrap();
+    // A user with a shell, which every Debian has, that is not the tests'.
+    let owner = Owner::new("sync").unwrap();
     let made = host.desktops.create(session.clone(), SessionSpec { owner, ..spec() }, None).await;
     if !is_root() {
         let failure = made.unwrap_err();
@@ -249,10 +258,67 @@ async fn a_session_runs_as_its_owner_or_is_refused() {
         let pid = record["running"][process]["pid"].as_u64().unwrap();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let uid = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
-        assert_eq!(uid.split_ascii_whitespace().nth(1), Some("1"), "{process} runs as {uid}");
+        assert_eq!(uid.split_ascii_whitespace().nth(1), Some("4"), "{process} runs as {uid}");
     }
     host.desktops.close(session).await.unwrap();
     host.assert_nothing_left(&record);
+
+    for (owner, words) in [("root", "is root"), ("daemon", "nobody logs in")] {
+        let mut settings = setup(host.folder.path());
+        settings.settings.allow_root = false;
+        let desktops = Xvnc::open(settings).await.unwrap();
+        let spec = SessionSpec { owner: Owner::new(owner).unwrap(), ..spec() };
+        let failure = desktops.create(id(), spec, None).await.unwrap_err();
+        assert!(failure.0.contains(words), "{failure}");
+    }
+}
+
+/// The owner knows where the session's folder will be, and puts links there
+/// whenever that is possible, in the hope that root writes through one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_with_links_gets_nothing_of_roots() {
+    if !is_root() {
+        // The agent is no other user then: there is nothing to gain.
+        return;
+    }
+    const ATTACKER: u32 = 4;
+    let host = Host::new().await;
+    let session = id();
+    let folder = host.folder.path().join("sessions").join(session.as_str());
+    let secret = host.folder.path().join("secret");
+    std::fs::write(&secret, "of root").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let names = "xauthority xauthority.new vnc-password vnc-password.new session.json session.new runtime access own";
+    let script = format!(
+        "while :; do for folder in '{0}' '{0}/access' '{0}/own'; do for name in {names}; do \
+         ln -s '{1}' $folder/$name; done; done; done 2> /dev/null",
+        folder.display(),
+        secret.display(),
+    );
+    let mut attack = std::process::Command::new("setpriv")
+        .args([&format!("--reuid={ATTACKER}"), "--regid=65534", "--clear-groups", "/bin/sh", "-c", &script])
+        .spawn()
+        .unwrap();
+    let owner = Owner::new("sync").unwrap();
+    let made = host.desktops.create(session.clone(), SessionSpec { owner, ..spec() }, None).await;
+    attack.kill().unwrap();
+    attack.wait().unwrap();
+    made.unwrap();
+
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), "of root");
+    let metadata = secret.metadata().unwrap();
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (0, 0o600));
+    for name in ["", "session.json", "access", "xvnc.log"] {
+        let metadata = folder.join(name).symlink_metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o022), (0, 0), "{name} is the owner's to change");
+    }
+    for name in ["access/xauthority", "access/vnc-password"] {
+        let metadata = folder.join(name).symlink_metadata().unwrap();
+        assert!(metadata.is_file() && metadata.uid() == ATTACKER && metadata.mode() & 0o777 == 0o400, "{name}");
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.join("access")).unwrap().collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    host.desktops.close(session).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,7 +336,7 @@ async fn the_init_file_makes_the_desktop_and_the_autorun_file_gets_its_arguments
     };
     host.create(&session, spec).await;
     let record = host.record(&session);
-    let expected = format!("two words; $HOME|:{}|{}\n", record["running"]["display"], own_user());
+    let expected = format!("two words; $HOME|:{}|{}\n", record["screen"]["display"], own_user());
     assert_eq!(content_of(&told).await, expected);
     let log = host.folder.path().join("sessions").join(session.as_str()).join("desktop.log");
     assert!(content_of(&log).await.contains(&format!("init {session}")));
@@ -337,7 +403,7 @@ async fn sessions_made_at_the_same_moment_get_displays_of_their_own() {
     let made = futures_util::future::join_all(sessions.iter().map(|session| host.create(session, spec())));
     made.await;
     let displays: std::collections::BTreeSet<u64> =
-        sessions.iter().map(|session| host.record(session)["running"]["display"].as_u64().unwrap()).collect();
+        sessions.iter().map(|session| host.record(session)["screen"]["display"].as_u64().unwrap()).collect();
     assert_eq!(displays.len(), sessions.len());
     for session in sessions {
         let record = host.record(&session);

@@ -147,11 +147,14 @@ pub struct Xvnc {
     /// Program that starts the desktop when a session names no init file; an
     /// absolute path. `None` takes the first one that is installed.
     pub window_manager: Option<PathBuf>,
+    /// Whether the user root may own a session. Whoever may create sessions
+    /// through the broker is then root on this host.
+    pub allow_root: bool,
 }
 
 impl Default for Xvnc {
     fn default() -> Self {
-        Self { geometry: Geometry { width: 1280, height: 800 }, window_manager: None }
+        Self { geometry: Geometry { width: 1280, height: 800 }, window_manager: None, allow_root: false }
     }
 }
 

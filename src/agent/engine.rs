@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use super::Error;
 use super::desktops::{Desktops, Shot, State};
 use super::ledger::{self, Admission, Ledger};
-use super::link::{Event, Outbound};
+use super::link::{Event, Outbound, Outgoing};
 use super::reports::Told;
 use super::snapshot::Snapshot;
 use crate::domain::host::Limits;
@@ -31,7 +31,7 @@ use crate::protocol::{self, FromAgent, FromBroker, Hello, Question, Reply};
 /// Instructions that are carried out at a time. Starting a desktop keeps a
 /// processor busy for about a second.
 const INSTRUCTIONS_AT_ONCE: usize = 8;
-/// Pictures that are taken at a time.
+/// Pictures that are taken, or wait to be sent, at a time.
 const PICTURES_AT_ONCE: usize = 4;
 /// Changes within this time go into one report.
 const COALESCE: Duration = Duration::from_millis(100);
@@ -158,7 +158,7 @@ impl Engine {
                     if let Link::Up(connection) = &mut self.link
                         && let Some(message) = connection.waiting.pop_front()
                     {
-                        permit.send(message);
+                        permit.send(message.into());
                     }
                 }
                 Some(ended) = self.work.running.join_next() => self.on_ended(ended).await?,
@@ -195,7 +195,7 @@ impl Engine {
                 Some(_) => Answer::Failed { reason: exists(session) },
                 None => Answer::Failed { reason: "the agent ended while it made the session".to_owned() },
             };
-            self.write_answer(instruction.id, answer).await?;
+            self.write_answer(&instruction, answer).await?;
         }
         Ok(())
     }
@@ -243,10 +243,14 @@ impl Engine {
         let waiting = VecDeque::new();
         self.link = Link::Up(Connection { outbound, _hold: hold, waiting, told, number: 0, reported: false });
         self.ledger_write(move |ledger| ledger.forget_below(oldest)).await?;
-        let answers: Vec<(InstructionId, Answer)> =
-            self.with_ledger(|ledger| ledger.answers().map(|(id, answer)| (id, answer.clone())).collect()).await?;
-        for (instruction, answer) in answers {
-            self.send(FromAgent::Answer { instruction, answer });
+        let answers: Vec<(InstructionId, Option<SessionId>, Answer)> = self
+            .with_ledger(|ledger| {
+                let all = ledger.answers();
+                all.map(|(instruction, answer)| (instruction.id, made_by(instruction), answer.clone())).collect()
+            })
+            .await?;
+        for (instruction, made, answer) in answers {
+            self.answer(instruction, made, answer);
         }
         self.report(true);
         Ok(())
@@ -286,7 +290,7 @@ impl Engine {
                 self.enqueue(instruction);
             }
             Ok(Admission::Running) => {}
-            Ok(Admission::Answered(answer)) => self.send(FromAgent::Answer { instruction: instruction.id, answer }),
+            Ok(Admission::Answered(answer)) => self.answer(instruction.id, made_by(&instruction), answer),
             Err(error) => {
                 error!(%error, instruction = %instruction.id, "an instruction is refused; letting go of the link");
                 self.link = Link::Down;
@@ -405,15 +409,34 @@ impl Engine {
                 warn!(instruction = %instruction.id, %session, action = name(&instruction.action), %reason, "failed");
             }
         }
-        self.write_answer(instruction.id, answer).await?;
+        self.write_answer(&instruction, answer).await?;
         Ok(session)
     }
 
-    async fn write_answer(&mut self, instruction: InstructionId, answer: Answer) -> Result<(), Error> {
-        let written = answer.clone();
-        self.ledger_write(move |ledger| ledger.finish(instruction, &written)).await?;
-        self.send(FromAgent::Answer { instruction, answer });
+    async fn write_answer(&mut self, instruction: &Instruction, answer: Answer) -> Result<(), Error> {
+        let (id, written) = (instruction.id, answer.clone());
+        self.ledger_write(move |ledger| ledger.finish(id, &written)).await?;
+        self.answer(id, made_by(instruction), answer);
         Ok(())
+    }
+
+    /// Sends an answer. The broker takes a session for ready when it hears that
+    /// it was made, and no report before that counts. So that it does not wait
+    /// for ever on one that has ended since, a create is done only while its
+    /// session is here, and from then on reports tell of its end.
+    fn answer(&mut self, instruction: InstructionId, made: Option<SessionId>, mut answer: Answer) {
+        if let (Answer::Done, Some(session)) = (&answer, &made) {
+            let state = self.state.borrow();
+            if state.sessions.get(session).is_some_and(|found| found.created_by == Some(instruction)) {
+                if let Link::Up(connection) = &mut self.link {
+                    connection.told.made(session);
+                }
+            } else {
+                let why = state.reason_of_end(session).unwrap_or("it was closed");
+                answer = Answer::Failed { reason: format!("the session was made and has ended: {why}") };
+            }
+        }
+        self.send(FromAgent::Answer { instruction, answer });
     }
 
     fn on_question(&mut self, question: u64, asked: Question) {
@@ -431,9 +454,9 @@ impl Engine {
                 Ok(images) => Reply::Screenshot(images),
                 Err(failure) => Reply::Failed { reason: failure.0 },
             };
-            drop(permit);
             // Without a connection nobody waits for the picture any more.
-            let _ = outbound.send(FromAgent::Reply { question, reply }).await;
+            let message = FromAgent::Reply { question, reply };
+            let _ = outbound.send(Outgoing { message, permit: Some(permit) }).await;
         });
     }
 
@@ -495,7 +518,7 @@ impl Engine {
 }
 
 /// Waits until a waiting message can be sent.
-async fn room(link: &Link) -> mpsc::OwnedPermit<FromAgent> {
+async fn room(link: &Link) -> mpsc::OwnedPermit<Outgoing> {
     if let Link::Up(connection) = link
         && !connection.waiting.is_empty()
         && let Ok(permit) = connection.outbound.clone().reserve_owned().await
@@ -504,6 +527,14 @@ async fn room(link: &Link) -> mpsc::OwnedPermit<FromAgent> {
     }
     // Nothing waits, or the link is gone and says so by itself.
     std::future::pending().await
+}
+
+/// The session that an instruction makes.
+fn made_by(instruction: &Instruction) -> Option<SessionId> {
+    match &instruction.action {
+        Action::CreateSession { session, .. } => Some(session.clone()),
+        _ => None,
+    }
 }
 
 fn exists(session: &SessionId) -> String {

@@ -176,8 +176,8 @@ impl Ledger {
     }
 
     /// Answers that the broker has not settled, oldest first.
-    pub(crate) fn answers(&self) -> impl Iterator<Item = (InstructionId, &Answer)> {
-        self.entries.iter().filter_map(|(id, entry)| Some((*id, entry.answer.as_ref()?)))
+    pub(crate) fn answers(&self) -> impl Iterator<Item = (&Instruction, &Answer)> {
+        self.entries.values().filter_map(|entry| Some((&entry.instruction, entry.answer.as_ref()?)))
     }
 
     /// Instructions without an answer, oldest first: after a start these are

@@ -83,7 +83,7 @@ fn what_the_broker_no_longer_waits_for_is_forgotten_unless_it_runs() {
     ledger.finish(InstructionId(3), &Answer::Done).unwrap();
     ledger.forget_below(InstructionId(3)).unwrap();
     assert_eq!(ledger.running(), [create(2)]);
-    assert_eq!(ledger.answers().map(|(id, _)| id).collect::<Vec<_>>(), [InstructionId(3)]);
+    assert_eq!(ledger.answers().map(|(instruction, _)| instruction.id).collect::<Vec<_>>(), [InstructionId(3)]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 

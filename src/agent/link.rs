@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -44,7 +44,22 @@ const SILENCE_MAX: Duration = PING_INTERVAL.saturating_mul(PINGS_MISSED_MAX);
 const OUTBOUND_MAX: usize = 256;
 
 /// Messages to the broker over one connection.
-pub(super) type Outbound = mpsc::Sender<FromAgent>;
+pub(super) type Outbound = mpsc::Sender<Outgoing>;
+
+/// A message to the broker.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) message: FromAgent,
+    /// Held until the message is sent, so that no more large ones are made
+    /// than a slow connection takes.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+impl From<FromAgent> for Outgoing {
+    fn from(message: FromAgent) -> Self {
+        Self { message, permit: None }
+    }
+}
 
 /// What the link tells the engine.
 #[derive(Debug)]
@@ -279,7 +294,7 @@ impl Link {
     async fn carry(
         &self,
         socket: &mut Socket,
-        mut messages: mpsc::Receiver<FromAgent>,
+        mut messages: mpsc::Receiver<Outgoing>,
         stop: CancellationToken,
     ) -> Result<std::convert::Infallible, Problem> {
         let mut pings = interval(PING_INTERVAL);
@@ -301,8 +316,9 @@ impl Link {
                     }
                 }
                 message = messages.recv() => {
-                    let Some(message) = message else { return Err(Problem::LetGo) };
+                    let Some(Outgoing { message, permit }) = message else { return Err(Problem::LetGo) };
                     send(socket, &message).await?;
+                    drop(permit);
                 }
                 _ = pings.tick() => {
                     if heard.elapsed() >= SILENCE_MAX {
@@ -322,6 +338,7 @@ impl Link {
 
 async fn send(socket: &mut Socket, message: &FromAgent) -> Result<(), Problem> {
     let text = serde_json::to_string(message).map_err(|error| Problem::Broken(error.to_string()))?;
+    // The broker, too, hears nothing else until the whole message is there.
     match timeout(SILENCE_MAX, socket.send(Message::text(text))).await {
         Ok(sent) => sent.map_err(|error| Problem::Broken(error.to_string())),
         Err(_) => Err(Problem::Silent),

@@ -13,7 +13,9 @@ pub(super) struct Told {
     facts: HostFacts,
     load: HostLoad,
     health: Health,
-    sessions: BTreeMap<SessionId, ReportedSession>,
+    /// `None` for a session that the broker knows by an answer only: it is to
+    /// hear more of it, or that it is gone.
+    sessions: BTreeMap<SessionId, Option<ReportedSession>>,
 }
 
 impl Told {
@@ -25,7 +27,14 @@ impl Told {
             health: Some(state.health.clone()),
             sessions: Some(Inventory::Full(state.sessions.values().cloned().collect())),
         };
-        (report, Self { facts, load, health: state.health.clone(), sessions: state.sessions.clone() })
+        let sessions = state.sessions.iter().map(|(id, session)| (id.clone(), Some(session.clone()))).collect();
+        (report, Self { facts, load, health: state.health.clone(), sessions })
+    }
+
+    /// The broker is about to hear by an answer that a session exists. From
+    /// then on it must hear of its end, too.
+    pub(super) fn made(&mut self, session: &SessionId) {
+        self.sessions.entry(session.clone()).or_insert(None);
     }
 
     /// Facts and load that differ.
@@ -49,7 +58,7 @@ impl Told {
         let changed: Vec<ReportedSession> = state
             .sessions
             .iter()
-            .filter(|(id, session)| self.sessions.get(id) != Some(session))
+            .filter(|(id, session)| self.sessions.get(*id).and_then(Option::as_ref) != Some(*session))
             .map(|(_, session)| session.clone())
             .collect();
         let gone: Vec<EndedSession> = self
@@ -62,7 +71,7 @@ impl Told {
             return;
         }
         for session in &changed {
-            self.sessions.insert(session.id.clone(), session.clone());
+            self.sessions.insert(session.id.clone(), Some(session.clone()));
         }
         for ended in &gone {
             self.sessions.remove(&ended.id);
@@ -119,5 +128,20 @@ mod tests {
         let mut report = Report::default();
         told.desktops(&mut report, &state);
         assert_eq!(report, Report::default());
+    }
+
+    #[test]
+    fn a_session_that_was_only_answered_for_is_told_or_its_end_is() {
+        let mut state = State::default();
+        let (_, mut told) = Told::all(HostFacts::default(), HostLoad::default(), &state);
+        let [a, b] = ["a", "b"].map(|id| SessionId::new(id).unwrap());
+        told.made(&a);
+        told.made(&b);
+        state.sessions.insert(a, session("a"));
+        state.end(&b, "at once");
+        let mut report = Report::default();
+        told.desktops(&mut report, &state);
+        let gone = vec![EndedSession { id: b, reason: Some("at once".to_owned()) }];
+        assert_eq!(report.sessions, Some(Inventory::Changes { changed: vec![session("a")], gone }));
     }
 }

@@ -128,6 +128,7 @@ fn broker_config(folder: &Path, args: &Args) -> Config {
 fn agent_config(folder: &Path, running: &Running) -> agent::Config {
     let mut config = agent::Config::new("localhost", &running.agent_secret_path, &folder.join("agent"));
     config.broker_port = running.agent_address.port();
+    config.xvnc.allow_root = true; // whoever starts this gets a desktop of their own
     config.ca_file = Some(running.ca_path.clone());
     config.tags_folder = folder.join("agent/tags");
     // One person tries things out: let them make as many desktops as they like.

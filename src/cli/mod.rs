@@ -70,6 +70,8 @@ pub fn main() -> ExitCode {
             Command::Bench(args) => bench::run(args).await,
         }
     });
+    // A thread that hangs in the system's hands must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(10));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),

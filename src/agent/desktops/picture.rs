@@ -4,7 +4,6 @@ use std::io::Cursor;
 
 use base64::Engine as _;
 use image::codecs::jpeg::JpegEncoder;
-use image::imageops::FilterType;
 use image::{DynamicImage, ImageFormat as FileFormat, RgbImage};
 
 use super::{Failure, Shot};
@@ -16,15 +15,18 @@ pub const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Quality of JPEG files, of 100.
 const JPEG_QUALITY: u8 = 85;
 
+/// Longest side of a picture, whatever was asked for.
+const SIDE_MAX: u32 = 4096;
+
+/// Most pixels of the screen that become one: their sum is kept in 32 bits.
+const PIXELS_IN_ONE_MAX: u64 = 1 << 22;
+
 /// Scales a screen to fit, never enlarging it, and encodes it. Takes tens of
-/// milliseconds of processor time for a large screen.
+/// milliseconds of processor time for a large screen, and no more memory than
+/// the screen and the picture have.
 pub fn encode(screen: RgbImage, shot: Shot, taken_at_ms: u64) -> Result<Image, Failure> {
-    let (width, height) = fit(screen.dimensions(), (shot.width_max, shot.height_max));
-    let scaled = if (width, height) == screen.dimensions() {
-        screen
-    } else {
-        image::imageops::resize(&screen, width, height, FilterType::Triangle)
-    };
+    let (width, height) = fit(screen.dimensions(), (shot.width_max.min(SIDE_MAX), shot.height_max.min(SIDE_MAX)));
+    let scaled = if (width, height) == screen.dimensions() { screen } else { shrink(&screen, width, height) };
     let mut file = Cursor::new(Vec::new());
     let encoded = match shot.format {
         ImageFormat::Png => DynamicImage::ImageRgb8(scaled).write_to(&mut file, FileFormat::Png),
@@ -40,6 +42,16 @@ pub fn encode(screen: RgbImage, shot: Shot, taken_at_ms: u64) -> Result<Image, F
     }
     let data = base64::engine::general_purpose::STANDARD.encode(bytes);
     Ok(Image { format: shot.format, data, taken_at_ms, primary: true })
+}
+
+/// A smaller picture: each pixel is the mean of those it stands for.
+fn shrink(screen: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
+    if pixels(screen.width(), screen.height()) / pixels(width, height) < PIXELS_IN_ONE_MAX {
+        return image::imageops::thumbnail(screen, width, height);
+    }
+    // Nothing could be seen on so few pixels in any case.
+    RgbImage::from_pixel(width, height, *screen.get_pixel(0, 0))
 }
 
 /// The largest size within the limits that keeps the shape; at least 1 × 1.

@@ -7,10 +7,12 @@
 //! A session ends by itself when its X server or the program that makes its
 //! desktop ends; the rest is then cleared away.
 
+mod client;
 mod display;
 mod owner;
 mod process;
 mod record;
+mod rests;
 mod screen;
 mod start;
 
@@ -36,8 +38,8 @@ use crate::protocol::Image;
 
 use display::Displays;
 use process::Process;
-use record::{Folder, Record, VERSION};
-use screen::Display;
+use record::{Folder, Record, Running, VERSION};
+use screen::Room;
 use start::Plan;
 
 /// Time between two looks at the sessions, when nothing calls for one.
@@ -70,6 +72,7 @@ struct Inner {
     /// Sessions that are up.
     live: Mutex<BTreeMap<SessionId, Record>>,
     displays: Displays,
+    room: Room,
     /// Held while something is done to a session.
     turns: Mutex<HashMap<SessionId, Arc<tokio::sync::Mutex<()>>>>,
     /// Calls for a look at the sessions: a process ended.
@@ -89,8 +92,9 @@ pub struct Viewing {
 /// it does not run there.
 pub fn viewing(sessions: &Path, id: &SessionId) -> Option<Viewing> {
     let folder = Folder::of(sessions, id).ok()?;
-    let running = folder.read().ok()??.running?;
-    Some(Viewing { port: running.port, password_file: folder.password() })
+    let record = folder.read().ok()??;
+    record.running?;
+    Some(Viewing { port: display::port_of(record.screen?.display), password_file: folder.password() })
 }
 
 impl Xvnc {
@@ -98,12 +102,15 @@ impl Xvnc {
     /// of those that ended meanwhile, and watches over all.
     pub async fn open(setup: Setup) -> Result<Self, FileError> {
         files::make_folder(&setup.folder, 0o711)?;
-        display::prepare_socket_folder();
+        if let Err(problem) = display::prepare_socket_folder() {
+            error!(%problem, "no session can be made until this is put right");
+        }
         let inner = Arc::new(Inner {
             setup,
             state: watch::Sender::new(State { health: health(), ..State::default() }),
             live: Mutex::default(),
             displays: Displays::default(),
+            room: Room::default(),
             turns: Mutex::default(),
             look: Notify::new(),
         });
@@ -172,15 +179,18 @@ impl Desktops for Xvnc {
     fn screenshot(&self, session: SessionId, shot: Shot) -> BoxFuture<'_, Result<Vec<Image>, Failure>> {
         async move {
             let record = self.inner.live().get(&session).cloned().ok_or_else(|| unknown(&session))?;
-            let running = record.running.ok_or_else(|| unknown(&session))?;
-            let authority = self.inner.folder(&session)?.authority();
-            let display = Display { number: running.display, authority };
-            let screen = display
-                .picture()
+            let screen = record.screen.as_ref().ok_or_else(|| unknown(&session))?;
+            let (pixels, room) = screen
+                .picture(&self.inner.room)
                 .await
                 .map_err(|problem| Failure(format!("no picture of session {session} can be taken: {problem}")))?;
             let taken_at_ms = clock::now().0;
-            let encoded = tokio::task::spawn_blocking(move || picture::encode(screen, shot, taken_at_ms)).await;
+            let encoding = tokio::task::spawn_blocking(move || {
+                let encoded = picture::encode(pixels, shot, taken_at_ms);
+                drop(room);
+                encoded
+            });
+            let encoded = encoding.await;
             let image = encoded.map_err(|error| Failure(format!("the picture failed: {error}")))??;
             Ok(vec![image])
         }
@@ -229,6 +239,7 @@ impl Inner {
             created_at: clock::now(),
             mark: uuid::Uuid::new_v4().simple().to_string(),
             last_disconnected_at: None,
+            screen: None,
             running: None,
         };
         match self.bring_up(&plan, &folder, &mut record).await {
@@ -243,13 +254,13 @@ impl Inner {
     }
 
     async fn bring_up(self: &Arc<Self>, plan: &Plan, folder: &Folder, record: &mut Record) -> Result<(), Failure> {
-        files::make_folder(folder.path(), 0o711).map_err(|error| Failure(error.to_string()))?;
+        files::make_new_folder(folder.path(), 0o711, None).map_err(|error| Failure(error.to_string()))?;
         folder.write(record)?;
         if let Some(permissions) = &record.spec.permissions {
             write_permissions(folder, permissions)?;
         }
         plan.prepare(folder).await?;
-        record.running = Some(plan.start(self, folder, record).await?);
+        plan.start(self, folder, record).await?;
         self.keep(folder, record.clone())
     }
 
@@ -269,26 +280,37 @@ impl Inner {
 
     /// Ends everything of a session and removes every trace.
     async fn end(&self, record: &Record) -> Result<(), Failure> {
-        let (display, leaders) = match &record.running {
-            Some(running) => (Some((running.display, running.server)), running.leaders()),
-            None => (None, Vec::new()),
-        };
-        self.end_processes(&record.mark, display, &leaders).await?;
-        self.folder(&record.id)?.remove()
+        let server = record.running.as_ref().map(|running| running.server);
+        let leaders = record.running.as_ref().map(Running::leaders).unwrap_or_default();
+        self.end_processes(record, server, &leaders).await?;
+        rests::remove(&self.setup.folder, self.folder(&record.id)?.path()).await
     }
 
+    /// Ends the processes of a session and gives its display back.
     async fn end_processes(
         &self,
-        mark: &str,
-        display: Option<(u16, Process)>,
+        record: &Record,
+        server: Option<Process>,
         leaders: &[Process],
     ) -> Result<(), Failure> {
-        let left = process::end_all(mark, display.map(|(_, server)| server), leaders).await;
+        let left = process::end_all(&record.mark, server, leaders).await;
+        let display = record.screen.as_ref().map(|screen| screen.display);
+        let cleaned = match display {
+            Some(display) if left.is_empty() => tokio::task::spawn_blocking(move || display::clean_up(display))
+                .await
+                .map_err(|error| Failure(format!("clearing display {display} failed: {error}")))
+                .flatten(),
+            _ => Ok(()),
+        };
+        // Should its X server still run, the next look at the display shows it.
+        if let Some(display) = display {
+            self.displays.give_back(display, &record.mark);
+        }
         if !left.is_empty() {
             let pids: Vec<String> = left.iter().map(|process| process.pid.to_string()).collect();
             return Err(Failure(format!("processes of the session cannot be ended: {}", pids.join(", "))));
         }
-        display.map_or(Ok(()), |(display, server)| start::clear_display(self, display, server))
+        cleaned
     }
 
     /// Waits for a process in the background, so that it does not stay a
@@ -306,14 +328,23 @@ impl Inner {
 
     async fn find_again(&self) -> Result<(), FileError> {
         let sessions = &self.setup.folder;
+        rests::empty_trash(sessions).await;
         let entries = std::fs::read_dir(sessions).map_err(FileError::of("list", sessions))?;
         for entry in entries {
-            let folder = Folder::at(entry.map_err(FileError::of("list", sessions))?.path());
+            let path = entry.map_err(FileError::of("list", sessions))?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if !name.is_some_and(files::is_file_name) {
+                if name != Some(rests::TRASH) {
+                    warn!(path = %path.display(), "this is no folder of a session and stays as it is");
+                }
+                continue;
+            }
+            let folder = Folder::at(path);
             let record = match folder.read() {
                 Ok(Some(record)) => record,
                 Ok(None) => {
                     // The agent ended before it had started anything.
-                    if let Err(failure) = folder.remove() {
+                    if let Err(failure) = rests::remove(sessions, folder.path()).await {
                         error!(%failure, "an empty session folder stays");
                     }
                     continue;
@@ -324,9 +355,9 @@ impl Inner {
                 }
             };
             let up = record.running.as_ref().filter(|running| running.server.is_alive() && running.desktop.is_alive());
-            if let Some(running) = up {
-                info!(session = %record.id, display = running.display, "found a session again");
-                self.displays.keep(running.display);
+            if let (Some(_), Some(screen)) = (up, &record.screen) {
+                info!(session = %record.id, display = screen.display, "found a session again");
+                self.displays.keep(screen.display, &record.mark);
                 let report = record.report(0);
                 self.live().insert(record.id.clone(), record);
                 self.state.send_modify(|state| {
@@ -357,9 +388,10 @@ impl Inner {
         }
         let tables = tokio::task::spawn_blocking(display::connection_tables).await.unwrap_or_default();
         for record in records {
-            let Some(running) = &record.running else { continue };
+            let (Some(running), Some(screen)) = (&record.running, &record.screen) else { continue };
             if running.server.is_alive() && running.desktop.is_alive() {
-                self.look_at(&record, display::connections_to(running.port, &tables)).await;
+                let port = display::port_of(screen.display);
+                self.look_at(&record, display::connections_to(port, &tables)).await;
             } else {
                 self.notice_end(&record.id).await;
             }

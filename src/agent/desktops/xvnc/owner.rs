@@ -1,7 +1,7 @@
 //! The user who owns a session, and programs started as that user.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -30,8 +30,9 @@ pub(super) struct User {
 }
 
 impl User {
-    /// Looks a user up in the host's directory, whatever that is.
-    pub(super) async fn look_up(owner: &Name) -> Result<Self, Failure> {
+    /// Looks a user up in the host's directory, whatever that is, and checks
+    /// that the user may own a session.
+    pub(super) async fn look_up(owner: &Name, allow_root: bool) -> Result<Self, Failure> {
         let missing = || Failure(format!("owner {owner} is no user of this host"));
         // A number would be looked up as a user id.
         if owner.as_str().starts_with('-') || owner.as_str().bytes().all(|byte| byte.is_ascii_digit()) {
@@ -50,7 +51,27 @@ impl User {
                 "the agent runs as user id {own} and makes sessions of that user only, not of {owner}; run it as root"
             )));
         }
+        user.check_may_own(allow_root)?;
         Ok(user)
+    }
+
+    /// Refuses root, unless this host allows it, and accounts whose shell says
+    /// that nobody logs in with them.
+    fn check_may_own(&self, allow_root: bool) -> Result<(), Failure> {
+        if self.uid == 0 && !allow_root {
+            return Err(Failure(format!(
+                "owner {} is root, who gets no session on this host; allow_root in the agent's configuration permits it",
+                self.name
+            )));
+        }
+        let shell = Path::new(&self.shell).file_name().and_then(OsStr::to_str);
+        if matches!(shell, Some("nologin" | "false")) {
+            return Err(Failure(format!(
+                "owner {} is an account that nobody logs in with ({})",
+                self.name, self.shell
+            )));
+        }
+        Ok(())
     }
 
     /// Whether the agent has to become this user first.
@@ -78,13 +99,9 @@ impl User {
         command
     }
 
-    /// Gives a file or folder to this user.
-    pub(super) fn give(&self, path: &Path) -> Result<(), Failure> {
-        if !self.is_other() {
-            return Ok(());
-        }
-        chown(path, Some(self.uid), Some(self.gid))
-            .map_err(|error| Failure(format!("{} cannot be given to {}: {error}", path.display(), self.name)))
+    /// User and group to give files to; `None` when they are theirs already.
+    pub(super) fn to_give_to(&self) -> Option<(u32, u32)> {
+        self.is_other().then_some((self.uid, self.gid))
     }
 
     /// Fails with advice when this user cannot pass all folders above `path`.
@@ -147,10 +164,26 @@ mod tests {
         assert_eq!(parse("ann:x:1001"), None);
     }
 
+    #[test]
+    fn root_needs_permission_and_an_account_without_login_is_refused() {
+        let may_own = |line: &str, allow_root| parse(line).unwrap().check_may_own(allow_root);
+        assert_eq!(may_own("ann:x:1001:1002::/home/ann:/bin/bash", false), Ok(()));
+        for name in ["root", "toor"] {
+            let line = format!("{name}:x:0:0::/root:/bin/sh");
+            let failure = may_own(&line, false).unwrap_err();
+            assert!(failure.0.starts_with(&format!("owner {name} is root")), "{failure}");
+            assert_eq!(may_own(&line, true), Ok(()));
+        }
+        for shell in ["/usr/sbin/nologin", "/sbin/nologin", "/bin/false"] {
+            let failure = may_own(&format!("www:x:33:33::/srv:{shell}"), true).unwrap_err();
+            assert!(failure.0.contains("nobody logs in"), "{failure}");
+        }
+    }
+
     #[tokio::test]
     async fn an_owner_that_is_no_user_is_told_so() {
         for name in ["no-such-user-here", "-s", "12345678"] {
-            let failure = User::look_up(&Name::new(name).unwrap()).await.unwrap_err();
+            let failure = User::look_up(&Name::new(name).unwrap(), true).await.unwrap_err();
             assert_eq!(failure.0, format!("owner {name} is no user of this host"));
         }
     }

@@ -1,9 +1,15 @@
 //! What is known of a session on disk, so that it is found again when the
 //! agent comes back: one folder for each session.
 //!
-//! `session.json` and `permissions` are the agent's; `own` belongs to the
-//! session's owner (X authority, VNC password, run-time folder); `*.log` are
-//! what its programs print.
+//! The agent runs as root and the owner may be hostile, so nothing that the
+//! agent writes, or reads again, lies in a folder that the owner can change:
+//!
+//! - `session.json` and `permissions` are the agent's alone, `*.log` are what
+//!   the session's programs print through descriptors they inherit;
+//! - `access` is the agent's folder with files that the owner may read (X
+//!   authority, VNC password);
+//! - `runtime` is the owner's folder: once it is given away the agent does
+//!   nothing below it until the processes have ended, and then only removes it.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -38,15 +44,37 @@ pub(super) struct Record {
     /// Value of the mark in the environment of all its processes.
     pub(super) mark: String,
     pub(super) last_disconnected_at: Option<Timestamp>,
+    /// The display, written down before its X server starts; `None` until then.
+    pub(super) screen: Option<Screen>,
     /// What runs; `None` while it is being started.
     pub(super) running: Option<Running>,
+}
+
+/// The display of a session, and what the agent needs to look at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Screen {
+    /// Number.
+    pub(super) display: u16,
+    /// User id of the session's owner: the cookie goes to no X server of
+    /// anybody else's.
+    pub(super) owner: u32,
+    /// The key to the display.
+    pub(super) cookie: Cookie,
+}
+
+/// A key to a display. It never shows in logs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cookie(pub(super) [u8; 16]);
+
+impl std::fmt::Debug for Cookie {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cookie(..)")
+    }
 }
 
 /// The processes of a session that is up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Running {
-    pub(super) display: u16,
-    pub(super) port: u16,
     /// The X server.
     pub(super) server: Process,
     /// The window manager or the init file.
@@ -101,21 +129,22 @@ impl Folder {
         &self.0
     }
 
-    /// Files of the owner.
-    pub(super) fn own(&self) -> PathBuf {
-        self.0.join("own")
+    /// Files that the owner may read and nobody but the agent can change.
+    pub(super) fn access(&self) -> PathBuf {
+        self.0.join("access")
     }
 
     pub(super) fn authority(&self) -> PathBuf {
-        self.own().join("xauthority")
+        self.access().join("xauthority")
     }
 
     pub(super) fn password(&self) -> PathBuf {
-        self.own().join("vnc-password")
+        self.access().join("vnc-password")
     }
 
+    /// The owner's folder.
     pub(super) fn runtime(&self) -> PathBuf {
-        self.own().join("runtime")
+        self.0.join("runtime")
     }
 
     pub(super) fn permissions(&self) -> PathBuf {
@@ -151,15 +180,6 @@ impl Folder {
             return Err(format!("{} has version {}, not {VERSION}", path.display(), record.version));
         }
         Ok(Some(record))
-    }
-
-    /// Removes everything.
-    pub(super) fn remove(&self) -> Result<(), Failure> {
-        match fs::remove_dir_all(&self.0) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Failure(format!("the folder {} cannot be removed: {error}", self.0.display()))),
-        }
     }
 
     /// Opens a log for a program to write to; appending, so that it can be cut.

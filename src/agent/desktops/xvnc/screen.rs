@@ -1,111 +1,113 @@
 //! The agent as an X client: whether a display answers, and what it shows.
-//!
-//! An X server that hangs must not hold a thread for ever: each visit has a
-//! time limit, after which its socket is shut down under it.
 
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use image::RgbImage;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use x11rb::connection::Connection;
-use x11rb::protocol::xproto::{AtomEnum, ConnectionExt, ImageFormat, ImageOrder, Setup, Visualtype};
-use x11rb::rust_connection::{DefaultStream, RustConnection};
+use x11rb::protocol::xproto::{
+    AtomEnum, GetGeometryRequest, GetImageRequest, GetPropertyRequest, ImageFormat, ImageOrder, InternAtomRequest,
+    Setup, Visualtype,
+};
 
-use super::display::{COOKIE_NAME, cookie_of, socket_of};
+use super::client::{Client, Problem};
+use super::record::Screen;
 
 /// Longest visit to a display that only asks a question.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest time for taking a picture.
+/// Longest time for taking a picture, with the wait for its turn.
 const PICTURE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Rows fetched at a time: a strip of the widest screen has 8 MiB.
-const STRIP_ROWS: u16 = 256;
+/// Most pixels of all pictures that are being taken, and so of one: 192 MiB.
+/// The owner of a screen may make it as large as X allows.
+const PIXELS_MAX: u32 = 8192 * 8192;
+/// Most pixels fetched at a time.
+const STRIP_PIXELS: u32 = 1024 * 1024;
 
-/// A display and the file with its cookie.
+/// Room for the pixels of pictures.
 #[derive(Debug, Clone)]
-pub(super) struct Display {
-    pub(super) number: u16,
-    pub(super) authority: PathBuf,
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(PIXELS_MAX as usize)))
+    }
 }
 
-impl Display {
+impl Screen {
     /// Whether the X server answers.
-    pub(super) async fn answers(&self) -> Result<(), String> {
-        self.visit(ASK_TIMEOUT, |_, _| Ok(())).await
+    pub(super) async fn answers(&self) -> Result<(), Problem> {
+        within(ASK_TIMEOUT, Client::connect(self)).await.map(drop)
     }
 
     /// Whether a window manager says that it manages the screen.
-    pub(super) async fn is_managed(&self) -> Result<bool, String> {
-        self.visit(ASK_TIMEOUT, |connection, screen| {
-            let atom = connection.intern_atom(true, b"_NET_SUPPORTING_WM_CHECK")?.reply()?.atom;
-            if atom == x11rb::NONE {
+    pub(super) async fn is_managed(&self) -> Result<bool, Problem> {
+        let asked = async {
+            let mut client = Client::connect(self).await?;
+            let name = b"_NET_SUPPORTING_WM_CHECK"[..].into();
+            let property = client.ask(InternAtomRequest { only_if_exists: true, name }, 0).await?.atom;
+            if property == x11rb::NONE {
                 return Ok(false);
             }
-            let root = connection.setup().roots[screen].root;
-            Ok(connection.get_property(false, root, atom, AtomEnum::WINDOW, 0, 1)?.reply()?.length > 0)
-        })
-        .await
-    }
-
-    /// What the screen shows.
-    pub(super) async fn picture(&self) -> Result<RgbImage, String> {
-        self.visit(PICTURE_TIMEOUT, picture).await
-    }
-
-    async fn visit<T: Send + 'static>(
-        &self,
-        limit: Duration,
-        work: impl FnOnce(&RustConnection, usize) -> Result<T, Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
-    ) -> Result<T, String> {
-        let display = self.clone();
-        let handle: Arc<Mutex<Option<UnixStream>>> = Arc::default();
-        let kept = Arc::clone(&handle);
-        let mut visit = tokio::task::spawn_blocking(move || {
-            let cookie = cookie_of(&std::fs::read(&display.authority)?).ok_or("the X authority file is too short")?;
-            let stream = UnixStream::connect(socket_of(display.number))?;
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.try_clone()?);
-            let (stream, _) = DefaultStream::from_unix_stream(stream)?;
-            // An X server has at least the screen 0.
-            let connection = RustConnection::connect_to_stream_with_auth_info(
-                stream,
-                0,
-                COOKIE_NAME.as_bytes().to_vec(),
-                cookie.to_vec(),
-            )?;
-            work(&connection, 0)
-        });
-        let Ok(visited) = timeout(limit, &mut visit).await else {
-            if let Some(stream) = handle.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                // Fails only when the socket is closed already.
-                let _ = stream.shutdown(std::net::Shutdown::Both);
-            }
-            return Err(format!("the X server did not answer within {} s", limit.as_secs()));
+            let window = root_of(client.setup())?;
+            let type_ = AtomEnum::WINDOW.into();
+            let request = GetPropertyRequest { delete: false, window, property, type_, long_offset: 0, long_length: 1 };
+            Ok(client.ask(request, 4).await?.value_len > 0)
         };
-        visited.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        within(ASK_TIMEOUT, asked).await
+    }
+
+    /// What the screen shows, with the room that its pixels take up.
+    pub(super) async fn picture(&self, room: &Room) -> Result<(RgbImage, OwnedSemaphorePermit), Problem> {
+        within(PICTURE_TIMEOUT, picture(self, room)).await
     }
 }
 
-fn picture(connection: &RustConnection, screen: usize) -> Result<RgbImage, Box<dyn std::error::Error + Send + Sync>> {
-    let setup = connection.setup();
-    let root = &setup.roots[screen];
+async fn within<T>(limit: Duration, visit: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    timeout(limit, visit).await.unwrap_or(Err(Problem::Slow(limit.as_secs())))
+}
+
+fn root_of(setup: &Setup) -> Result<u32, Problem> {
+    setup.roots.first().map(|screen| screen.root).ok_or(Problem::Nonsense("a greeting without a screen"))
+}
+
+async fn picture(screen: &Screen, room: &Room) -> Result<(RgbImage, OwnedSemaphorePermit), Problem> {
+    const TOO_FEW: Problem = Problem::Nonsense("too few pixels");
+    let mut client = Client::connect(screen).await?;
+    let drawable = root_of(client.setup())?;
     // The screen may have been resized since the connection was set up.
-    let size = connection.get_geometry(root.root)?.reply()?;
-    let mut pixels = Vec::with_capacity(usize::from(size.width) * usize::from(size.height) * 3);
+    let size = client.ask(GetGeometryRequest { drawable }, 0).await?;
+    let (width, height) = (size.width, size.height);
+    let count = u32::from(width) * u32::from(height);
+    if !(1..=PIXELS_MAX).contains(&count) {
+        return Err(Problem::TooLarge { width, height });
+    }
+    // The semaphore is never closed.
+    let taken = Arc::clone(&room.0).acquire_many_owned(count).await.map_err(|_| Problem::TooLarge { width, height })?;
+    let mut pixels = Vec::new();
     let mut row = 0;
-    while row < size.height {
-        let rows = STRIP_ROWS.min(size.height - row);
-        let top = i16::try_from(row)?;
-        let strip =
-            connection.get_image(ImageFormat::Z_PIXMAP, root.root, 0, top, size.width, rows, u32::MAX)?.reply()?;
-        let layout =
-            Layout::of(setup, screen, strip.depth, strip.visual).ok_or("the screen has an unknown pixel format")?;
-        layout.append_rgb(&strip.data, size.width, rows, &mut pixels).ok_or("the X server sent too few pixels")?;
+    while row < height {
+        let rows = u16::try_from(STRIP_PIXELS / u32::from(width)).unwrap_or(u16::MAX).clamp(1, height - row);
+        let y = i16::try_from(row).map_err(|_| Problem::TooLarge { width, height })?;
+        let request = GetImageRequest {
+            format: ImageFormat::Z_PIXMAP,
+            drawable,
+            x: 0,
+            y,
+            width,
+            height: rows,
+            plane_mask: u32::MAX,
+        };
+        // A pixel has at most four bytes, and a row is padded by less than 32.
+        let bytes_max = usize::from(rows) * (usize::from(width) * 4 + 32);
+        let strip = client.ask(request, bytes_max).await?;
+        let layout = Layout::of(client.setup(), strip.depth, strip.visual)
+            .ok_or(Problem::Nonsense("pixels in an unknown format"))?;
+        layout.append_rgb(&strip.data, width, rows, &mut pixels).ok_or(TOO_FEW)?;
         row += rows;
     }
-    RgbImage::from_raw(size.width.into(), size.height.into(), pixels)
-        .ok_or_else(|| "the X server sent too few pixels".into())
+    let image = RgbImage::from_raw(width.into(), height.into(), pixels).ok_or(TOO_FEW)?;
+    Ok((image, taken))
 }
 
 /// How pixels lie in memory.
@@ -119,9 +121,9 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(setup: &Setup, screen: usize, depth: u8, visual: u32) -> Option<Self> {
+    fn of(setup: &Setup, depth: u8, visual: u32) -> Option<Self> {
         let format = setup.pixmap_formats.iter().find(|format| format.depth == depth)?;
-        let root = setup.roots.get(screen)?;
+        let root = setup.roots.first()?;
         let visuals = || root.allowed_depths.iter().flat_map(|depth| &depth.visuals);
         let by_id = |id: u32| visuals().find(move |found: &&Visualtype| found.visual_id == id);
         // The strip of a root window names its visual; some servers name none.

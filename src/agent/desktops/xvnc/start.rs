@@ -15,11 +15,10 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Inner;
-use super::display::{self, authority_file, port_of};
+use super::display::{authority_file, port_of};
 use super::owner::{User, find_program, is_executable};
 use super::process::{MARK, Process};
-use super::record::{Folder, Record, Running};
-use super::screen::Display;
+use super::record::{Cookie, Folder, Record, Running, Screen};
 use crate::agent::config::Geometry;
 use crate::agent::desktops::Failure;
 use crate::agent::files;
@@ -68,8 +67,8 @@ impl Plan {
         if spec.kind != SessionKind::Virtual {
             return Err(Failure::new("this host gives virtual sessions only, no console sessions"));
         }
-        let user = User::look_up(&spec.owner).await?;
         let setup = &inner.setup;
+        let user = User::look_up(&spec.owner, setup.settings.allow_root).await?;
         let (desktop, terminal) = match (&spec.init_file, &setup.settings.window_manager) {
             (Some(file), _) => (below(&setup.init_folder, file, "init file")?, None),
             (None, Some(manager)) if is_executable(manager) => (manager.clone(), None),
@@ -105,19 +104,15 @@ impl Plan {
         })
     }
 
-    /// Makes the files of the session's owner, before any process of the owner
+    /// Makes what the session's owner needs, before any process of the owner
     /// could interfere.
     pub(super) async fn prepare(&self, folder: &Folder) -> Result<(), Failure> {
         let text = |error: files::FileError| Failure(error.to_string());
-        self.user.check_way_to(&folder.own())?;
-        for owned in [folder.own(), folder.runtime()] {
-            files::make_folder(&owned, 0o700).map_err(text)?;
-        }
-        files::replace(&folder.password(), &self.obfuscated_password().await?, 0o600).map_err(text)?;
-        for owned in [folder.password(), folder.runtime(), folder.own()] {
-            self.user.give(&owned)?;
-        }
-        Ok(())
+        self.user.check_way_to(&folder.password())?;
+        files::make_new_folder(&folder.access(), 0o711, None).map_err(text)?;
+        files::replace_for(&folder.password(), &self.obfuscated_password().await?, 0o400, self.user.to_give_to())
+            .map_err(text)?;
+        files::make_new_folder(&folder.runtime(), 0o700, self.user.to_give_to()).map_err(text)
     }
 
     /// A password file for VNC with a random password. The format is
@@ -151,32 +146,33 @@ impl Plan {
         Ok(output.stdout)
     }
 
-    /// Starts everything. On failure processes may be left, all of them marked.
-    pub(super) async fn start(&self, inner: &Arc<Inner>, folder: &Folder, record: &Record) -> Result<Running, Failure> {
-        let (display, server) = self.start_server(inner, folder, record).await?;
-        let started = self.start_programs(inner, folder, record, display, server).await;
-        if started.is_err() {
-            // Only then is the display free for others: its server is gone.
-            inner.end_processes(&record.mark, Some((display, server)), &[server]).await?;
+    /// Starts everything and notes it in the record. On failure nothing runs
+    /// any more.
+    pub(super) async fn start(&self, inner: &Arc<Inner>, folder: &Folder, record: &mut Record) -> Result<(), Failure> {
+        let server = self.start_server(inner, folder, record).await?;
+        match self.start_programs(inner, folder, record, server).await {
+            Ok(running) => {
+                record.running = Some(running);
+                Ok(())
+            }
+            Err(failure) => {
+                inner.end_processes(record, Some(server), &[server]).await?;
+                Err(failure)
+            }
         }
-        started
     }
 
-    async fn start_server(
-        &self,
-        inner: &Arc<Inner>,
-        folder: &Folder,
-        record: &Record,
-    ) -> Result<(u16, Process), Failure> {
+    async fn start_server(&self, inner: &Arc<Inner>, folder: &Folder, record: &mut Record) -> Result<Process, Failure> {
         let mut from = 0;
         for _ in 0..DISPLAYS_TRIED {
-            let display = inner.displays.take(from)?;
-            let mut server = None;
-            match self.try_server(inner, folder, record, display, &mut server).await {
-                Ok(server) => return Ok((display, server)),
+            let display = inner.displays.take(from, &record.mark).await?;
+            let screen = Screen { display, owner: self.user.uid, cookie: Cookie(rand::random()) };
+            record.screen = Some(screen.clone());
+            let mut begun = None;
+            match self.try_server(inner, folder, record, &screen, &mut begun).await {
+                Ok(server) => return Ok(server),
                 Err(failure) => {
-                    inner.end_processes(&record.mark, server.map(|server| (display, server)), &[]).await?;
-                    inner.displays.give_back(display);
+                    inner.end_processes(record, begun, &[]).await?;
                     if !is_taken(&failure.0) {
                         return Err(failure);
                     }
@@ -193,23 +189,24 @@ impl Plan {
         inner: &Arc<Inner>,
         folder: &Folder,
         record: &Record,
-        display: u16,
+        screen: &Screen,
         begun: &mut Option<Process>,
     ) -> Result<Process, Failure> {
-        let cookie: [u8; 16] = rand::random();
-        files::replace(&folder.authority(), &authority_file(display, &cookie), 0o600)
+        // An agent that is killed from here on finds the display to clear.
+        folder.write(record)?;
+        let content = authority_file(screen.display, &screen.cookie);
+        files::replace_for(&folder.authority(), &content, 0o400, self.user.to_give_to())
             .map_err(|error| Failure(error.to_string()))?;
-        self.user.give(&folder.authority())?;
         let log = folder.open_log("xvnc")?;
         log.set_len(0).map_err(|error| Failure(format!("a log cannot be emptied: {error}")))?;
         let Geometry { width, height } = inner.setup.settings.geometry;
         let name = if record.spec.name.is_empty() { record.id.as_str() } else { record.spec.name.as_str() };
-        let mut command = self.user.in_session(&self.xvnc, &self.environment(folder, record, display));
-        command.arg(format!(":{display}"));
+        let mut command = self.user.in_session(&self.xvnc, &self.environment(folder, record, screen));
+        command.arg(format!(":{}", screen.display));
         command.arg("-auth").arg(folder.authority());
         command.args(["-nolisten", "tcp", "-noreset", "-depth", "24"]);
         command.args(["-geometry", &format!("{width}x{height}")]);
-        command.args(["-rfbport", &port_of(display).to_string(), "-localhost"]);
+        command.args(["-rfbport", &port_of(screen.display).to_string(), "-localhost"]);
         command.args(["-SecurityTypes", "VncAuth", "-PasswordFile"]).arg(folder.password());
         command.args(["-desktop", &name.replace('\0', "")]);
         if record.spec.clients_max == Some(1) {
@@ -218,7 +215,6 @@ impl Plan {
         let mut child = spawn(command, log, "Xvnc")?;
         let server = process_of(&mut child, "Xvnc", folder, "xvnc")?;
         *begun = Some(server);
-        let screen = Display { number: display, authority: folder.authority() };
         let deadline = Instant::now() + SERVER_TIMEOUT;
         loop {
             if let Some(status) = ended(&mut child) {
@@ -249,15 +245,14 @@ impl Plan {
         inner: &Arc<Inner>,
         folder: &Folder,
         record: &Record,
-        display: u16,
         server: Process,
     ) -> Result<Running, Failure> {
-        let variables = self.environment(folder, record, display);
+        let screen = record.screen.as_ref().ok_or_else(|| Failure::new("the session has no display"))?;
+        let variables = self.environment(folder, record, screen);
         let what = self.desktop.display().to_string();
         let log = folder.open_log("desktop")?;
         let mut child = spawn(self.user.in_session(&self.desktop, &variables), log, &what)?;
         let desktop = process_of(&mut child, &what, folder, "desktop")?;
-        let screen = Display { number: display, authority: folder.authority() };
         let deadline = Instant::now() + MANAGER_TIMEOUT;
         loop {
             if let Some(status) = ended(&mut child) {
@@ -284,16 +279,16 @@ impl Plan {
             autorun = child.id().and_then(Process::of);
             inner.reap(child);
         }
-        Ok(Running { display, port: port_of(display), server, desktop, autorun })
+        Ok(Running { server, desktop, autorun })
     }
 
-    fn environment(&self, folder: &Folder, record: &Record, display: u16) -> Variables {
+    fn environment(&self, folder: &Folder, record: &Record, screen: &Screen) -> Variables {
         let runtime = PathBuf::from(format!("/run/user/{}", self.user.uid));
         let runtime = if runtime.is_dir() { runtime } else { folder.runtime() };
         Variables(vec![
             (MARK, record.mark.clone().into()),
             ("BERTH_SESSION_ID", record.id.as_str().into()),
-            ("DISPLAY", format!(":{display}").into()),
+            ("DISPLAY", format!(":{}", screen.display).into()),
             ("XAUTHORITY", folder.authority().into()),
             ("XDG_RUNTIME_DIR", runtime.into()),
             ("XDG_SESSION_TYPE", "x11".into()),
@@ -371,13 +366,6 @@ fn below(folder: &Path, file: &str, what: &str) -> Result<PathBuf, Failure> {
         return refuse("is no executable file");
     }
     Ok(path)
-}
-
-/// Gives what an X server left behind back; see [`display::clean_up`].
-pub(super) fn clear_display(inner: &Inner, display: u16, server: Process) -> Result<(), Failure> {
-    display::clean_up(display, server)?;
-    inner.displays.give_back(display);
-    Ok(())
 }
 
 #[cfg(test)]
