@@ -133,10 +133,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let cluster_key_path = folder.join("cluster.key");
     let has_keys = broker.fleet().key(crate::domain::client::KeyPurpose::AccessToken).is_some();
     // A new key would not open what the log holds sealed.
-    let cluster_secret = match has_keys {
-        true => Secret::read(&cluster_key_path)?,
-        false => Secret::read_or_create(&cluster_key_path)?,
-    };
+    let cluster_secret =
+        if has_keys { Secret::read(&cluster_key_path)? } else { Secret::read_or_create(&cluster_key_path)? };
     let cluster_key =
         ClusterKey::new(&cluster_secret).map_err(|source| Error::ClusterKey { path: cluster_key_path, source })?;
     let agent_secret_path = config.agents.secret_file.clone().unwrap_or_else(|| folder.join("agent-secret"));

@@ -218,8 +218,8 @@ impl Event {
                 Action::SetPermissions { permissions, .. } => cut(permissions),
                 Action::CloseSession { .. } => {}
             },
-            Self::InstructionSettled { answer: Some(Answer::Failed { reason }), .. } => cut(reason),
-            Self::SessionDeleted { reason: Some(reason), .. } => cut(reason),
+            Self::InstructionSettled { answer: Some(Answer::Failed { reason }), .. }
+            | Self::SessionDeleted { reason: Some(reason), .. } => cut(reason),
             Self::ServerConnected { report, .. } => *report = Report::default(),
             _ => {}
         }

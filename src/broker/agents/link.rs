@@ -245,7 +245,7 @@ async fn converse(
     epoch: Epoch,
     mut registered: Registered,
 ) -> Farewell {
-    let (to_record, recorded, task) = start_recorder(agents, server);
+    let (to_record, recorded, recording) = start_recorder(agents, server);
     let mut talk = Talk {
         broker: Arc::clone(&agents.broker),
         server: server.clone(),
@@ -261,7 +261,7 @@ async fn converse(
     // Dropping the sender ends the recorder. What it did not record was not
     // answered either, and the agent says it again.
     drop(talk);
-    let _ = task.await;
+    let _ = recording.await;
     farewell
 }
 
