@@ -206,7 +206,7 @@ async fn a_session_shows_a_desktop_outlives_the_agent_and_leaves_nothing() {
     host.restart().await;
     assert_eq!(host.desktops.watch().borrow().sessions[&session], reported, "found again as it was");
     host.desktops.set_permissions(session.clone(), "[other]".to_owned()).await.unwrap();
-    assert_eq!(host.record(&session)["spec"]["permissions"], "[other]");
+    assert_eq!(std::fs::read_to_string(folder.join("permissions")).unwrap(), "[other]");
 
     host.desktops.close(session.clone()).await.unwrap();
     assert!(host.desktops.watch().borrow().sessions.is_empty());

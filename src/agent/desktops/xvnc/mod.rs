@@ -24,7 +24,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::process::{Child, Command};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -167,11 +167,10 @@ impl Desktops for Xvnc {
         async move {
             let turn = self.inner.turn(&session);
             let _turn = turn.lock().await;
-            let Some(mut record) = self.inner.live().get(&session).cloned() else { return Err(unknown(&session)) };
-            let folder = self.inner.folder(&session)?;
-            write_permissions(&folder, &permissions)?;
-            record.spec.permissions = Some(permissions);
-            self.inner.keep(&folder, record)
+            if !self.inner.live().contains_key(&session) {
+                return Err(unknown(&session));
+            }
+            write_permissions(&self.inner.folder(&session)?, &permissions)
         }
         .boxed()
     }
@@ -217,7 +216,7 @@ impl Inner {
     async fn create(
         self: &Arc<Self>,
         session: SessionId,
-        spec: SessionSpec,
+        mut spec: SessionSpec,
         created_by: Option<InstructionId>,
     ) -> Result<(), Failure> {
         if self.live().contains_key(&session) {
@@ -231,6 +230,8 @@ impl Inner {
                 folder.path().display()
             )));
         }
+        // Megabytes, perhaps, in a file of their own.
+        let permissions = spec.permissions.take();
         let mut record = Record {
             version: VERSION,
             id: session,
@@ -242,7 +243,7 @@ impl Inner {
             screen: None,
             running: None,
         };
-        match self.bring_up(&plan, &folder, &mut record).await {
+        match self.bring_up(&plan, &folder, &mut record, permissions).await {
             Ok(()) => Ok(()),
             Err(failure) => {
                 if let Err(rest) = self.end(&record).await {
@@ -253,11 +254,17 @@ impl Inner {
         }
     }
 
-    async fn bring_up(self: &Arc<Self>, plan: &Plan, folder: &Folder, record: &mut Record) -> Result<(), Failure> {
+    async fn bring_up(
+        self: &Arc<Self>,
+        plan: &Plan,
+        folder: &Folder,
+        record: &mut Record,
+        permissions: Option<String>,
+    ) -> Result<(), Failure> {
         files::make_new_folder(folder.path(), 0o711, None).map_err(|error| Failure(error.to_string()))?;
         folder.write(record)?;
-        if let Some(permissions) = &record.spec.permissions {
-            write_permissions(folder, permissions)?;
+        if let Some(permissions) = permissions {
+            write_permissions(folder, &permissions)?;
         }
         plan.prepare(folder).await?;
         plan.start(self, folder, record).await?;
@@ -375,7 +382,7 @@ impl Inner {
     }
 
     /// Notices what ended and who is connected.
-    async fn look_at_all(&self) {
+    async fn look_at_all(self: &Arc<Self>) {
         let health = health();
         self.state.send_if_modified(|state| {
             let changed = state.health != health;
@@ -391,22 +398,24 @@ impl Inner {
             let (Some(running), Some(screen)) = (&record.running, &record.screen) else { continue };
             if running.server.is_alive() && running.desktop.is_alive() {
                 let port = display::port_of(screen.display);
-                self.look_at(&record, display::connections_to(port, &tables)).await;
-            } else {
-                self.notice_end(&record.id).await;
+                self.look_at(&record, display::connections_to(port, &tables));
+            } else if let Ok(turn) = self.turn(&record.id).try_lock_owned() {
+                // Takes seconds, in which others are looked at.
+                let inner = Arc::clone(self);
+                tokio::spawn(async move { inner.notice_end(&record.id, turn).await });
             }
         }
     }
 
-    async fn look_at(&self, record: &Record, connections: u32) {
+    fn look_at(&self, record: &Record, connections: u32) {
         let Ok(folder) = self.folder(&record.id) else { return };
         folder.bound_logs();
         let before = self.state.borrow().sessions.get(&record.id).map_or(0, |session| session.connections);
         if before == connections {
             return;
         }
-        let turn = self.turn(&record.id);
-        let _turn = turn.lock().await;
+        // While something is done to the session the next look will do.
+        let Ok(_turn) = self.turn(&record.id).try_lock_owned() else { return };
         let Some(mut record) = self.live().get(&record.id).cloned() else { return };
         if connections == 0 {
             record.last_disconnected_at = Some(clock::now());
@@ -420,9 +429,7 @@ impl Inner {
         });
     }
 
-    async fn notice_end(&self, session: &SessionId) {
-        let turn = self.turn(session);
-        let _turn = turn.lock().await;
+    async fn notice_end(&self, session: &SessionId, _turn: OwnedMutexGuard<()>) {
         // Closed meanwhile, most likely by the close that ended its processes.
         let Some(record) = self.live().get(session).cloned() else { return };
         let Some(running) = &record.running else { return };
