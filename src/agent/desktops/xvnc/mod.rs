@@ -79,6 +79,29 @@ struct Inner {
     look: Notify,
 }
 
+/// Why an agent's Xvnc desktops cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The record of a session cannot be understood, so that nobody would
+    /// report the session or could end it.
+    #[error(
+        "the record of a session cannot be used: {problem}; put it right, or end the processes that have \
+         BERTH_SESSION_ID={session} in their environment and remove {}",
+        folder.display()
+    )]
+    Record {
+        /// Name of the session's folder: its id, escaped.
+        session: String,
+        /// The session's folder.
+        folder: PathBuf,
+        /// What is wrong with the record.
+        problem: String,
+    },
+}
+
 /// How a person on the host looks at a desktop with a VNC viewer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Viewing {
@@ -100,7 +123,7 @@ pub fn viewing(sessions: &Path, id: &SessionId) -> Option<Viewing> {
 impl Xvnc {
     /// Finds the sessions of an earlier agent again, clears away what is left
     /// of those that ended meanwhile, and watches over all.
-    pub async fn open(setup: Setup) -> Result<Self, FileError> {
+    pub async fn open(setup: Setup) -> Result<Self, Error> {
         files::make_folder(&setup.folder, 0o711)?;
         if let Err(problem) = display::prepare_socket_folder() {
             error!(%problem, "no session can be made until this is put right");
@@ -333,13 +356,14 @@ impl Inner {
         });
     }
 
-    async fn find_again(&self) -> Result<(), FileError> {
+    async fn find_again(&self) -> Result<(), Error> {
         let sessions = &self.setup.folder;
         rests::empty_trash(sessions).await;
         let entries = std::fs::read_dir(sessions).map_err(FileError::of("list", sessions))?;
         for entry in entries {
             let path = entry.map_err(FileError::of("list", sessions))?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
+            let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            let name = name.as_deref();
             if !name.is_some_and(files::is_file_name) {
                 if name != Some(rests::TRASH) {
                     warn!(path = %path.display(), "this is no folder of a session and stays as it is");
@@ -357,8 +381,8 @@ impl Inner {
                     continue;
                 }
                 Err(problem) => {
-                    error!(%problem, "a session cannot be found again; its folder stays for you to look at");
-                    continue;
+                    let session = name.unwrap_or_default().to_owned();
+                    return Err(Error::Record { session, folder: folder.path().to_path_buf(), problem });
                 }
             };
             let up = record.running.as_ref().filter(|running| running.server.is_alive() && running.desktop.is_alive());
