@@ -71,12 +71,25 @@ impl Host {
     /// No process, no lock, no socket, no file.
     fn assert_nothing_left(&self, record: &serde_json::Value) {
         let mark = format!("BERTH_SESSION={}", record["mark"].as_str().unwrap());
+        let leaders: Vec<String> = ["server", "desktop", "autorun"]
+            .iter()
+            .filter_map(|process| Some(record["running"][process]["pid"].as_u64()?.to_string()))
+            .collect();
+        // Its kernel sessions are empty, too: they keep their numbers when
+        // their leaders have ended, also for processes without an environment.
+        let is_led = |stat: String| {
+            let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+            let mut fields = fields.split_ascii_whitespace();
+            let ended = matches!(fields.next(), Some("Z" | "X"));
+            !ended && fields.nth(2).is_some_and(|session| leaders.iter().any(|leader| leader == session))
+        };
         let left: Vec<PathBuf> = std::fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| {
                 std::fs::read(path.join("environ"))
                     .is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()))
+                    || std::fs::read_to_string(path.join("stat")).is_ok_and(is_led)
             })
             .collect();
         assert!(left.is_empty(), "processes are left: {left:?}");
@@ -206,7 +219,7 @@ async fn a_session_shows_a_desktop_outlives_the_agent_and_leaves_nothing() {
     host.restart().await;
     assert_eq!(host.desktops.watch().borrow().sessions[&session], reported, "found again as it was");
     host.desktops.set_permissions(session.clone(), "[other]".to_owned()).await.unwrap();
-    assert_eq!(host.record(&session)["spec"]["permissions"], "[other]");
+    assert_eq!(std::fs::read_to_string(folder.join("permissions")).unwrap(), "[other]");
 
     host.desktops.close(session.clone()).await.unwrap();
     assert!(host.desktops.watch().borrow().sessions.is_empty());
@@ -394,6 +407,38 @@ async fn a_session_that_ends_while_the_agent_is_away_is_cleared_away() {
     host.restart().await;
     assert!(host.desktops.watch().borrow().sessions.is_empty());
     host.assert_nothing_left(&record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_understood_stops_the_start() {
+    let mut host = Host::new().await;
+    let session = id();
+    host.create(&session, spec()).await;
+    let path = host.folder.path().join("sessions").join(session.as_str()).join("session.json");
+    let record = std::fs::read_to_string(&path).unwrap();
+    let newer = record.replacen("\"version\": 1", "\"version\": 9", 1);
+    for bad in [&record[..record.len() / 2], &newer] {
+        std::fs::write(&path, bad).unwrap();
+        let refused = Xvnc::open(setup(host.folder.path())).await.unwrap_err().to_string();
+        assert!(refused.contains(&format!("BERTH_SESSION_ID={session}")), "{refused}");
+    }
+    std::fs::write(&path, record).unwrap();
+    host.restart().await;
+    host.desktops.close(session).await.unwrap();
+    host.assert_folder_empty();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_session_stays_in_the_folder_of_the_sessions() {
+    let mut host = Host::new().await;
+    let foreign = host.folder.path().join("sessions/lost+found");
+    let begun = host.folder.path().join("sessions/begun");
+    for folder in [&foreign, &begun] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    host.restart().await;
+    assert!(foreign.exists(), "it is not the agent's to remove");
+    assert!(!begun.exists(), "nothing was started in it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,6 +66,9 @@ pub enum Error {
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The Xvnc desktops cannot be used.
+    #[error(transparent)]
+    Xvnc(#[from] desktops::xvnc::Error),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),

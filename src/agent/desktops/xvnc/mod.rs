@@ -24,7 +24,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::process::{Child, Command};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -79,6 +79,29 @@ struct Inner {
     look: Notify,
 }
 
+/// Why an agent's Xvnc desktops cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The record of a session cannot be understood, so that nobody would
+    /// report the session or could end it.
+    #[error(
+        "the record of a session cannot be used: {problem}; put it right, or end the processes that have \
+         BERTH_SESSION_ID={session} in their environment and remove {}",
+        folder.display()
+    )]
+    Record {
+        /// Name of the session's folder: its id, escaped.
+        session: String,
+        /// The session's folder.
+        folder: PathBuf,
+        /// What is wrong with the record.
+        problem: String,
+    },
+}
+
 /// How a person on the host looks at a desktop with a VNC viewer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Viewing {
@@ -100,7 +123,7 @@ pub fn viewing(sessions: &Path, id: &SessionId) -> Option<Viewing> {
 impl Xvnc {
     /// Finds the sessions of an earlier agent again, clears away what is left
     /// of those that ended meanwhile, and watches over all.
-    pub async fn open(setup: Setup) -> Result<Self, FileError> {
+    pub async fn open(setup: Setup) -> Result<Self, Error> {
         files::make_folder(&setup.folder, 0o711)?;
         if let Err(problem) = display::prepare_socket_folder() {
             error!(%problem, "no session can be made until this is put right");
@@ -167,11 +190,10 @@ impl Desktops for Xvnc {
         async move {
             let turn = self.inner.turn(&session);
             let _turn = turn.lock().await;
-            let Some(mut record) = self.inner.live().get(&session).cloned() else { return Err(unknown(&session)) };
-            let folder = self.inner.folder(&session)?;
-            write_permissions(&folder, &permissions)?;
-            record.spec.permissions = Some(permissions);
-            self.inner.keep(&folder, record)
+            if !self.inner.live().contains_key(&session) {
+                return Err(unknown(&session));
+            }
+            write_permissions(&self.inner.folder(&session)?, &permissions)
         }
         .boxed()
     }
@@ -217,7 +239,7 @@ impl Inner {
     async fn create(
         self: &Arc<Self>,
         session: SessionId,
-        spec: SessionSpec,
+        mut spec: SessionSpec,
         created_by: Option<InstructionId>,
     ) -> Result<(), Failure> {
         if self.live().contains_key(&session) {
@@ -231,6 +253,8 @@ impl Inner {
                 folder.path().display()
             )));
         }
+        // Megabytes, perhaps, in a file of their own.
+        let permissions = spec.permissions.take();
         let mut record = Record {
             version: VERSION,
             id: session,
@@ -242,7 +266,7 @@ impl Inner {
             screen: None,
             running: None,
         };
-        match self.bring_up(&plan, &folder, &mut record).await {
+        match self.bring_up(&plan, &folder, &mut record, permissions).await {
             Ok(()) => Ok(()),
             Err(failure) => {
                 if let Err(rest) = self.end(&record).await {
@@ -253,11 +277,17 @@ impl Inner {
         }
     }
 
-    async fn bring_up(self: &Arc<Self>, plan: &Plan, folder: &Folder, record: &mut Record) -> Result<(), Failure> {
+    async fn bring_up(
+        self: &Arc<Self>,
+        plan: &Plan,
+        folder: &Folder,
+        record: &mut Record,
+        permissions: Option<String>,
+    ) -> Result<(), Failure> {
         files::make_new_folder(folder.path(), 0o711, None).map_err(|error| Failure(error.to_string()))?;
         folder.write(record)?;
-        if let Some(permissions) = &record.spec.permissions {
-            write_permissions(folder, permissions)?;
+        if let Some(permissions) = permissions {
+            write_permissions(folder, &permissions)?;
         }
         plan.prepare(folder).await?;
         plan.start(self, folder, record).await?;
@@ -326,13 +356,14 @@ impl Inner {
         });
     }
 
-    async fn find_again(&self) -> Result<(), FileError> {
+    async fn find_again(&self) -> Result<(), Error> {
         let sessions = &self.setup.folder;
         rests::empty_trash(sessions).await;
         let entries = std::fs::read_dir(sessions).map_err(FileError::of("list", sessions))?;
         for entry in entries {
             let path = entry.map_err(FileError::of("list", sessions))?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
+            let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            let name = name.as_deref();
             if !name.is_some_and(files::is_file_name) {
                 if name != Some(rests::TRASH) {
                     warn!(path = %path.display(), "this is no folder of a session and stays as it is");
@@ -350,8 +381,8 @@ impl Inner {
                     continue;
                 }
                 Err(problem) => {
-                    error!(%problem, "a session cannot be found again; its folder stays for you to look at");
-                    continue;
+                    let session = name.unwrap_or_default().to_owned();
+                    return Err(Error::Record { session, folder: folder.path().to_path_buf(), problem });
                 }
             };
             let up = record.running.as_ref().filter(|running| running.server.is_alive() && running.desktop.is_alive());
@@ -375,7 +406,7 @@ impl Inner {
     }
 
     /// Notices what ended and who is connected.
-    async fn look_at_all(&self) {
+    async fn look_at_all(self: &Arc<Self>) {
         let health = health();
         self.state.send_if_modified(|state| {
             let changed = state.health != health;
@@ -391,22 +422,24 @@ impl Inner {
             let (Some(running), Some(screen)) = (&record.running, &record.screen) else { continue };
             if running.server.is_alive() && running.desktop.is_alive() {
                 let port = display::port_of(screen.display);
-                self.look_at(&record, display::connections_to(port, &tables)).await;
-            } else {
-                self.notice_end(&record.id).await;
+                self.look_at(&record, display::connections_to(port, &tables));
+            } else if let Ok(turn) = self.turn(&record.id).try_lock_owned() {
+                // Takes seconds, in which others are looked at.
+                let inner = Arc::clone(self);
+                tokio::spawn(async move { inner.notice_end(&record.id, turn).await });
             }
         }
     }
 
-    async fn look_at(&self, record: &Record, connections: u32) {
+    fn look_at(&self, record: &Record, connections: u32) {
         let Ok(folder) = self.folder(&record.id) else { return };
         folder.bound_logs();
         let before = self.state.borrow().sessions.get(&record.id).map_or(0, |session| session.connections);
         if before == connections {
             return;
         }
-        let turn = self.turn(&record.id);
-        let _turn = turn.lock().await;
+        // While something is done to the session the next look will do.
+        let Ok(_turn) = self.turn(&record.id).try_lock_owned() else { return };
         let Some(mut record) = self.live().get(&record.id).cloned() else { return };
         if connections == 0 {
             record.last_disconnected_at = Some(clock::now());
@@ -420,9 +453,7 @@ impl Inner {
         });
     }
 
-    async fn notice_end(&self, session: &SessionId) {
-        let turn = self.turn(session);
-        let _turn = turn.lock().await;
+    async fn notice_end(&self, session: &SessionId, _turn: OwnedMutexGuard<()>) {
         // Closed meanwhile, most likely by the close that ended its processes.
         let Some(record) = self.live().get(session).cloned() else { return };
         let Some(running) = &record.running else { return };

@@ -89,13 +89,15 @@ impl User {
             command.arg(format!("--reuid={}", self.uid)).arg(format!("--regid={}", self.gid));
             command.args(["--init-groups", "--"]);
         }
+        // The user changes to the folder: root may not pass through a home on a
+        // network. The shell becomes the program and keeps the number.
+        command.args(["/bin/sh", "-c", r#"cd "$HOME" 2> /dev/null || cd /; exec "$0" "$@""#]);
         command.arg(program).env_clear();
         command.env("HOME", &self.home).env("USER", &self.name).env("LOGNAME", &self.name);
         command.env("SHELL", &self.shell).env("PATH", PATH);
         command.env("LANG", std::env::var_os("LANG").unwrap_or_else(|| "C.UTF-8".into()));
         command.envs(variables.iter().copied());
-        let home = if self.home.is_dir() { self.home.as_path() } else { Path::new("/") };
-        command.current_dir(home).stdin(Stdio::null()).kill_on_drop(false);
+        command.current_dir("/").stdin(Stdio::null()).kill_on_drop(false);
         command
     }
 
@@ -177,6 +179,26 @@ mod tests {
         for shell in ["/usr/sbin/nologin", "/sbin/nologin", "/bin/false"] {
             let failure = may_own(&format!("www:x:33:33::/srv:{shell}"), true).unwrap_err();
             assert!(failure.0.contains("nobody logs in"), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_runs_at_home_or_else_at_the_top_with_its_own_number() {
+        let home = tempfile::tempdir().unwrap();
+        let user = User {
+            name: "self".to_owned(),
+            uid: geteuid().as_raw(),
+            gid: 0,
+            home: home.path().canonicalize().unwrap(),
+            shell: "/bin/sh".to_owned(),
+        };
+        let missing = User { home: home.path().join("missing"), ..user.clone() };
+        for (user, folder) in [(&user, user.home.as_path()), (&missing, Path::new("/"))] {
+            let mut command = user.command(Path::new("/bin/sh"), &[]);
+            command.args(["-c", r#"pwd; echo "$1"; echo $$"#, "name", "two  words"]).stdout(Stdio::piped());
+            let child = command.spawn().unwrap();
+            let expected = format!("{}\ntwo  words\n{}\n", folder.display(), child.id().unwrap());
+            assert_eq!(String::from_utf8(child.wait_with_output().await.unwrap().stdout).unwrap(), expected);
         }
     }
 
