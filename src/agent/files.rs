@@ -86,7 +86,7 @@ pub(crate) fn make_folder(path: &Path, mode: u32) -> Result<(), FileError> {
     }
     match make_new_folder(path, mode, None) {
         Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        made => made,
+        other => other,
     }
 }
 
@@ -166,15 +166,12 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     let mut rest = name.as_bytes();
     while let Some((first, behind)) = rest.split_first() {
         let digits = behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match (first, digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
-            (b'%', Some(byte)) => {
-                text.push(byte);
-                rest = &behind[2..];
-            }
-            _ => {
-                text.push(*first);
-                rest = behind;
-            }
+        if let (b'%', Some(byte)) = (first, digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
+            text.push(byte);
+            rest = &behind[2..];
+        } else {
+            text.push(*first);
+            rest = behind;
         }
     }
     String::from_utf8(text).is_ok_and(|text| as_file_name(&text).as_deref() == Some(name))

@@ -247,5 +247,7 @@ fn cut(text: &mut String) {
     }
     let total = text.len();
     text.truncate(text.floor_char_boundary(JOURNAL_TEXT_BYTES_MAX));
-    text.push_str(&format!("… ({total} bytes)"));
+    text.push_str("… (");
+    text.push_str(&total.to_string());
+    text.push_str(" bytes)");
 }

@@ -240,7 +240,8 @@ fn golden_bytes_of_version_1_are_written_and_read() {
         commands().iter().map(|(name, command)| (*name, encode_command(command).expect("small"))).collect();
     current.push(("image", image(&fleet())));
     if std::env::var_os("BERTH_WRITE_GOLDEN").is_some() {
-        let text: String = current.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
+        let lines: Vec<String> = current.iter().map(|(name, bytes)| format!("{name} {}", hex(bytes))).collect();
+        let text = lines.join("\n") + "\n";
         std::fs::write(path(), text).expect("writable");
     }
     let stored = std::fs::read_to_string(path()).expect("the fixture is there");

@@ -32,7 +32,7 @@ impl Fleet {
                     state_reason: None,
                     connections: 0,
                     last_disconnected_at: None,
-                })
+                });
             }
             Event::SessionPlaced { id, server, instruction, deadline } => self.set_phase(
                 id,
@@ -57,7 +57,7 @@ impl Fleet {
                 }
             }
             Event::PermissionsChanged { id, permissions } => {
-                self.change_session(id, |session| session.spec.permissions = Some(permissions.clone()))
+                self.change_session(id, |session| session.spec.permissions = Some(permissions.clone()));
             }
             Event::InstructionIssued { server, instruction } => {
                 self.last_instruction = self.last_instruction.max(instruction.id);
@@ -67,7 +67,7 @@ impl Fleet {
                 self.outbox.remove(&(server.clone(), *instruction));
             }
             Event::ServerConnected { server, epoch, via, report_interval, report } => {
-                self.connect_server(stamp, server, *epoch, *via, *report_interval, report)
+                self.connect_server(stamp, server, *epoch, *via, *report_interval, report);
             }
             Event::ServerReported { server, report } => {
                 self.change_server(server, |server| {
@@ -152,7 +152,7 @@ impl Fleet {
     }
 
     fn set_phase(&mut self, id: &SessionId, phase: Phase) {
-        self.change_session(id, |session| session.phase = phase)
+        self.change_session(id, |session| session.phase = phase);
     }
 
     fn become_ready(&mut self, id: &SessionId) {
@@ -161,7 +161,7 @@ impl Fleet {
                 session.phase = Phase::Ready { server };
                 session.state_reason = None;
             }
-        })
+        });
     }
 
     fn become_deleting(&mut self, id: &SessionId, instruction: InstructionId, deadline: Timestamp) {
@@ -169,7 +169,7 @@ impl Fleet {
             if let Some(server) = session.phase.occupies().cloned() {
                 session.phase = Phase::Deleting { server, instruction, deadline };
             }
-        })
+        });
     }
 
     fn connect_server(
