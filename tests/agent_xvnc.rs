@@ -286,6 +286,9 @@ async fn a_session_runs_as_its_owner_or_is_refused() {
     }
 }
 
+/// A system user that every Debian has and that owns nothing (`sync`).
+const ATTACKER: u32 = 4;
+
 /// The owner knows where the session's folder will be, and puts links there
 /// whenever that is possible, in the hope that root writes through one.
 #[tokio::test(flavor = "multi_thread")]
@@ -294,7 +297,6 @@ async fn an_owner_with_links_gets_nothing_of_roots() {
         // The agent is no other user then: there is nothing to gain.
         return;
     }
-    const ATTACKER: u32 = 4;
     let host = Host::new().await;
     let session = id();
     let folder = host.folder.path().join("sessions").join(session.as_str());

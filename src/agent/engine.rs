@@ -250,7 +250,7 @@ impl Engine {
             })
             .await?;
         for (instruction, made, answer) in answers {
-            self.answer(instruction, made, answer);
+            self.answer(instruction, made.as_ref(), answer);
         }
         self.report(true);
         Ok(())
@@ -290,7 +290,7 @@ impl Engine {
                 self.enqueue(instruction);
             }
             Ok(Admission::Running) => {}
-            Ok(Admission::Answered(answer)) => self.answer(instruction.id, made_by(&instruction), answer),
+            Ok(Admission::Answered(answer)) => self.answer(instruction.id, made_by(&instruction).as_ref(), answer),
             Err(error) => {
                 error!(%error, instruction = %instruction.id, "an instruction is refused; letting go of the link");
                 self.link = Link::Down;
@@ -416,7 +416,7 @@ impl Engine {
     async fn write_answer(&mut self, instruction: &Instruction, answer: Answer) -> Result<(), Error> {
         let (id, written) = (instruction.id, answer.clone());
         self.ledger_write(move |ledger| ledger.finish(id, &written)).await?;
-        self.answer(id, made_by(instruction), answer);
+        self.answer(id, made_by(instruction).as_ref(), answer);
         Ok(())
     }
 
@@ -424,8 +424,8 @@ impl Engine {
     /// it was made, and no report before that counts. So that it does not wait
     /// for ever on one that has ended since, a create is done only while its
     /// session is here, and from then on reports tell of its end.
-    fn answer(&mut self, instruction: InstructionId, made: Option<SessionId>, mut answer: Answer) {
-        if let (Answer::Done, Some(session)) = (&answer, &made) {
+    fn answer(&mut self, instruction: InstructionId, made: Option<&SessionId>, mut answer: Answer) {
+        if let (Answer::Done, Some(session)) = (&answer, made) {
             let state = self.state.borrow();
             if state.sessions.get(session).is_some_and(|found| found.created_by == Some(instruction)) {
                 if let Link::Up(connection) = &mut self.link {
