@@ -184,7 +184,7 @@ fn failed(cause: &ClientError) -> Response {
         ClientError::Name => StatusCode::BAD_REQUEST,
         ClientError::Unknown(_) => StatusCode::NOT_FOUND,
         ClientError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        ClientError::Hash | ClientError::Keys(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ClientError::Key | ClientError::Keys(_) | ClientError::Thread(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     error(status, &cause.to_string())
 }

@@ -6,15 +6,14 @@
 //! cluster's key, which is a file beside it.
 
 pub mod seal;
+mod secrets;
 mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 pub use self::seal::ClusterKey;
+use self::secrets::{CheckError, Secrets};
 pub use self::tokens::TokenKeyError;
 use self::tokens::{Signer, TokenRefusal};
 use super::api::door::{self, Token, TokenError, Unavailable, UnavailableReason, VerifyError};
@@ -22,20 +21,6 @@ use super::core::Broker;
 use crate::domain::client::KeyPurpose;
 use crate::domain::{ClientId, Command, KeyId, Outcome, Refusal, Session, Timestamp};
 use crate::secret::Secret;
-
-/// Secrets that are checked at the same time. Each check takes memory and time
-/// by intention; more at once would only push each other aside.
-const CHECKS_MAX: usize = 2;
-
-/// Checks that may wait for their turn; more are told to come back.
-const CHECKS_WAITING_MAX: usize = 64;
-
-/// Cost of a check: 7 MiB and five passes, which OWASP's password storage cheat
-/// sheet holds for as strong as 19 MiB and two. The secrets are 256 random bits
-/// anyway, and the allocator does not give the memory back.
-const CHECK_MEMORY_KIB: u32 = 7 * 1024;
-const CHECK_PASSES: u32 = 5;
-const CHECK_LANES: u32 = 1;
 
 /// Longest client name, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 128;
@@ -48,11 +33,7 @@ pub struct Identity {
     connection: Signer,
     access_token_seconds: u64,
     connection_token_seconds: u64,
-    checks: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    /// Checked in place of the hash of a client that does not exist, so that
-    /// the time of an answer does not tell which ids do.
-    decoy_hash: String,
+    secrets: Secrets,
 }
 
 /// A client that was just registered. Its secret is shown this once.
@@ -79,9 +60,12 @@ pub enum ClientError {
     /// The signing keys in the log cannot be used with this cluster key.
     #[error(transparent)]
     Keys(#[from] TokenKeyError),
-    /// Hashing failed.
-    #[error("cannot hash the secret")]
-    Hash,
+    /// The thread that checks secrets cannot be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// A signing key cannot be made.
+    #[error("cannot make a signing key")]
+    Key,
 }
 
 impl Identity {
@@ -92,7 +76,6 @@ impl Identity {
         access_token_seconds: u64,
         connection_token_minutes: u64,
     ) -> Result<Self, ClientError> {
-        let decoy_hash = hash_secret(Secret::random()).await?;
         let identity = Self {
             broker,
             cluster_key,
@@ -100,9 +83,7 @@ impl Identity {
             connection: Signer::new(KeyPurpose::ConnectionToken),
             access_token_seconds,
             connection_token_seconds: connection_token_minutes.saturating_mul(60),
-            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
-            waiting: Arc::new(Semaphore::new(CHECKS_WAITING_MAX)),
-            decoy_hash,
+            secrets: Secrets::start().map_err(ClientError::Thread)?,
         };
         for purpose in [KeyPurpose::AccessToken, KeyPurpose::ConnectionToken] {
             identity.ensure_key(purpose).await?;
@@ -119,8 +100,8 @@ impl Identity {
             return Ok(());
         }
         let id = new_key_id();
-        let private = tokens::generate().map_err(|_| ClientError::Hash)?;
-        let sealed = self.cluster_key.seal(&tokens::context(&id, purpose), &private).map_err(|_| ClientError::Hash)?;
+        let private = tokens::generate().map_err(|_| ClientError::Key)?;
+        let sealed = self.cluster_key.seal(&tokens::context(&id, purpose), &private).map_err(|_| ClientError::Key)?;
         self.broker.propose(vec![Command::InstallKey { id, purpose, sealed }]).await?;
         Ok(())
     }
@@ -132,7 +113,7 @@ impl Identity {
         }
         let id = ClientId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
         let secret = Secret::random();
-        let secret_hash = hash_secret(secret.clone()).await?;
+        let secret_hash = self.secrets.hash(secret.clone()).await.map_err(|error| refused(&error))?;
         let command = Command::RegisterClient { id: id.clone(), name: name.to_owned(), secret_hash };
         self.broker.propose(vec![command]).await?;
         Ok(NewClient { id, secret })
@@ -155,12 +136,9 @@ impl Identity {
 impl door::Identity for Identity {
     async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
         let found = self.broker.fleet().client(client).cloned();
-        let hash = found.as_ref().map_or_else(|| self.decoy_hash.clone(), |found| found.secret_hash.clone());
-        let busy = || Unavailable { reason: UnavailableReason::Busy, retry_after: Duration::from_secs(1) };
-        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| busy())?;
-        let turn = Arc::clone(&self.checks).acquire_owned().await.map_err(|_| busy())?;
-        drop(place);
-        let matches = check_secret(Secret::new(secret.to_owned()), hash, turn).await;
+        let hash = found.as_ref().map(|found| found.secret_hash.clone());
+        let given = Secret::new(secret.to_owned());
+        let matches = self.secrets.check(given, hash).await.map_err(|error| refused(&error))?;
         if !matches || !found.is_some_and(|found| found.active) {
             return Err(TokenError::InvalidClient);
         }
@@ -215,28 +193,13 @@ fn new_key_id() -> KeyId {
     KeyId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id")
 }
 
-/// Argon2id of a secret, in PHC text form.
-async fn hash_secret(secret: Secret) -> Result<String, ClientError> {
-    tokio::task::spawn_blocking(move || {
-        let mut salt = [0; 16];
-        aws_lc_rs::rand::fill(&mut salt).map_err(|_| ClientError::Hash)?;
-        let params = Params::new(CHECK_MEMORY_KIB, CHECK_PASSES, CHECK_LANES, None).map_err(|_| ClientError::Hash)?;
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_with_salt(secret.expose().as_bytes(), &salt)
-            .map(|hash| hash.to_string())
-            .map_err(|_| ClientError::Hash)
-    })
-    .await
-    .map_err(|_| ClientError::Hash)?
-}
-
-/// The turn ends with the check itself, also when whoever asked has hung up.
-async fn check_secret(secret: Secret, hash: String, turn: OwnedSemaphorePermit) -> bool {
-    tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        // The parameters are those that the hash names.
-        Argon2::default().verify_password(secret.expose().as_bytes(), hash.as_str()).is_ok()
-    })
-    .await
-    .unwrap_or(false)
+fn refused(error: &CheckError) -> Unavailable {
+    let reason = match error {
+        CheckError::Busy => UnavailableReason::Busy,
+        CheckError::Failed => {
+            tracing::error!("client secrets cannot be checked");
+            UnavailableReason::NotServing
+        }
+    };
+    Unavailable { reason, retry_after: Duration::from_secs(1) }
 }
