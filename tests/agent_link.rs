@@ -181,12 +181,6 @@ impl Agent {
         self.shutdown.cancel();
         timeout(DEADLINE, self.task).await.expect("the agent did not end").unwrap().unwrap();
     }
-
-    /// As `kill -9` would.
-    async fn kill(self) {
-        self.task.abort();
-        assert!(self.task.await.unwrap_err().is_cancelled());
-    }
 }
 
 fn session(name: &str) -> SessionId {
@@ -499,32 +493,82 @@ async fn a_broker_with_a_foreign_certificate_is_trusted_only_without_strictness(
     agent.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_agent_killed_while_it_made_a_session_says_so_at_its_next_start() {
-    let broker = Broker::start().await;
-    // The kind decides that the ledger is on disk; the desktops are the test's.
-    let config = Config { desktops: DesktopKind::Xvnc, ..broker.config() };
-    let slow = Settings { create_delay_ms: 600_000, ..Settings::default() };
-    let agent = Agent::start(Config { simulated: slow, ..config.clone() });
-    let (mut peer, _) = broker.welcome(1).await;
-    peer.instruct(1, 1, Action::CloseSession { session: session("other") }).await;
-    assert_eq!(peer.answer().await, (InstructionId(1), Answer::Done));
-    peer.instruct(1, 2, create("s", "ann")).await;
-    // The same connection in order: once this is answered, the create has begun.
-    peer.instruct(1, 3, Action::CloseSession { session: session("other") }).await;
-    assert_eq!(peer.answer().await, (InstructionId(3), Answer::Done));
-    agent.kill().await;
+/// The program itself, as a process of its own; killed when it is dropped.
+fn start_program(config_file: &Path) -> tokio::process::Child {
+    tokio::process::Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["agent", "--config"])
+        .arg(config_file)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
 
-    let agent = Agent::start(config);
+/// Processes that have a session's id in their environment.
+fn processes_of(session: &str) -> Vec<std::path::PathBuf> {
+    let variable = format!("BERTH_SESSION_ID={session}");
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let has_it = |path: &std::path::PathBuf| {
+        std::fs::read(path.join("environ"))
+            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|found| found == variable.as_bytes()))
+    };
+    entries.filter(has_it).collect()
+}
+
+/// Needs the Debian packages tigervnc-standalone-server and tigervnc-tools.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_while_it_made_a_session_clears_it_and_says_so_at_its_next_start() {
+    let broker = Broker::start().await;
+    let folder = broker.folder.path();
+    let config = broker.config();
+    let text = format!(
+        "version = '0.1'\n[agent]\nbroker_host = 'localhost'\nbroker_port = {}\nca_file = 'ca.pem'\n\
+         secret_file = 'secret'\ndata_folder = 'data'\ninit_folder = 'init'\ntags_folder = 'tags'\n\
+         [log]\ndirectory = 'log'\n[xvnc]\nallow_root = true\n",
+        config.broker_port
+    );
+    let config_file = folder.join("agent.conf");
+    std::fs::write(&config_file, text).unwrap();
+    // No window manager: for three seconds the agent waits for one.
+    std::fs::create_dir(folder.join("init")).unwrap();
+    let init = folder.join("init/desk");
+    std::fs::write(&init, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&init, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let id = std::process::Command::new("id").arg("-un").output().unwrap();
+    let own_user = String::from_utf8(id.stdout).unwrap();
+    let name = uuid::Uuid::new_v4().to_string();
+    let mut action = create(&name, own_user.trim());
+    if let Action::CreateSession { spec, .. } = &mut action {
+        spec.init_file = Some("desk".to_owned());
+    }
+
+    let mut agent = start_program(&config_file);
+    let (mut peer, _) = broker.welcome(1).await;
+    peer.instruct(1, 2, action).await;
+    let made = folder.join("data/sessions").join(&name);
+    let begun = timeout(DEADLINE, async {
+        while !made.join("desktop.log").exists() {
+            assert!(agent.try_wait().unwrap().is_none(), "the agent ended");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    begun.await.expect("the desktop was not started");
+    agent.kill().await.unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(made.join("session.json")).unwrap()).unwrap();
+    assert!(record["running"].is_null(), "the session was up already");
+    let display = record["screen"]["display"].as_u64().unwrap();
+    let lock = format!("/tmp/.X{display}-lock");
+    assert!(Path::new(&lock).exists());
+    assert!(!processes_of(&name).is_empty());
+    drop(peer);
+
+    let _agent = start_program(&config_file);
     let (mut peer, hello) = broker.welcome(2).await;
     assert_eq!(hello.report.sessions, Some(Inventory::Full(Vec::new())));
-    let mut answers = Vec::new();
-    for _ in 0..3 {
-        answers.push(peer.answer().await);
-    }
-    assert_eq!(answers[0], (InstructionId(1), Answer::Done));
-    assert_eq!(answers[2], (InstructionId(3), Answer::Done));
-    assert_eq!(answers[1].0, InstructionId(2));
-    assert_eq!(failure(answers.remove(1).1), "the agent ended while it made the session");
-    agent.stop().await;
+    let (id, answer) = peer.answer().await;
+    assert_eq!(id, InstructionId(2));
+    assert_eq!(failure(answer), "the agent ended while it made the session");
+    assert_eq!(processes_of(&name), Vec::<std::path::PathBuf>::new());
+    assert!(!made.exists());
+    assert!(!Path::new(&lock).exists(), "the lock of the display is left");
+    assert!(!Path::new(&format!("/tmp/.X11-unix/X{display}")).exists(), "the socket of the display is left");
 }

@@ -418,14 +418,18 @@ impl Config {
 
     /// Reads the operator's secret: the file's content without white space
     /// around it, 16 to 4,096 visible ASCII characters, in a file that nobody
-    /// but its owner (and for reading its group) can use.
+    /// but its owner (and for reading its group) can use. The owner is root or
+    /// the agent's user.
     pub fn secret(&self) -> Result<Zeroizing<String>, Error> {
-        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
         let path = self.secret_file.clone();
         let metadata = std::fs::metadata(&path).map_err(|source| Error::SecretRead { path: path.clone(), source })?;
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o037 != 0 {
             return Err(Error::SecretExposed { path, mode });
+        }
+        if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(Error::SecretContent { path, problem: "must belong to root or to the agent's user" });
         }
         let text = files::read_text(&path, FILE_BYTES_MAX)
             .map(Zeroizing::new)
