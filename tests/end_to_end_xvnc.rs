@@ -94,7 +94,7 @@ async fn picture(api: &Api, id: &str, limits: Value) -> (String, Vec<u8>) {
 /// No process, no lock, no socket, no file of a session is left.
 async fn nothing_is_left(record: &Value) {
     until("every process of the session ends", || async { processes_of(record).is_empty().then_some(()) }).await;
-    let display = record["running"]["display"].as_u64().unwrap();
+    let display = record["screen"]["display"].as_u64().unwrap();
     let lock = std::fs::read_to_string(format!("/tmp/.X{display}-lock")).unwrap_or_default();
     // Another session may have taken the display since: then the lock is its.
     assert_ne!(lock.trim(), record["running"]["server"]["pid"].to_string(), "the lock is left");

@@ -43,7 +43,7 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// There are [`ENTRIES_MAX`] entries already.
+    /// There are as many entries as there may be.
     #[error("the ledger holds {ENTRIES_MAX} instructions that the broker has not settled")]
     Full,
 }
