@@ -113,7 +113,7 @@ impl Identity {
         }
         let id = ClientId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
         let secret = Secret::random();
-        let secret_hash = self.secrets.hash(secret.clone()).await.map_err(|error| refused(&error))?;
+        let secret_hash = self.secrets.hash(secret.clone()).await.map_err(refused)?;
         let command = Command::RegisterClient { id: id.clone(), name: name.to_owned(), secret_hash };
         self.broker.propose(vec![command]).await?;
         Ok(NewClient { id, secret })
@@ -138,7 +138,7 @@ impl door::Identity for Identity {
         let found = self.broker.fleet().client(client).cloned();
         let hash = found.as_ref().map(|found| found.secret_hash.clone());
         let given = Secret::new(secret.to_owned());
-        let matches = self.secrets.check(given, hash).await.map_err(|error| refused(&error))?;
+        let matches = self.secrets.check(given, hash).await.map_err(refused)?;
         if !matches || !found.is_some_and(|found| found.active) {
             return Err(TokenError::InvalidClient);
         }
@@ -193,7 +193,7 @@ fn new_key_id() -> KeyId {
     KeyId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id")
 }
 
-fn refused(error: &CheckError) -> Unavailable {
+fn refused(error: CheckError) -> Unavailable {
     let reason = match error {
         CheckError::Busy => UnavailableReason::Busy,
         CheckError::Failed => {
