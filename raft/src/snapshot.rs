@@ -49,14 +49,19 @@ fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Remembers that the disk was full: a state machine may wrap the error into one of its own.
+/// Remembers that the disk was full: a state machine may wrap the error into one of its own. Ends
+/// the writing when the replica stops.
 struct NotesFullDisk<W> {
     writer: W,
     full: bool,
+    stop: CancellationToken,
 }
 
 impl<W: Write> Write for NotesFullDisk<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("the replica stops while a snapshot is written"));
+        }
         let written = self.writer.write(bytes);
         self.full |= written.as_ref().is_err_and(is_disk_full);
         written
@@ -92,9 +97,10 @@ impl<M: StateMachine> SnapshotBuilder<M> {
         let snapshots = self.snapshots.clone();
         let header = codec::encode_snapshot_meta(&self.meta, self.at);
         let index = self.meta.last_log_id.map_or(0, |last| last.index);
+        let stop = self.stop.clone();
         blocking("write a snapshot", move || {
             let writer = snapshots.begin().map_err(|error| storage_error(&error))?;
-            let noting = NotesFullDisk { writer, full: false };
+            let noting = NotesFullDisk { writer, full: false, stop };
             let mut out = BufWriter::with_capacity(BUFFER_BYTES, noting);
             if let Err(error) = view.write_snapshot(&mut out) {
                 let full = out.get_ref().full;
@@ -176,6 +182,8 @@ fn adopt(snapshots: &Snapshots, stored: Snapshot) -> io::Result<Snapshot> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     struct Full;
@@ -192,9 +200,18 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_noticed_even_when_its_error_is_wrapped() {
-        let mut noting = NotesFullDisk { writer: Full, full: false };
+        let mut noting = NotesFullDisk { writer: Full, full: false, stop: CancellationToken::new() };
         let wrapped = noting.write_all(b"state").map_err(io::Error::other);
         assert!(wrapped.is_err_and(|error| !is_disk_full(&error)));
         assert!(noting.full);
+    }
+
+    #[test]
+    fn a_replica_that_stops_writes_no_more_of_a_snapshot() {
+        let mut noting = NotesFullDisk { writer: Vec::new(), full: false, stop: CancellationToken::new() };
+        noting.write_all(b"state").unwrap();
+        noting.stop.cancel();
+        noting.write_all(b"more").unwrap_err();
+        assert_eq!((noting.writer.as_slice(), noting.full), (&b"state"[..], false));
     }
 }

@@ -4,6 +4,9 @@
 //! after it is durable; a crash may leave older ones and unfinished files, which
 //! opening removes. A current snapshot that is damaged is an error: the older
 //! state it could be replaced by is not what was acknowledged.
+//!
+//! A writer may outlive the store: it then fails, and no longer touches the
+//! folder, which may belong to another store by then.
 
 mod format;
 mod reader;
@@ -14,7 +17,7 @@ mod writer;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::{Error, durable};
 use format::Contents;
@@ -38,7 +41,14 @@ struct Folder {
     begun: AtomicU64,
     /// Held while a snapshot becomes current.
     current: Mutex<Option<Snapshot>>,
+    /// Whether the store was closed. Held, shared, while a writer changes
+    /// anything in the folder.
+    closed: RwLock<bool>,
 }
+
+/// Shown by whoever changes something in the folder: it is open, and stays so
+/// while this is held.
+struct Access<'a>(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'a, bool>);
 
 impl Snapshots {
     /// Opens the folder `path`, removes what a crash may have left, and checks
@@ -81,12 +91,21 @@ impl Snapshots {
                 reserve_bytes,
                 begun: AtomicU64::new(0),
                 current: Mutex::new(current),
+                closed: RwLock::new(false),
             }),
         })
     }
 
+    /// Ends all writing, waiting for the step that each writer may be in: one
+    /// chunk, or making the file durable and current. What the unfinished ones
+    /// leave is removed at the next opening.
+    pub(crate) fn close(&self) {
+        *self.folder.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     /// Starts a new snapshot file beside the current one. Several may be in the
-    /// making at a time. [`Error::Full`] if the disk has no room.
+    /// making at a time. [`Error::Full`] if the disk has no room,
+    /// [`Error::Closed`] after the store was closed.
     pub fn begin(&self) -> Result<SnapshotWriter, Error> {
         let number = self.folder.begun.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.path.join(format!("{number}.{UNFINISHED}"));
@@ -107,6 +126,15 @@ impl Snapshots {
 }
 
 impl Folder {
+    /// Leave to change the folder, as long as the store is open.
+    fn access(&self) -> Result<Access<'_>, Error> {
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(Error::Closed);
+        }
+        Ok(Access(closed))
+    }
+
     /// Fails with [`Error::Full`] unless `bytes` fit besides the reserve.
     fn require_room(&self, bytes: usize) -> Result<(), Error> {
         if self.reserve_bytes == 0 {
@@ -116,7 +144,7 @@ impl Folder {
     }
 
     /// Makes a written file current, unless a newer one is.
-    fn install(&self, writer: &mut SnapshotWriter, index: u64) -> Result<Snapshot, Error> {
+    fn install(&self, _: &Access<'_>, writer: &mut SnapshotWriter, index: u64) -> Result<Snapshot, Error> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(newer) = current.as_ref().filter(|current| current.index() > index) {
             return Ok(newer.clone());

@@ -46,8 +46,9 @@ impl Default for Options {
 }
 
 /// An open data folder; one process at a time. Dropping it writes what is
-/// queued, stops the writer thread and releases the folder, also when clones of
-/// [`Log`] live on (their calls then answer [`Error::Closed`]).
+/// queued, stops the writer thread, waits for the step that a snapshot's writer
+/// is in and releases the folder, also when clones of [`Log`] or [`Snapshots`]
+/// live on (their calls then answer [`Error::Closed`]).
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
@@ -106,7 +107,15 @@ impl Store {
     /// tells whether all of it became durable. On a full disk it does not wait
     /// for room: what is queued is reported as failed.
     pub fn close(mut self) -> Result<(), Error> {
+        self.snapshots.close();
         self.log.close()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // While the lock is still held: whoever opens the folder next is alone in it.
+        self.snapshots.close();
     }
 }
 

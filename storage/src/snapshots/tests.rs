@@ -98,6 +98,64 @@ fn an_unfinished_snapshot_leaves_nothing() {
 }
 
 #[test]
+fn a_writer_that_outlives_its_store_no_longer_touches_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = crate::Store::open(folder.path(), crate::Options::default()).unwrap();
+    let snapshots = store.snapshots();
+    let path = folder.path().join("snapshots");
+    let mut idle = snapshots.begin().unwrap();
+    let mut writing = snapshots.begin().unwrap();
+    writing.write_all(b"late").unwrap();
+    store.close().unwrap();
+    let left = files(&path);
+
+    assert!(matches!(snapshots.begin(), Err(Error::Closed)));
+    idle.write_all(&content(format::CHUNK_BYTES)).unwrap();
+    idle.write_all(b"more than the chunk in memory").unwrap_err();
+    assert!(matches!(writing.finish(b"late", 9), Err(Error::Closed)));
+    assert_eq!(files(&path), left);
+
+    let store = crate::Store::open(folder.path(), crate::Options::default()).unwrap();
+    let mut next = store.snapshots().begin().unwrap();
+    next.write_all(b"state").unwrap();
+    let unfinished = files(&path);
+    assert_eq!(unfinished, ["0.unfinished"]);
+    // Both have the same name.
+    drop(idle);
+    assert_eq!(files(&path), unfinished);
+    next.finish(b"meta", 3).unwrap();
+    drop(store);
+    let store = crate::Store::open(folder.path(), crate::Options::default()).unwrap();
+    assert_eq!(read(&store.snapshots().current().unwrap().unwrap()), b"state");
+}
+
+#[test]
+fn closing_a_store_waits_for_the_step_that_a_writer_is_in() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 1..=20_u64 {
+        let store = crate::Store::open(folder.path(), crate::Options::default()).unwrap();
+        let snapshots = store.snapshots();
+        let (started, waiting) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            // Far more than it gets to before the store is closed.
+            for _ in 0..20_000 {
+                let mut writer = snapshots.begin()?;
+                writer.write_all(&content(1_000)).map_err(|error| Error::io("write", Path::new("-"), error))?;
+                let written = writer.finish(b"meta", round)?;
+                started.send(written.index()).ok();
+            }
+            Ok(())
+        });
+        waiting.recv().unwrap();
+        store.close().unwrap();
+        let before = files(&folder.path().join("snapshots"));
+        let result: Result<(), Error> = writer.join().unwrap();
+        result.unwrap_err();
+        assert_eq!(files(&folder.path().join("snapshots")), before, "round {round}");
+    }
+}
+
+#[test]
 fn what_a_crash_left_is_removed_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     write(&open(folder.path()), b"new", b"new", 9);

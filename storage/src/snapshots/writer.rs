@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use super::format::{self, CHUNK_BYTES, Footer, META_BYTES_MAX};
 use super::reader::into_io;
-use super::{Folder, Snapshot};
+use super::{Access, Folder, Snapshot};
 use crate::{Error, durable};
 
 /// A snapshot being written. Dropped unfinished, it leaves nothing behind.
-/// Holds one chunk of 256 KiB in memory.
+/// Holds one chunk of 256 KiB in memory. Once the store is closed, everything
+/// here fails with [`Error::Closed`], and an unfinished file stays until the
+/// next opening.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     folder: Arc<Folder>,
@@ -29,15 +31,19 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     pub(super) fn begin(folder: Arc<Folder>, path: PathBuf) -> Result<Self, Error> {
         let header = format::header();
-        folder.require_room(CHUNK_BYTES)?;
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|error| Error::io("create", &path, error))?;
+        let file = {
+            let _access = folder.access()?;
+            folder.require_room(CHUNK_BYTES)?;
+            File::options()
+                .write(true)
+                .create_new(true)
+                .open(&path)
+                .map_err(|error| Error::io("create", &path, error))?
+        };
         let mut writer =
             Self { folder, path, file, offset: 0, length: 0, chunk: Vec::with_capacity(CHUNK_BYTES), settled: false };
-        writer.write_out(&header)?;
+        let folder = Arc::clone(&writer.folder);
+        writer.write_out(&folder.access()?, &header)?;
         Ok(writer)
     }
 
@@ -54,13 +60,14 @@ impl SnapshotWriter {
                 limit_bytes: META_BYTES_MAX,
             });
         }
-        self.write_chunk()?;
+        let folder = Arc::clone(&self.folder);
+        let access = folder.access()?;
+        self.write_chunk(&access)?;
         let footer = Footer { index, length: self.length, meta };
         let ending = format::ending(self.offset, &footer);
-        self.folder.require_room(ending.len())?;
-        self.write_out(&ending)?;
-        let folder = Arc::clone(&self.folder);
-        folder.install(&mut self, index)
+        folder.require_room(ending.len())?;
+        self.write_out(&access, &ending)?;
+        folder.install(&access, &mut self, index)
     }
 
     /// Gives the file its final name, durably.
@@ -71,21 +78,21 @@ impl SnapshotWriter {
         result
     }
 
-    fn write_chunk(&mut self) -> Result<(), Error> {
+    fn write_chunk(&mut self, access: &Access<'_>) -> Result<(), Error> {
         if self.chunk.is_empty() {
             return Ok(());
         }
         self.folder.require_room(self.chunk.len())?;
         let header = format::chunk_header(self.offset, &self.chunk);
-        self.write_out(&header)?;
+        self.write_out(access, &header)?;
         let mut chunk = std::mem::take(&mut self.chunk);
-        let result = self.write_out(&chunk);
+        let result = self.write_out(access, &chunk);
         chunk.clear();
         self.chunk = chunk;
         result
     }
 
-    fn write_out(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn write_out(&mut self, _: &Access<'_>, bytes: &[u8]) -> Result<(), Error> {
         self.file.write_all(bytes).map_err(|error| Error::io("write", &self.path, error))?;
         self.offset += bytes.len() as u64;
         Ok(())
@@ -97,7 +104,9 @@ impl SnapshotWriter {
 impl Write for SnapshotWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.chunk.len() == CHUNK_BYTES {
-            self.write_chunk().map_err(into_io)?;
+            let folder = Arc::clone(&self.folder);
+            let access = folder.access().map_err(into_io)?;
+            self.write_chunk(&access).map_err(into_io)?;
         }
         let taken = bytes.len().min(CHUNK_BYTES - self.chunk.len());
         self.chunk.extend_from_slice(&bytes[..taken]);
@@ -116,6 +125,10 @@ impl Drop for SnapshotWriter {
         if self.settled {
             return;
         }
+        let Ok(_access) = self.folder.access() else {
+            tracing::info!(path = %self.path.display(), "the next start removes an unfinished snapshot");
+            return;
+        };
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error,
                 "an unfinished snapshot could not be removed, the next start tries again");
