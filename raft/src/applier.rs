@@ -8,7 +8,7 @@ use crate::codec::{self, chain};
 use crate::ids::{LogIndex, Stamp, UnixMillis};
 use crate::machine::{Observer, StateMachine};
 use crate::published::{Applied, Published};
-use crate::snapshot::{self, SnapshotBuilder, SnapshotData};
+use crate::snapshot::{self, Installed, SnapshotBuilder, SnapshotData};
 use crate::types::{Answer, Batch, LogId, SnapshotMeta, StoredMembership, Types};
 use berth_storage::Snapshots;
 use futures_util::{Stream, TryStreamExt};
@@ -213,13 +213,13 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         SnapshotBuilder::new(self.state.clone(), meta, self.at, self.snapshots.clone(), self.stop.clone())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
-        let snapshots = self.snapshots.clone();
-        let (state, at) = snapshot::blocking("install a snapshot", move || snapshot::install(&snapshots, data)).await?;
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        // What counts is what the file says that is current now.
+        let Installed { state, meta, at } = snapshot::install(&self.snapshots, data, self.stop.clone()).await?;
         self.state = state;
         self.at = self.at.max(at);
         self.last = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
+        self.membership = meta.last_membership;
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
         self.publish();

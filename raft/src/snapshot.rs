@@ -1,5 +1,9 @@
 //! Snapshots: written from an immutable view beside the running state, read back on start, and
 //! received from a leader.
+//!
+//! A full disk is waited for, here as everywhere: an error given to the library would stop the
+//! replica for good. What was received is read before it becomes current, so that a file this build
+//! cannot read never takes the place of one that it can.
 
 use crate::codec::{self, chain};
 use crate::ids::UnixMillis;
@@ -72,6 +76,33 @@ impl<W: Write> Write for NotesFullDisk<W> {
     }
 }
 
+/// The pauses between attempts that find a full disk.
+struct WaitsForRoom {
+    pause: Duration,
+    stop: CancellationToken,
+}
+
+impl WaitsForRoom {
+    fn new(stop: CancellationToken) -> Self {
+        Self { pause: RETRY_FIRST, stop }
+    }
+
+    /// Waits if `error` is a full disk; it comes back if it is another one or the replica stops.
+    async fn wait_after(&mut self, error: io::Error) -> io::Result<()> {
+        if !is_disk_full(&error) {
+            return Err(error);
+        }
+        let retry_after_ms = self.pause.as_millis();
+        tracing::warn!(%error, retry_after_ms, "no room for a snapshot, trying again later");
+        tokio::select! {
+            () = self.stop.cancelled() => return Err(error),
+            () = tokio::time::sleep(self.pause) => {}
+        }
+        self.pause = (self.pause * 2).min(RETRY_MAX);
+        Ok(())
+    }
+}
+
 /// Writes a snapshot of one moment while the state goes on.
 pub(crate) struct SnapshotBuilder<M> {
     view: M,
@@ -107,7 +138,7 @@ impl<M: StateMachine> SnapshotBuilder<M> {
                 let kind = if full { io::ErrorKind::StorageFull } else { error.kind() };
                 return Err(io::Error::new(kind, error));
             }
-            let noting = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            let mut noting = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             noting.writer.finish(header, index).map_err(|error| storage_error(&error))
         })
         .await
@@ -118,25 +149,12 @@ impl<M: StateMachine> RaftSnapshotBuilder<Types> for SnapshotBuilder<M> {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<openraft::alias::SnapshotOf<Types, SnapshotData>, io::Error> {
-        // An error given to the library stops the replica. A full disk is not worth that: the
-        // log grows on until there is room again.
-        let mut retry_after = RETRY_FIRST;
+        let mut room = WaitsForRoom::new(self.stop.clone());
         let stored = loop {
-            let error = match self.write().await {
+            match self.write().await {
                 Ok(stored) => break stored,
-                Err(error) if is_disk_full(&error) => error,
-                Err(error) => return Err(error),
-            };
-            tracing::warn!(
-                %error,
-                retry_after_ms = retry_after.as_millis(),
-                "no room for a snapshot, trying again later"
-            );
-            tokio::select! {
-                () = self.stop.cancelled() => return Err(error),
-                () = tokio::time::sleep(retry_after) => {}
+                Err(error) => room.wait_after(error).await?,
             }
-            retry_after = (retry_after * 2).min(RETRY_MAX);
         };
         let (meta, _) = codec::decode_snapshot_meta(stored.meta())?;
         tracing::info!(index = stored.index(), bytes = stored.length(), "snapshot written");
@@ -144,15 +162,57 @@ impl<M: StateMachine> RaftSnapshotBuilder<Types> for SnapshotBuilder<M> {
     }
 }
 
-/// Makes `data` the current snapshot, if it is not, and reads the state out of it.
-pub(crate) fn install<M: StateMachine>(snapshots: &Snapshots, data: SnapshotData) -> io::Result<(M, UnixMillis)> {
-    let stored = match data {
-        SnapshotData::Stored(stored) => adopt(snapshots, stored)?,
+/// A state that came out of a snapshot.
+#[derive(Debug)]
+pub(crate) struct Installed<M> {
+    pub(crate) state: M,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) at: UnixMillis,
+}
+
+/// Reads the state out of `data` and makes it the current snapshot, if it is not. Waits while the
+/// disk is full. Should a newer snapshot be current, then it is that one which is read.
+pub(crate) async fn install<M: StateMachine>(
+    snapshots: &Snapshots,
+    mut data: SnapshotData,
+    stop: CancellationToken,
+) -> io::Result<Installed<M>> {
+    let mut room = WaitsForRoom::new(stop);
+    loop {
+        let snapshots = snapshots.clone();
+        let attempt = blocking("install a snapshot", move || {
+            let installed = try_install(&snapshots, &mut data);
+            Ok((data, installed))
+        });
+        let installed;
+        (data, installed) = attempt.await?;
+        match installed {
+            Ok(installed) => return Ok(installed),
+            Err(error) => room.wait_after(error).await?,
+        }
+    }
+}
+
+/// One attempt. On a full disk `data` stays as complete as it was.
+fn try_install<M: StateMachine>(snapshots: &Snapshots, data: &mut SnapshotData) -> io::Result<Installed<M>> {
+    let (read, current) = match data {
+        SnapshotData::Stored(stored) => (read_state(stored)?, adopt(snapshots, stored)?),
         SnapshotData::Received { writer, meta, index } => {
-            writer.finish(meta, index).map_err(|error| storage_error(&error))?
+            let sealed = writer.seal(&meta, *index).map_err(|error| storage_error(&error))?;
+            let read = read_state(&sealed)?;
+            (read, writer.finish(meta, *index).map_err(|error| storage_error(&error))?)
         }
     };
-    let (_, at) = codec::decode_snapshot_meta(stored.meta())?;
+    let newest = read.meta.last_log_id.map_or(0, |last| last.index);
+    if current.index() > newest {
+        return read_state(&current);
+    }
+    Ok(read)
+}
+
+/// The state in a snapshot, which has to be all that it holds.
+fn read_state<M: StateMachine>(stored: &Snapshot) -> io::Result<Installed<M>> {
+    let (meta, at) = codec::decode_snapshot_meta(stored.meta())?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, stored.open());
     let state = M::read_snapshot(&mut input).map_err(|error| {
         let text = format!("cannot read the snapshot at entry {}: ", stored.index());
@@ -165,53 +225,20 @@ pub(crate) fn install<M: StateMachine>(snapshots: &Snapshots, data: SnapshotData
             format!("the snapshot at entry {} holds more than its state", stored.index()),
         ));
     }
-    Ok((state, at))
+    Ok(Installed { state, meta, at })
 }
 
 /// `stored` itself when it is the current snapshot here; a copy that is when it is not.
-fn adopt(snapshots: &Snapshots, stored: Snapshot) -> io::Result<Snapshot> {
+fn adopt(snapshots: &Snapshots, stored: &Snapshot) -> io::Result<Snapshot> {
     let current = snapshots.current().map_err(|error| storage_error(&error))?;
     if current.is_some_and(|current| current.meta() == stored.meta()) {
-        return Ok(stored);
+        return Ok(stored.clone());
     }
     let mut writer = snapshots.begin().map_err(|error| storage_error(&error))?;
     io::copy(&mut stored.open(), &mut writer)?;
-    writer.flush()?;
     writer.finish(stored.meta(), stored.index()).map_err(|error| storage_error(&error))
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    struct Full;
-
-    impl Write for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_full_disk_is_noticed_even_when_its_error_is_wrapped() {
-        let mut noting = NotesFullDisk { writer: Full, full: false, stop: CancellationToken::new() };
-        let wrapped = noting.write_all(b"state").map_err(io::Error::other);
-        assert!(wrapped.is_err_and(|error| !is_disk_full(&error)));
-        assert!(noting.full);
-    }
-
-    #[test]
-    fn a_replica_that_stops_writes_no_more_of_a_snapshot() {
-        let mut noting = NotesFullDisk { writer: Vec::new(), full: false, stop: CancellationToken::new() };
-        noting.write_all(b"state").unwrap();
-        noting.stop.cancel();
-        noting.write_all(b"more").unwrap_err();
-        assert_eq!((noting.writer.as_slice(), noting.full), (&b"state"[..], false));
-    }
-}
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -20,9 +20,18 @@ pub(crate) fn sync_file(path: &Path) -> Result<(), Error> {
 /// whole. `content` is an open handle on what is to be synced first.
 pub(crate) fn replace(content: &File, temporary: &Path, target: &Path) -> Result<(), Error> {
     content.sync_all().map_err(|error| Error::io("sync", temporary, error))?;
+    rename(temporary, target)
+}
+
+/// The same for a `temporary` whose content is durable already.
+pub(crate) fn rename(temporary: &Path, target: &Path) -> Result<(), Error> {
     fs::rename(temporary, target).map_err(|error| Error::io("rename to", target, error))?;
-    let folder = target.parent().unwrap_or(Path::new("/"));
-    sync_folder(folder)
+    sync_parent(target)
+}
+
+/// Makes the name of `path` durable.
+pub(crate) fn sync_parent(path: &Path) -> Result<(), Error> {
+    sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// Makes `folder` and the missing ones above it, durably.

@@ -144,9 +144,10 @@ impl Folder {
     }
 
     /// Makes a written file current, unless a newer one is.
-    fn install(&self, _: &Access<'_>, writer: &mut SnapshotWriter, index: u64) -> Result<Snapshot, Error> {
+    fn install(&self, access: &Access<'_>, writer: &mut SnapshotWriter, index: u64) -> Result<Snapshot, Error> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(newer) = current.as_ref().filter(|current| current.index() > index) {
+            writer.discard(access);
             return Ok(newer.clone());
         }
         let target = self.path.join(format!("{index:020}.{FINISHED}"));

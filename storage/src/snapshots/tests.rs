@@ -98,6 +98,39 @@ fn an_unfinished_snapshot_leaves_nothing() {
 }
 
 #[test]
+fn a_sealed_snapshot_can_be_read_and_is_not_current() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshots = open(folder.path());
+    write(&snapshots, b"old", b"old", 4);
+    let mut writer = snapshots.begin().unwrap();
+    writer.write_all(&content(600_000)).unwrap();
+    let sealed = writer.seal(b"meta", 9).unwrap();
+    assert!(read(&sealed) == content(600_000));
+    assert_eq!((sealed.meta(), sealed.index()), (&b"meta"[..], 9));
+    assert_eq!(snapshots.current().unwrap().unwrap().index(), 4);
+    writer.write_all(b"more").unwrap_err();
+
+    let current = writer.finish(b"meta", 9).unwrap();
+    assert_eq!(current.index(), 9);
+    drop(writer);
+    assert_eq!(files(folder.path()), ["00000000000000000009.snapshot"]);
+    assert!(read(&open(folder.path()).current().unwrap().unwrap()) == content(600_000));
+}
+
+#[test]
+fn a_sealed_snapshot_that_is_dropped_leaves_the_older_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshots = open(folder.path());
+    write(&snapshots, b"old", b"old", 4);
+    let mut writer = snapshots.begin().unwrap();
+    writer.write_all(b"unreadable").unwrap();
+    writer.seal(b"meta", 9).unwrap();
+    drop(writer);
+    assert_eq!(files(folder.path()), ["00000000000000000004.snapshot"]);
+    assert_eq!(read(&open(folder.path()).current().unwrap().unwrap()), b"old");
+}
+
+#[test]
 fn a_writer_that_outlives_its_store_no_longer_touches_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::Store::open(folder.path(), crate::Options::default()).unwrap();

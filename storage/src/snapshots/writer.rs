@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{self, CHUNK_BYTES, Footer, META_BYTES_MAX};
@@ -24,6 +25,11 @@ pub struct SnapshotWriter {
     /// Content bytes taken.
     length: u64,
     chunk: Vec<u8>,
+    /// All of the file is written.
+    ended: bool,
+    /// The file as a snapshot, once it is complete and durable.
+    sealed: Option<Snapshot>,
+    sync_failed: bool,
     /// The file has got its final name, or is gone.
     settled: bool,
 }
@@ -40,18 +46,31 @@ impl SnapshotWriter {
                 .open(&path)
                 .map_err(|error| Error::io("create", &path, error))?
         };
-        let mut writer =
-            Self { folder, path, file, offset: 0, length: 0, chunk: Vec::with_capacity(CHUNK_BYTES), settled: false };
+        let mut writer = Self {
+            folder,
+            path,
+            file,
+            offset: 0,
+            length: 0,
+            chunk: Vec::with_capacity(CHUNK_BYTES),
+            ended: false,
+            sealed: None,
+            sync_failed: false,
+            settled: false,
+        };
         let folder = Arc::clone(&writer.folder);
         writer.write_out(&folder.access()?, &header)?;
         Ok(writer)
     }
 
-    /// Makes the snapshot durable and current, then removes older ones. `index`
-    /// is the last log index it covers, `meta` whatever the caller wants back
-    /// with it (at most 1 MiB). Returns the snapshot that is current afterwards:
-    /// this one, or one of a higher index that was finished in the meantime.
-    pub fn finish(mut self, meta: impl AsRef<[u8]>, index: u64) -> Result<Snapshot, Error> {
+    /// Completes the file and makes its content durable, without making it
+    /// current: to be read before it counts. `index` is the last log index it
+    /// covers, `meta` whatever the caller wants back with it (at most 1 MiB).
+    /// Takes no content afterwards. After [`Error::Full`] it may be called again.
+    pub fn seal(&mut self, meta: impl AsRef<[u8]>, index: u64) -> Result<Snapshot, Error> {
+        if let Some(sealed) = &self.sealed {
+            return Ok(sealed.clone());
+        }
         let meta = meta.as_ref();
         if meta.len() > META_BYTES_MAX {
             return Err(Error::TooLarge {
@@ -60,22 +79,59 @@ impl SnapshotWriter {
                 limit_bytes: META_BYTES_MAX,
             });
         }
+        if self.sync_failed {
+            let reason = io::Error::other("a sync failed before, what is on the disk is unknown");
+            return Err(Error::io("sync", &self.path, reason));
+        }
         let folder = Arc::clone(&self.folder);
         let access = folder.access()?;
-        self.write_chunk(&access)?;
-        let footer = Footer { index, length: self.length, meta };
-        let ending = format::ending(self.offset, &footer);
-        folder.require_room(ending.len())?;
-        self.write_out(&access, &ending)?;
-        folder.install(&access, &mut self, index)
+        if !self.ended {
+            self.write_chunk(&access)?;
+            let footer = Footer { index, length: self.length, meta };
+            let ending = format::ending(self.offset, &footer);
+            folder.require_room(ending.len())?;
+            self.write_out(&access, &ending)?;
+            self.ended = true;
+        }
+        self.file.sync_all().map_err(|error| {
+            self.sync_failed = true;
+            Error::io("sync", &self.path, error)
+        })?;
+        let sealed = Snapshot::load(&self.path)?;
+        self.sealed = Some(sealed.clone());
+        Ok(sealed)
+    }
+
+    /// Makes the snapshot durable and current, then removes older ones; seals it
+    /// first, if that was not done. Returns the snapshot that is current
+    /// afterwards: this one, or one of a higher index that was finished in the
+    /// meantime. After [`Error::Full`] it may be called again.
+    pub fn finish(&mut self, meta: impl AsRef<[u8]>, index: u64) -> Result<Snapshot, Error> {
+        let sealed = self.seal(meta, index)?;
+        let folder = Arc::clone(&self.folder);
+        let access = folder.access()?;
+        folder.install(&access, self, sealed.index())
     }
 
     /// Gives the file its final name, durably.
-    pub(super) fn settle(&mut self, target: &std::path::Path) -> Result<(), Error> {
-        let result = durable::replace(&self.file, &self.path, target);
+    pub(super) fn settle(&mut self, target: &Path) -> Result<(), Error> {
+        if self.settled {
+            return durable::sync_parent(target);
+        }
+        let result = durable::rename(&self.path, target);
         // Once renamed it must not be removed, whether its name is durable or not.
         self.settled = result.is_ok() || !self.path.exists();
         result
+    }
+
+    /// Removes the file.
+    pub(super) fn discard(&mut self, _: &Access<'_>) {
+        if !std::mem::replace(&mut self.settled, true)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error,
+                "an unfinished snapshot could not be removed, the next start tries again");
+        }
     }
 
     fn write_chunk(&mut self, access: &Access<'_>) -> Result<(), Error> {
@@ -83,26 +139,29 @@ impl SnapshotWriter {
             return Ok(());
         }
         self.folder.require_room(self.chunk.len())?;
-        let header = format::chunk_header(self.offset, &self.chunk);
-        self.write_out(access, &header)?;
-        let mut chunk = std::mem::take(&mut self.chunk);
-        let result = self.write_out(access, &chunk);
-        chunk.clear();
-        self.chunk = chunk;
-        result
+        let mut bytes = format::chunk_header(self.offset, &self.chunk).to_vec();
+        bytes.extend_from_slice(&self.chunk);
+        self.write_out(access, &bytes)?;
+        self.chunk.clear();
+        Ok(())
     }
 
+    /// Writes all of `bytes` behind what was written, or, after an error,
+    /// nothing that counts.
     fn write_out(&mut self, _: &Access<'_>, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all(bytes).map_err(|error| Error::io("write", &self.path, error))?;
+        self.file.write_all_at(bytes, self.offset).map_err(|error| Error::io("write", &self.path, error))?;
         self.offset += bytes.len() as u64;
         Ok(())
     }
 }
 
-/// A full disk is reported as [`io::ErrorKind::StorageFull`]. After an error the
-/// snapshot cannot be finished any more: drop it.
+/// A full disk is reported as [`io::ErrorKind::StorageFull`]; nothing of the
+/// bytes was taken then, and they may be written again.
 impl Write for SnapshotWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.ended {
+            return Err(io::Error::other("the snapshot is sealed, it takes no more content"));
+        }
         if self.chunk.len() == CHUNK_BYTES {
             let folder = Arc::clone(&self.folder);
             let access = folder.access().map_err(into_io)?;
@@ -125,13 +184,11 @@ impl Drop for SnapshotWriter {
         if self.settled {
             return;
         }
-        let Ok(_access) = self.folder.access() else {
+        let folder = Arc::clone(&self.folder);
+        let Ok(access) = folder.access() else {
             tracing::info!(path = %self.path.display(), "the next start removes an unfinished snapshot");
             return;
         };
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error,
-                "an unfinished snapshot could not be removed, the next start tries again");
-        }
+        self.discard(&access);
     }
 }
