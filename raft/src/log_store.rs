@@ -6,6 +6,7 @@
 
 use crate::codec;
 use crate::ids::ReplicaId;
+use crate::snapshot::blocking;
 use crate::types::{Entry, LogId, Types, Vote};
 use berth_storage::Log;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -49,10 +50,23 @@ impl LogStore {
         Self { log, replica, room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)), stop }
     }
 
-    fn read(&self, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, io::Error> {
-        let stored = self.log.read(range, bytes_max).map_err(|error| storage_error(&error))?;
-        let entries = stored.iter().map(codec::decode_entry);
-        Ok(entries.collect::<Result<_, _>>()?)
+    /// Reads entries, where it may block if they are on disk only.
+    async fn read(&self, range: Range<u64>, bytes_max: u64) -> Result<Vec<Entry>, io::Error> {
+        let decode = |stored: Vec<berth_storage::Entry>| -> io::Result<Vec<Entry>> {
+            Ok(stored.iter().map(codec::decode_entry).collect::<Result<_, _>>()?)
+        };
+        let recent = self.log.read_recent(range.clone(), bytes_max).map_err(|error| storage_error(&error))?;
+        if let Some(stored) = recent {
+            return decode(stored);
+        }
+        let log = self.log.clone();
+        let read = blocking("read the log", move || {
+            decode(log.read(range, bytes_max).map_err(|error| storage_error(&error))?)
+        });
+        tokio::select! {
+            entries = read => entries,
+            () = self.stop.cancelled() => Err(stopping("a read")),
+        }
     }
 
     /// `range` cut to what the log holds: nothing purged, nothing that is not there yet.
@@ -121,7 +135,7 @@ impl RaftLogReader<Types> for LogStore {
         let mut wanted = self.present(&range);
         let mut entries = Vec::new();
         while wanted.start < wanted.end {
-            let some = self.read(wanted.clone(), READ_BYTES_MAX)?;
+            let some = self.read(wanted.clone(), READ_BYTES_MAX).await?;
             if some.is_empty() {
                 // Storage checks that a log goes on from where it began. One that has begun late
                 // lacks what is before its beginning, and nothing else.
@@ -146,7 +160,7 @@ impl RaftLogReader<Types> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start..end, READ_BYTES_MAX)
+        self.read(start..end, READ_BYTES_MAX).await
     }
 
     async fn entries_stream<RB>(
@@ -164,7 +178,7 @@ impl RaftLogReader<Types> for LogStore {
         let state = (self.clone(), wanted, Vec::new().into_iter());
         futures_util::stream::try_unfold(state, |(store, mut wanted, mut ready)| async move {
             if ready.as_slice().is_empty() && wanted.start < wanted.end {
-                let some = store.read(wanted.clone(), READ_BYTES_MAX)?;
+                let some = store.read(wanted.clone(), READ_BYTES_MAX).await?;
                 if some.is_empty() {
                     return Err(missing(wanted.start));
                 }

@@ -200,7 +200,7 @@ impl Log {
     /// no entry at the start of `range`, [`Error::Purged`] if it is purged.
     /// Recent entries come from memory, older ones from disk, each checked. When
     /// the disk is full to the last byte, beyond the reserve, older ones may have
-    /// to wait until there is room.
+    /// to wait until there is room: not to be called where nothing may block.
     pub fn read(&self, range: Range<u64>, max_bytes: u64) -> Result<Vec<Entry>, Error> {
         loop {
             let state = self.shared.state();
@@ -218,7 +218,9 @@ impl Log {
             };
             let result = self.read_disk(first, &slots);
             let Err(error) = result else { return result };
-            if error.is_disk_full() {
+            // Closed is the database while it is opened anew, too; the log itself
+            // is asked at the next turn.
+            if error.is_disk_full() || matches!(error, Error::Closed) {
                 self.shared.wait_for_reopening();
                 continue;
             }
@@ -235,6 +237,20 @@ impl Log {
                 return Err(error);
             }
         }
+    }
+
+    /// The same where nothing may block: `None` if it takes the disk.
+    pub fn read_recent(&self, range: Range<u64>, max_bytes: u64) -> Result<Option<Vec<Entry>>, Error> {
+        let state = self.shared.state();
+        if let Some(refusal) = state.refusal() {
+            return Err(refusal);
+        }
+        let found = state.view.find(range, max_bytes)?;
+        drop(state);
+        Ok(match found {
+            Found::Memory(entries) => Some(entries.iter().map(|entry| Entry::clone(entry)).collect()),
+            Found::Disk { .. } => None,
+        })
     }
 
     fn read_disk(&self, first: u64, slots: &[Slot]) -> Result<Vec<Entry>, Error> {

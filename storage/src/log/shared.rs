@@ -25,8 +25,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     /// Wakes readers after the database was opened anew.
     reopened: Condvar,
-    /// Missing once closed. Written to by the writer only; taken exclusively
-    /// only to open it anew.
+    /// Missing once closed, and while it is opened anew. Written to by the
+    /// writer only; taken exclusively only to replace it.
     database: RwLock<Option<Database>>,
 }
 

@@ -163,6 +163,43 @@ fn entries_of_every_size_come_back_after_a_restart() {
 }
 
 #[test]
+fn what_is_in_memory_can_be_read_without_the_disk_and_nothing_else() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    append(&log, entries(0..50, 1_000));
+    // Four of them fit.
+    assert_eq!(log.read_recent(46..50, u64::MAX).unwrap().unwrap(), entries(46..50, 1_000));
+    assert_eq!(log.read_recent(45..50, u64::MAX).unwrap(), None);
+    assert_eq!(log.read_recent(50..60, u64::MAX).unwrap(), Some(Vec::new()));
+    purge(&log, 10, b"marker");
+    assert!(matches!(log.read_recent(10..11, u64::MAX), Err(Error::Purged { .. })));
+    fixture.store.close().unwrap();
+    assert!(matches!(log.read_recent(46..50, u64::MAX), Err(Error::Closed)));
+}
+
+#[test]
+fn a_read_waits_while_the_database_is_opened_anew() {
+    let fixture = Fixture::new();
+    let log = fixture.log();
+    append(&log, entries(0..50, 1_000));
+    let database = log.shared.database_exclusively().take();
+    let (started, has_started) = mpsc::channel();
+    let reader = std::thread::spawn({
+        let log = log.clone();
+        move || {
+            started.send(()).unwrap();
+            log.read(0..10, u64::MAX)
+        }
+    });
+    has_started.recv_timeout(DEADLINE).unwrap();
+    // What is in memory needs no database.
+    assert_eq!(log.read(49..50, u64::MAX).unwrap(), entries(49..50, 1_000));
+    *log.shared.database_exclusively() = database;
+    log.shared.has_reopened();
+    assert_eq!(reader.join().unwrap().unwrap(), entries(0..10, 1_000));
+}
+
+#[test]
 fn entries_are_readable_before_they_are_durable() {
     let fixture = Fixture::new();
     let log = fixture.log();

@@ -235,29 +235,25 @@ impl Writer {
             "the disk filled up during a write");
         let shared = Arc::clone(&self.shared);
         self.wait_for(self.needed_bytes().max(SEGMENTS_BYTES))?;
-        // Readers wait from here on; what is in memory is read without this lock.
-        let mut guard = shared.database_exclusively();
-        loop {
-            if let Some(database) = guard.take()
-                && let Err(error) = database.close()
-            {
-                tracing::warn!(%error, "the database did not close cleanly, it is checked next");
-            }
-            let opened = Database::open(&shared.folder, shared.options.cache_bytes)
-                .and_then(|database| self.verify(&database).map(|()| database));
-            match opened {
-                Ok(database) => {
-                    *guard = Some(database);
-                    break;
-                }
+        // Readers of what is not in memory wait from here on, without this lock.
+        let failed = shared.database_exclusively().take();
+        if let Some(database) = failed
+            && let Err(error) = database.close()
+        {
+            tracing::warn!(%error, "the database did not close cleanly, it is checked next");
+        }
+        let database = loop {
+            let opened = Database::open(&shared.folder, shared.options.cache_bytes);
+            match opened.and_then(|database| self.verify(&database).map(|()| database)) {
+                Ok(database) => break database,
                 Err(error) if error.is_disk_full() => {
                     self.wait_for(self.needed_bytes().max(SEGMENTS_BYTES))?;
                     std::thread::sleep(FULL_PAUSE);
                 }
                 Err(error) => return Err(error),
             }
-        }
-        drop(guard);
+        };
+        *shared.database_exclusively() = Some(database);
         shared.has_reopened();
         tracing::info!(folder = %shared.folder.display(), "the database was opened again, nothing is missing");
         Ok(())
