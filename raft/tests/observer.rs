@@ -69,7 +69,7 @@ async fn a_task_woken_by_the_observer_misses_nothing() {
         Arc::new(move |_: &Ledger, _: &[Effect]| woken.notify_one())
     };
     let replica = start(folder.path(), observer).await;
-    let (seen, mut sees) = watch::channel(0);
+    let (seen, mut latest) = watch::channel(0);
     let follower = {
         let replica = replica.clone();
         tokio::spawn(async move {
@@ -84,7 +84,7 @@ async fn a_task_woken_by_the_observer_misses_nothing() {
         burst(&replica, &mut ids, 1 + number % 24).await;
         let total = replica.local().state.total;
         // Nothing else wakes the task: a wake-up that came too early is never made good.
-        let caught_up = timeout(PATIENCE, sees.wait_for(|seen| *seen == total)).await;
+        let caught_up = timeout(PATIENCE, latest.wait_for(|seen| *seen == total)).await;
         assert!(caught_up.is_ok(), "burst {number}: the task never saw the total of {total}");
     }
     follower.abort();

@@ -200,6 +200,31 @@ fn a_read_waits_while_the_database_is_opened_anew() {
 }
 
 #[test]
+fn a_group_written_again_leaves_nothing_of_the_attempt_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place { folder: folder.path().join("log"), synced: folder.path().join("synced") };
+    let options = small_options();
+    Running::create(&place, &options).unwrap();
+    let append = |term, pieces| Action::Append {
+        start: Some(0),
+        entries: vec![Arc::new(Entry { index: 0, term, payload: vec![0; pieces * record::PIECE_BYTES] })],
+    };
+    let database = Database::open(&place.folder, options.cache_bytes).unwrap();
+    let view = load::load(&database, &place.folder, 0).unwrap().view;
+    let shared = Arc::new(Shared::new(place.folder.clone(), options, view, database));
+    let (synced, _) = Synced::open(&place.synced).unwrap();
+    let mut writer = Writer::new(Arc::clone(&shared), synced, 0);
+    // The attempt before had got to a later append of the group, of a longer entry.
+    writer.write_alone(append(2, 40), false).unwrap();
+    writer.write_alone(append(1, 3), true).unwrap();
+
+    let guard = shared.database();
+    let loaded = load::load(guard.as_ref().unwrap(), &place.folder, 0).unwrap();
+    assert_eq!(loaded.view.last(), Some((0, 1)));
+    assert_eq!(loaded.unfinished, None);
+}
+
+#[test]
 fn entries_are_readable_before_they_are_durable() {
     let fixture = Fixture::new();
     let log = fixture.log();

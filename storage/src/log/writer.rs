@@ -4,7 +4,8 @@
 //! only then reports it as done. A group of writes goes to sled in several
 //! batches; each is atomic and none survives a crash without those before it,
 //! so a crash leaves the writes of a group up to some point. Writing a group a
-//! second time, after sled had to be opened anew, leaves the same state.
+//! second time, after sled had to be opened anew, leaves the same state, and a
+//! crash meanwhile as good a one: each append first removes what stands there.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,6 +55,8 @@ pub(crate) struct Writer {
     leftovers: bool,
     /// What is being written; reported on whatever happens.
     in_flight: Group,
+    /// Whether an attempt before may have written some of it.
+    again: bool,
 }
 
 /// Writes that share a sync.
@@ -74,7 +77,7 @@ impl Writer {
     /// A writer that goes on after `group`, the last one in the database.
     pub(crate) fn new(shared: Arc<Shared>, synced: Synced, group: u64) -> Self {
         let purged = shared.state().view.purged().map(|(index, _)| *index);
-        Self { shared, synced, group, purged, leftovers: purged.is_some(), in_flight: Group::default() }
+        Self { shared, synced, group, purged, leftovers: purged.is_some(), in_flight: Group::default(), again: false }
     }
 
     /// Writes until the store is closed or fails.
@@ -254,6 +257,7 @@ impl Writer {
             }
         };
         *shared.database_exclusively() = Some(database);
+        self.again = true;
         shared.has_reopened();
         tracing::info!(folder = %shared.folder.display(), "the database was opened again, nothing is missing");
         Ok(())
@@ -291,6 +295,12 @@ impl Writer {
                 Action::Append { start, entries } => {
                     if let Some(start) = start {
                         batch.insert(record::START_KEY, codec::encode(Kind::Start, start, 9))?;
+                    }
+                    if let Some(first) = entries.first().filter(|_| self.again) {
+                        // What the attempt before got to later in the group may
+                        // stand there: parts of two entries must never mix.
+                        batch.apply()?;
+                        truncate(database, first.index)?;
                     }
                     for entry in entries {
                         for (key, value) in record::records(entry) {
@@ -340,6 +350,15 @@ impl Writer {
         }
     }
 
+    /// Writes a group of one, for the first time or again.
+    #[cfg(test)]
+    pub(super) fn write_alone(&mut self, action: Action, again: bool) -> Result<(), Error> {
+        let write = Write { number: 1, bytes: 0, action, done: Box::new(drop) };
+        self.in_flight = Group { writes: VecDeque::from([write]), committed: None };
+        self.again = again;
+        self.write_group()
+    }
+
     fn write_committed(&mut self) -> Result<(), Error> {
         let guard = self.shared.database();
         let database = guard.as_ref().ok_or(Error::Closed)?;
@@ -364,6 +383,7 @@ impl Writer {
     /// Reports the group in flight as durable.
     fn report(&mut self) {
         let group = std::mem::take(&mut self.in_flight);
+        self.again = false;
         let mut state = self.shared.state();
         for write in &group.writes {
             state.waiting_bytes -= write.bytes;
