@@ -170,12 +170,14 @@ fn closing_a_store_waits_for_the_step_that_a_writer_is_in() {
         let snapshots = store.snapshots();
         let (started, waiting) = std::sync::mpsc::channel();
         let writer = std::thread::spawn(move || {
-            loop {
+            // Far more than it gets to before the store is closed.
+            for _ in 0..20_000 {
                 let mut writer = snapshots.begin()?;
                 writer.write_all(&content(1_000)).map_err(|error| Error::io("write", Path::new("-"), error))?;
                 let written = writer.finish(b"meta", round)?;
                 started.send(written.index()).ok();
             }
+            Ok(())
         });
         waiting.recv().unwrap();
         store.close().unwrap();
