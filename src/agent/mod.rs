@@ -157,7 +157,9 @@ async fn run_locked(
         events,
         snapshots,
     });
-    let stop = shutdown.child_token();
+    // Not a child of `shutdown`: the engine ends first, and would take the
+    // link's end for a defect.
+    let stop = CancellationToken::new();
     let linking = tokio::spawn(link.run(stop.clone()));
     let outcome = engine.run(shutdown).await;
     stop.cancel();

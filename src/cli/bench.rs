@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     servers: u32,
     /// Sessions to describe.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(2..=1000))]
     rows: u64,
     /// Folder for the broker's data; its disk is what is measured.
     #[arg(long, value_name = "FOLDER")]
@@ -46,8 +46,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = parent.join(format!("berth-bench-{}", std::process::id()));
     let result = measure(&args, &folder).await;
-    std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    result
+    let removed = std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()));
+    result.and(removed)
 }
 
 #[allow(clippy::print_stdout)] // a command's output
@@ -72,7 +72,8 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
         let config = agent_config(&folder, &running.ca_path, &running.agent_secret_path, port);
         agents.spawn(agent::run(config, shutdown.clone()));
     }
-    let stop = shutdown.clone();
+    let broker_shutdown = CancellationToken::new();
+    let stop = broker_shutdown.clone();
     let broker = tokio::spawn(running.run_until(async move { stop.cancelled().await }));
 
     let api = Api::connect(&url, &ca_path, &credentials).await?;
@@ -87,6 +88,7 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
     while let Some(ended) = agents.join_next().await {
         ended??;
     }
+    broker_shutdown.cancel();
     broker.await??;
     Ok(())
 }
@@ -190,7 +192,7 @@ where
 /// Pages of sessions, described one after the other.
 #[allow(clippy::print_stdout)] // a command's output
 async fn describes(api: &Api, rows: u64, time: Duration) -> anyhow::Result<()> {
-    for page in [1, rows.min(1000)] {
+    for page in [1, rows] {
         let body = json!({ "MaxResults": page });
         let end = Instant::now() + time;
         let mut latencies = Vec::new();
