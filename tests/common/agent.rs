@@ -43,6 +43,8 @@ impl Agent {
         }
         let text = format!(
             "version = '0.1'\n\
+             [xvnc]\n\
+             allow_root = true\n\
              [log]\n\
              directory = 'log'\n\
              rotation = 'never'\n\
