@@ -60,6 +60,8 @@ async fn apt(arguments: &[&str]) -> anyhow::Result<()> {
         sudo
     };
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    // Standard output is for what the command itself has to say.
+    command.stdout(std::process::Stdio::from(std::io::stderr()));
     tracing::info!(command = ?command.as_std(), "installing");
     let status = command.status().await.context("cannot run apt-get")?;
     if !status.success() {
