@@ -188,21 +188,7 @@ fn session(name: &str) -> SessionId {
 }
 
 fn create(name: &str, owner: &str) -> Action {
-    let spec = SessionSpec {
-        name: name.to_owned(),
-        owner: Owner::new(owner).unwrap(),
-        kind: SessionKind::Virtual,
-        gl: false,
-        clients_max: None,
-        init_file: None,
-        autorun_file: None,
-        autorun_arguments: Vec::new(),
-        permissions: None,
-        requirements: None,
-        storage_root: None,
-        enqueue: false,
-        retry_disabled: false,
-    };
+    let spec = SessionSpec::plain(name.to_owned(), Owner::new(owner).unwrap(), SessionKind::Virtual);
     Action::CreateSession { session: session(name), spec }
 }
 

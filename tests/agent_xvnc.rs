@@ -151,21 +151,7 @@ fn is_root() -> bool {
 }
 
 fn spec() -> SessionSpec {
-    SessionSpec {
-        name: "test".to_owned(),
-        owner: Owner::new(&own_user()).unwrap(),
-        kind: SessionKind::Virtual,
-        gl: false,
-        clients_max: None,
-        init_file: None,
-        autorun_file: None,
-        autorun_arguments: Vec::new(),
-        permissions: None,
-        requirements: None,
-        storage_root: None,
-        enqueue: false,
-        retry_disabled: false,
-    }
+    SessionSpec::plain("test".to_owned(), Owner::new(&own_user()).unwrap(), SessionKind::Virtual)
 }
 
 /// Polls until a file says something.

@@ -8,21 +8,7 @@ fn session() -> SessionId {
 }
 
 fn create(id: u64) -> Instruction {
-    let spec = SessionSpec {
-        name: "n".to_owned(),
-        owner: Owner::new("ann").unwrap(),
-        kind: SessionKind::Virtual,
-        gl: false,
-        clients_max: None,
-        init_file: None,
-        autorun_file: None,
-        autorun_arguments: Vec::new(),
-        permissions: None,
-        requirements: None,
-        storage_root: None,
-        enqueue: false,
-        retry_disabled: false,
-    };
+    let spec = SessionSpec::plain("n".to_owned(), Owner::new("ann").unwrap(), SessionKind::Virtual);
     instruction(id, Action::CreateSession { session: session(), spec })
 }
 

@@ -56,6 +56,27 @@ pub struct SessionSpec {
     pub retry_disabled: bool,
 }
 
+impl SessionSpec {
+    /// A session with nothing asked for beyond what it must have.
+    pub const fn plain(name: String, owner: Owner, kind: SessionKind) -> Self {
+        Self {
+            name,
+            owner,
+            kind,
+            gl: false,
+            clients_max: None,
+            init_file: None,
+            autorun_file: None,
+            autorun_arguments: Vec::new(),
+            permissions: None,
+            requirements: None,
+            storage_root: None,
+            enqueue: false,
+            retry_disabled: false,
+        }
+    }
+}
+
 /// Where a session is in its life. The API's states are derived from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {

@@ -261,19 +261,9 @@ fn adopted(server: &ServerId, reported: &ReportedSession) -> Session {
     Session {
         id: reported.id.clone(),
         spec: SessionSpec {
-            name: reported.name.clone(),
-            owner: reported.owner.clone(),
-            kind: reported.kind,
-            gl: false,
             clients_max: reported.clients_max,
-            init_file: None,
-            autorun_file: None,
-            autorun_arguments: Vec::new(),
-            permissions: None,
-            requirements: None,
             storage_root: reported.storage_root.clone(),
-            enqueue: false,
-            retry_disabled: false,
+            ..SessionSpec::plain(reported.name.clone(), reported.owner.clone(), reported.kind)
         },
         requested_by: None,
         created_at: reported.created_at,
