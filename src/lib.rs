@@ -8,5 +8,6 @@ pub mod agent;
 pub mod broker;
 pub mod cli;
 pub mod domain;
+pub mod files;
 pub mod protocol;
 pub mod secret;

@@ -2,9 +2,9 @@
 //! them.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -12,6 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+use crate::files;
 
 /// Longest secret file in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -98,10 +100,10 @@ impl Secret {
             return Self::read(path);
         }
         let secret = Self::random();
-        write_private(path, format!("{}\n", secret.expose()).as_bytes()).map_err(|source| SecretError::Io {
+        files::replace(path, format!("{}\n", secret.expose()).as_bytes(), 0o600).map_err(|error| SecretError::Io {
             what: "write",
             path: path.to_owned(),
-            source,
+            source: error.source,
         })?;
         Ok(secret)
     }
@@ -110,48 +112,6 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[secret]")
-    }
-}
-
-/// Replaces a file that only its owner may read: written beside, synced,
-/// renamed, and the folder synced.
-pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes, 0o600)
-}
-
-/// Like [`write_private`] for a file that all may read.
-pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes, 0o644)
-}
-
-fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Makes a folder that only its owner may enter, with its parents. One that is
-/// there already keeps its mode.
-pub fn create_private_folder(path: &Path) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o700)),
     }
 }
 
@@ -172,7 +132,7 @@ mod tests {
         let path = folder.path().join("secret");
         let made = Secret::read_or_create(&path).expect("made");
         assert!(Secret::read(&path).expect("read").matches(made.expose()));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
         let error = Secret::read_or_create(&path).expect_err("exposed").to_string();
         assert!(error.contains("chmod 600"), "{error}");
         assert!(!error.contains(made.expose()));

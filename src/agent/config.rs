@@ -10,7 +10,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::desktops::simulated;
-use super::files;
+use crate::files;
 use crate::protocol;
 
 /// Where the configuration is looked for when nobody says otherwise.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::InstructionId;
 use crate::domain::instruction::{Action, Answer, Instruction};
 
-use super::files::{self, FileError};
+use crate::files::{self, FileError};
 
 /// Version of the entries' format.
 const VERSION: u32 = 1;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::config::{Log, Rotation};
-use super::files::{self, FileError};
+use crate::files::{self, FileError};
 
 /// Log files that are kept; older ones are removed when a new one begins.
 const FILES_KEPT: usize = 30;

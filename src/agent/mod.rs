@@ -15,7 +15,6 @@ mod clock;
 pub mod config;
 pub mod desktops;
 mod engine;
-mod files;
 mod host;
 mod ledger;
 mod link;
@@ -36,8 +35,9 @@ use tracing::{info, warn};
 use crate::domain::ServerId;
 use crate::domain::host::Limits;
 
+use crate::files;
+pub use crate::files::FileError;
 pub use config::Config;
-pub use files::FileError;
 pub use ledger::Error as LedgerError;
 pub use tls::Error as TlsError;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::host::{Limits, OsFamily};
 
-use super::files;
+use crate::files;
 
 /// Largest file of tags in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;

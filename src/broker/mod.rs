@@ -37,7 +37,8 @@ use self::listen::Bound;
 use self::machine::Machine;
 use self::pki::Pki;
 use crate::domain::{Command, ReplicaId};
-use crate::secret::{Secret, create_private_folder};
+use crate::files::{self, FileError};
+use crate::secret::Secret;
 
 /// Between two looks at the disk while the first words are written.
 const STORAGE_POLL: Duration = Duration::from_millis(50);
@@ -51,14 +52,8 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
     /// A file or folder cannot be had.
-    #[error("cannot prepare the data folder {}", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A secret cannot be had.
     #[error(transparent)]
     Secret(#[from] crate::secret::SecretError),
@@ -115,7 +110,7 @@ pub struct Running {
 pub async fn start(config: Config) -> Result<Running, Error> {
     config.check()?;
     let folder = config.data_folder.clone();
-    create_private_folder(&folder).map_err(|source| Error::Folder { path: folder.clone(), source })?;
+    files::make_folder(&folder, 0o700)?;
 
     let id = ReplicaId(config.replica);
     let links = Arc::new(Links::default());

@@ -21,7 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::config::Listener;
-use crate::secret::{create_private_folder, write_private, write_public};
+use crate::files::{self, FileError};
 
 const CA_VALIDITY: Duration = Duration::from_hours(10 * 365 * 24);
 const SERVER_VALIDITY: Duration = Duration::from_hours(397 * 24);
@@ -31,6 +31,9 @@ const BACKDATED: Duration = Duration::from_hours(24);
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
+    /// A file cannot be replaced.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file cannot be read or written.
     #[error("cannot read or write {}", path.display())]
     Io {
@@ -82,7 +85,7 @@ impl Pki {
     /// Opens the authority in a folder, or makes it, and makes a server
     /// certificate for this host and for `names`.
     pub fn open(folder: &Path, names: &[String]) -> Result<Self, PkiError> {
-        create_private_folder(folder).map_err(|source| PkiError::Io { path: folder.to_owned(), source })?;
+        files::make_folder(folder, 0o700)?;
         let ca_path = folder.join("ca.pem");
         let ca_key_path = folder.join("ca.key");
         let (ca_pem, issuer) = open_authority(&ca_path, &ca_key_path)?;
@@ -101,8 +104,7 @@ impl Pki {
         let certificate = params.signed_by(&key, &issuer).map_err(made)?;
 
         let chain_pem = format!("{}{}", certificate.pem(), ca_pem);
-        write_public(&certificate_path, chain_pem.as_bytes())
-            .map_err(|source| PkiError::Io { path: certificate_path.clone(), source })?;
+        files::replace(&certificate_path, chain_pem.as_bytes(), 0o644)?;
         let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes())
             .map_err(|source| PkiError::Pem { path: ca_path.clone(), source })?;
         let chain = vec![certificate.der().clone(), ca];
@@ -159,9 +161,8 @@ fn open_authority(ca_path: &Path, key_path: &Path) -> Result<(String, Issuer<'st
     let certificate = params.self_signed(&key).map_err(made)?;
     let ca_pem = certificate.pem();
     // The key first: a certificate without its key could not be used.
-    write_private(key_path, key.serialize_pem().as_bytes())
-        .map_err(|source| PkiError::Io { path: key_path.to_owned(), source })?;
-    write_public(ca_path, ca_pem.as_bytes()).map_err(|source| PkiError::Io { path: ca_path.to_owned(), source })?;
+    files::replace(key_path, key.serialize_pem().as_bytes(), 0o600)?;
+    files::replace(ca_path, ca_pem.as_bytes(), 0o644)?;
     Ok((ca_pem, Issuer::new(params, key)))
 }
 

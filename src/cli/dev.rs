@@ -23,7 +23,8 @@ use crate::agent::{self};
 use crate::broker::identity::Identity;
 use crate::broker::{self, Running, config::Config};
 use crate::domain::{ClientId, SessionId};
-use crate::secret::{Secret, create_private_folder, write_private, write_public};
+use crate::files;
+use crate::secret::Secret;
 
 /// How long the server, the session and its desktop may take to come up.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -68,7 +69,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(folder) => std::path::absolute(folder)?,
         None => default_folder()?,
     };
-    create_private_folder(&folder).with_context(|| format!("cannot use {}", folder.display()))?;
+    files::make_folder(&folder, 0o700)?;
 
     let running = broker::start(broker_config(&folder, &args)).await?;
     let url = format!("https://localhost:{}", running.client_address.port());
@@ -167,7 +168,7 @@ async fn register(identity: &Identity) -> anyhow::Result<Saved> {
 
 fn save(path: &Path, saved: &Saved) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(saved)?;
-    write_private(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    Ok(files::replace(path, text.as_bytes(), 0o600)?)
 }
 
 /// Brings up the session, photographs it and says how to go on.
@@ -298,7 +299,7 @@ async fn photograph(api: &Api, id: &str, path: &Path) -> anyhow::Result<()> {
         let png = STANDARD.decode(data).context("the screenshot is no base64")?;
         let late = Instant::now() > deadline;
         if shows_something(&png)? || late {
-            write_public(path, &png).with_context(|| format!("cannot write {}", path.display()))?;
+            files::replace(path, &png, 0o644)?;
             if late {
                 tracing::warn!(path = %path.display(), "the desktop shows a single colour");
             }

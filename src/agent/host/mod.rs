@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::host::{Aws, Cpu, Gpu, HostLoad, Os};
 
-use super::files;
+use crate::files;
 
 pub(crate) use addresses::Names;
 

@@ -19,7 +19,7 @@ use rustix::process::geteuid;
 use super::process::Process;
 use super::record::Cookie;
 use crate::agent::desktops::Failure;
-use crate::agent::files;
+use crate::files;
 
 /// Folder of the X servers' sockets.
 const SOCKETS: &str = "/tmp/.X11-unix";

@@ -31,9 +31,9 @@ use tracing::{error, info, warn};
 use super::{Desktops, Failure, Shot, State, picture, unknown};
 use crate::agent::clock;
 use crate::agent::config;
-use crate::agent::files::{self, FileError};
 use crate::domain::host::Health;
 use crate::domain::{InstructionId, SessionId, SessionSpec};
+use crate::files::{self, FileError};
 use crate::protocol::Image;
 
 use display::Displays;

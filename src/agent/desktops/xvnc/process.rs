@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use crate::agent::files;
+use crate::files;
 
 /// Variable in the environment of every process of a session.
 pub(super) const MARK: &str = "BERTH_SESSION";

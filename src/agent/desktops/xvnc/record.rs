@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use super::process::Process;
 use crate::agent::desktops::Failure;
-use crate::agent::files::{self, FileError};
 use crate::domain::report::ReportedSession;
 use crate::domain::{InstructionId, SessionId, SessionSpec, Timestamp};
+use crate::files::{self, FileError};
 
 /// Version of the record's format.
 pub(super) const VERSION: u32 = 1;

@@ -22,7 +22,7 @@ use rustix::process::geteuid;
 use tokio::time::timeout;
 
 use crate::agent::desktops::Failure;
-use crate::agent::files::{self, FileError};
+use crate::files::{self, FileError};
 
 /// Folder beside those of the sessions. No session's folder has this name.
 pub(super) const TRASH: &str = ".trash";

@@ -21,8 +21,8 @@ use super::process::{MARK, Process};
 use super::record::{Cookie, Folder, Record, Running, Screen};
 use crate::agent::config::Geometry;
 use crate::agent::desktops::Failure;
-use crate::agent::files;
 use crate::domain::{SessionKind, SessionSpec};
+use crate::files;
 
 /// What a host without Xvnc is told.
 pub(super) const XVNC_MISSING: &str =

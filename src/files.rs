@@ -1,4 +1,4 @@
-//! Files of the agent: replaced as a whole and durably, or not at all.
+//! Files of brokers and agents: replaced as a whole and durably, or not at all.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
