@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::domain::host::{Limits, OsFamily};
+use crate::domain::placement::WEIGHT_TAG;
 
 use crate::files;
 
@@ -99,7 +100,7 @@ impl Operator {
         } else if self.tags.len() >= TAGS_MAX && !self.tags.contains_key(&key) {
             self.warn(format!("{shown}: tag {key} is ignored, there are {TAGS_MAX} already"));
         } else {
-            if !is_identifier(&key) {
+            if !is_identifier(&key) && key != WEIGHT_TAG {
                 self.warn(format!(
                     "{shown}: tag {key} is reported, but requirements cannot name it: keys are letters, \
                      digits and _, not starting with a digit"

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::domain::placement::Policy;
 use crate::domain::{Millis, Settings};
 use crate::protocol::{self, ImageFormat};
 
@@ -141,6 +142,16 @@ pub struct Sessions {
     pub reports_missed_max: u32,
     /// How long an unreachable server stays listed, in seconds; at least 60.
     pub lost_server_retention_seconds: u64,
+    /// How long the sessions of an unreachable server stay listed as UNKNOWN,
+    /// in seconds; 0 keeps them until somebody deletes them.
+    pub lost_session_retention_seconds: u64,
+    /// Further servers that are tried when one fails to create a session.
+    pub create_retries_max: u32,
+    /// How long a server that failed to create a session is asked last, in seconds.
+    pub avoid_failed_server_seconds: u64,
+    /// Which server gets a session when the request does not say: `spread`,
+    /// `pack` or `affinity`.
+    pub placement: Policy,
     /// Records that the journal keeps.
     pub journal_records_max: u32,
 }
@@ -156,6 +167,10 @@ impl Default for Sessions {
             queue_timeout_seconds: settings.queue_timeout.as_secs(),
             reports_missed_max: settings.reports_missed_max,
             lost_server_retention_seconds: settings.lost_server_retention.as_secs(),
+            lost_session_retention_seconds: settings.lost_session_retention.map_or(0, Millis::as_secs),
+            create_retries_max: settings.create_retries_max,
+            avoid_failed_server_seconds: settings.avoid_failed_server.as_secs(),
+            placement: settings.placement,
             journal_records_max: settings.journal_records_max,
         }
     }
@@ -172,6 +187,13 @@ impl Sessions {
             queue_timeout: Millis::from_secs(self.queue_timeout_seconds),
             reports_missed_max: self.reports_missed_max,
             lost_server_retention: Millis::from_secs(self.lost_server_retention_seconds),
+            lost_session_retention: match self.lost_session_retention_seconds {
+                0 => None,
+                seconds => Some(Millis::from_secs(seconds)),
+            },
+            create_retries_max: self.create_retries_max,
+            avoid_failed_server: Millis::from_secs(self.avoid_failed_server_seconds),
+            placement: self.placement,
             journal_records_max: self.journal_records_max,
         }
     }
@@ -271,6 +293,15 @@ impl Config {
                 YEAR_SECONDS,
                 "60 seconds to a year",
             ),
+            (
+                "sessions.lost_session_retention_seconds",
+                sessions.lost_session_retention_seconds,
+                0,
+                YEAR_SECONDS,
+                "at most a year",
+            ),
+            ("sessions.create_retries_max", u64::from(sessions.create_retries_max), 0, 10, "at most 10"),
+            ("sessions.avoid_failed_server_seconds", sessions.avoid_failed_server_seconds, 0, 86_400, "at most 86400"),
             (
                 "sessions.journal_records_max",
                 u64::from(sessions.journal_records_max),

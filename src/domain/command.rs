@@ -12,7 +12,7 @@ use super::instruction::Answer;
 use super::report::Report;
 use super::session::{Session, SessionSpec, SessionState};
 use super::settings::Settings;
-use super::time::Millis;
+use super::time::{Millis, Timestamp};
 
 /// One command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,16 @@ pub enum Command {
         id: ServerId,
         /// Also when sessions are on it; they go on.
         force: bool,
+        /// Who wants it.
+        client: ClientId,
+    },
+
+    /// An API client closes a server and gives its sessions a deadline.
+    DrainServer {
+        /// Which.
+        id: ServerId,
+        /// When the sessions that are left are deleted.
+        within: Millis,
         /// Who wants it.
         client: ClientId,
     },
@@ -149,6 +159,13 @@ pub enum Outcome {
     Created(Box<Session>),
     /// The session is in this state now.
     Deleting(SessionState),
+    /// The server takes nothing new and its sessions have a deadline.
+    Draining {
+        /// Sessions that take up room on it now.
+        sessions: u32,
+        /// When those that are left are deleted.
+        deadline: Timestamp,
+    },
     /// The agent is connected.
     Welcome {
         /// Number of the connection.

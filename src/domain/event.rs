@@ -66,13 +66,52 @@ pub enum Event {
         /// What the host said.
         session: Box<ReportedSession>,
     },
-    /// A host reported a session under an id that another one has elsewhere;
-    /// the report is set aside.
+    /// A host reported a session under an id that another one has elsewhere:
+    /// it takes up room there, and is adopted when the other one has ended.
     SessionConflict {
-        /// The id.
-        id: SessionId,
         /// The host that reported it.
         server: ServerId,
+        /// What the host said.
+        session: Box<ReportedSession>,
+    },
+    /// A session that was set aside is gone, or is the only one of its id now.
+    SessionConflictEnded {
+        /// The id.
+        id: SessionId,
+        /// The host that had reported it.
+        server: ServerId,
+    },
+    /// A server failed to create a session. It may be placed elsewhere; the
+    /// next event says so, or that it has ended.
+    SessionAttemptFailed {
+        /// Which session.
+        id: SessionId,
+        /// Which server.
+        server: ServerId,
+        /// Why.
+        reason: String,
+        /// Until when others are asked first.
+        avoid_until: Timestamp,
+        /// When the session is given up if no server takes it.
+        deadline: Timestamp,
+    },
+    /// A server did not create a session in time and was told to give it up.
+    SessionWithdrawing {
+        /// Which session.
+        id: SessionId,
+        /// The instruction to the server.
+        instruction: InstructionId,
+        /// When it is given up.
+        deadline: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// A server could not end a session: it lives on.
+    SessionDeletionFailed {
+        /// Which session.
+        id: SessionId,
+        /// Why.
+        reason: String,
     },
     /// Clients of a session came or went, or its name changed.
     SessionObserved {
@@ -91,6 +130,8 @@ pub enum Event {
         instruction: InstructionId,
         /// When it counts as deleted all the same.
         deadline: Timestamp,
+        /// How often the server was told, with this time.
+        attempt: u32,
     },
     /// It is gone.
     SessionDeleted {
@@ -174,6 +215,30 @@ pub enum Event {
         /// Which server.
         server: ServerId,
     },
+    /// Nothing refers any longer to a server that is not listed.
+    ServerMarksDropped {
+        /// Which server.
+        server: ServerId,
+    },
+    /// A server that failed to create a session is asked like any other again.
+    ServerAvoidanceEnded {
+        /// Which server.
+        server: ServerId,
+    },
+    /// A server was closed, and its sessions have a deadline.
+    ServerDraining {
+        /// Which server.
+        server: ServerId,
+        /// By whom.
+        client: ClientId,
+        /// When the sessions that are left are deleted.
+        deadline: Timestamp,
+    },
+    /// The deadline of a draining server has passed.
+    ServerDrainExpired {
+        /// Which server.
+        server: ServerId,
+    },
     /// A server was opened for placement.
     ServerOpened {
         /// Which server.
@@ -219,6 +284,10 @@ impl Event {
                 Action::CloseSession { .. } => {}
             },
             Self::InstructionSettled { answer: Some(Answer::Failed { reason }), .. }
+            | Self::SessionRefused { reason, .. }
+            | Self::SessionAttemptFailed { reason, .. }
+            | Self::SessionWithdrawing { reason, .. }
+            | Self::SessionDeletionFailed { reason, .. }
             | Self::SessionDeleted { reason: Some(reason), .. } => cut(reason),
             Self::ServerConnected { report, .. } => *report = Report::default(),
             _ => {}
@@ -229,7 +298,14 @@ impl Event {
     /// Whether the journal keeps it. What agents say at each interval would
     /// push everything else out and is left aside.
     pub const fn is_journaled(&self) -> bool {
-        !matches!(self, Self::ServerReported { .. } | Self::SessionObserved { .. } | Self::SessionForgotten { .. })
+        !matches!(
+            self,
+            Self::ServerReported { .. }
+                | Self::SessionObserved { .. }
+                | Self::SessionForgotten { .. }
+                | Self::ServerAvoidanceEnded { .. }
+                | Self::ServerMarksDropped { .. }
+        )
     }
 }
 

@@ -17,7 +17,9 @@ use super::host::{
 };
 use super::ids::{ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::Answer;
+use super::placement::Policy;
 use super::report::{EndedSession, Inventory, Report, ReportedSession};
+use super::requirements::Expression;
 use super::session::{SessionKind, SessionSpec};
 use super::settings::Settings;
 use super::time::{Millis, Timestamp};
@@ -33,10 +35,11 @@ fn spec() -> SessionSpec {
         autorun_file: Some("run.sh".to_owned()),
         autorun_arguments: vec!["-a".to_owned(), "b c".to_owned()],
         permissions: Some("[permissions]".to_owned()),
-        requirements: Some("tag:pool = 'a'".to_owned()),
+        requirements: Expression::parse("tag:pool = 'a'").expect("valid").map(std::sync::Arc::new),
         storage_root: Some("%home%".to_owned()),
         enqueue: true,
         retry_disabled: true,
+        placement: Some(Policy::Pack),
     }
 }
 

@@ -138,6 +138,13 @@ macro_rules! number_id {
     };
 }
 
+impl ServerId {
+    /// Comes before every real id: where a range of ids begins.
+    pub(super) fn least() -> Self {
+        Self(Arc::from(""))
+    }
+}
+
 impl SessionId {
     /// Comes before every real id: where a range of ids begins.
     pub(super) fn least() -> Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::host::{Health, HostFacts, HostLoad};
-use super::ids::{Epoch, ReplicaId, ServerId};
+use super::ids::{ClientId, Epoch, ReplicaId, ServerId};
 use super::requirements::{Property, Subject, Value};
 use super::time::{Millis, Timestamp};
 
@@ -28,6 +28,28 @@ pub struct Server {
     pub heard_at: Timestamp,
     /// When it first connected.
     pub first_seen_at: Timestamp,
+    /// It failed to create a session: until then, others are asked first.
+    pub avoided_until: Option<Timestamp>,
+}
+
+/// A server that an operator closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// By whom.
+    pub client: ClientId,
+    /// Since when.
+    pub since: Timestamp,
+    /// What becomes of its sessions; they go on without it.
+    pub drain: Option<Drain>,
+}
+
+/// Sessions of a closed server that end by a deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// When those that are left are deleted.
+    pub deadline: Timestamp,
+    /// Whether that was done.
+    pub is_over: bool,
 }
 
 /// The connection to an agent.
@@ -90,6 +112,9 @@ pub enum Unavailability {
     UnhealthyDcvServer,
     /// Somebody works at it outside the broker.
     ExistingLoggedInUser,
+    /// The connection to its agent broke a moment ago; how it fares is not
+    /// known until the agent is back, or counts as gone.
+    Unknown,
 }
 
 impl Subject for Server {

@@ -1,8 +1,12 @@
 //! A session: one remote desktop of one owner.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ClientId, InstructionId, Owner, ServerId, SessionId};
+use super::placement::Policy;
+use super::requirements::Expression;
 use super::time::Timestamp;
 
 /// Kind of a session.
@@ -42,9 +46,9 @@ pub struct SessionSpec {
     /// Text of the permissions file.
     #[serde(default)]
     pub permissions: Option<String>,
-    /// Requirements expression; checked before it came here.
+    /// What the server must be.
     #[serde(default)]
-    pub requirements: Option<String>,
+    pub requirements: Option<Arc<Expression>>,
     /// Folder for file transfer.
     #[serde(default)]
     pub storage_root: Option<String>,
@@ -54,6 +58,9 @@ pub struct SessionSpec {
     /// Do not try another server after a failure.
     #[serde(default)]
     pub retry_disabled: bool,
+    /// Which of several servers gets it; `None` leaves it to the settings.
+    #[serde(default)]
+    pub placement: Option<Policy>,
 }
 
 impl SessionSpec {
@@ -73,6 +80,7 @@ impl SessionSpec {
             storage_root: None,
             enqueue: false,
             retry_disabled: false,
+            placement: None,
         }
     }
 }
@@ -82,8 +90,6 @@ impl SessionSpec {
 pub enum Phase {
     /// Waits for a server. CREATING, SESSION_PLACING.
     Placing {
-        /// Place in the order of arrival.
-        arrival: u64,
         /// When it is given up.
         deadline: Timestamp,
     },
@@ -109,6 +115,11 @@ pub enum Phase {
         instruction: InstructionId,
         /// When it counts as deleted all the same.
         deadline: Timestamp,
+        /// How often the server was told.
+        attempt: u32,
+        /// Whether its desktop had answered: should the server not be able to
+        /// end it, it is usable as before.
+        was_ready: bool,
     },
     /// Gone; shown for a while. DELETED.
     Deleted {
@@ -120,6 +131,16 @@ pub enum Phase {
         /// again, it is closed there.
         unwanted: bool,
     },
+    /// A server that did not make it in time was told to give it up; another
+    /// one is tried when it has confirmed that. CREATING, PENDING_PREPARATION.
+    Withdrawing {
+        /// Which server.
+        server: ServerId,
+        /// The instruction to it.
+        instruction: InstructionId,
+        /// When it is given up.
+        deadline: Timestamp,
+    },
 }
 
 impl Phase {
@@ -127,7 +148,10 @@ impl Phase {
     pub const fn server(&self) -> Option<&ServerId> {
         match self {
             Self::Placing { .. } => None,
-            Self::Preparing { server, .. } | Self::Ready { server } | Self::Deleting { server, .. } => Some(server),
+            Self::Preparing { server, .. }
+            | Self::Withdrawing { server, .. }
+            | Self::Ready { server }
+            | Self::Deleting { server, .. } => Some(server),
             Self::Deleted { server, .. } => server.as_ref(),
         }
     }
@@ -136,16 +160,20 @@ impl Phase {
     pub const fn occupies(&self) -> Option<&ServerId> {
         match self {
             Self::Placing { .. } | Self::Deleted { .. } => None,
-            Self::Preparing { server, .. } | Self::Ready { server } | Self::Deleting { server, .. } => Some(server),
+            Self::Preparing { server, .. }
+            | Self::Withdrawing { server, .. }
+            | Self::Ready { server }
+            | Self::Deleting { server, .. } => Some(server),
         }
     }
 
     /// When this phase ends by itself; only `Ready` waits for nothing.
     pub const fn deadline(&self) -> Option<Timestamp> {
         match self {
-            Self::Placing { deadline, .. } | Self::Preparing { deadline, .. } | Self::Deleting { deadline, .. } => {
-                Some(*deadline)
-            }
+            Self::Placing { deadline }
+            | Self::Preparing { deadline, .. }
+            | Self::Withdrawing { deadline, .. }
+            | Self::Deleting { deadline, .. } => Some(*deadline),
             Self::Deleted { forget_at, .. } => Some(*forget_at),
             Self::Ready { .. } => None,
         }
@@ -168,8 +196,12 @@ pub struct Session {
     pub requested_by: Option<ClientId>,
     /// When it was asked for, or made by its host.
     pub created_at: Timestamp,
+    /// Place in the order of arrival; 0 for one that its host made.
+    pub arrival: u64,
     /// Where it is in its life.
     pub phase: Phase,
+    /// Servers that failed to create it, in order.
+    pub failed_on: Vec<ServerId>,
     /// Why it is in this state, when something went wrong or ended.
     pub state_reason: Option<String>,
     /// Clients connected, as last reported.

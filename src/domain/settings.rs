@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::placement::Policy;
 use super::time::Millis;
 
 /// Limits and times. Each replica proposes its own at start; the last wins.
@@ -25,6 +26,17 @@ pub struct Settings {
     /// How long a lost server stays listed
     /// (`seconds-before-deleting-unreachable-dcv-server`, 1800).
     pub lost_server_retention: Millis,
+    /// How long the sessions of a lost server stay listed as UNKNOWN; `None`
+    /// keeps them until somebody deletes them
+    /// (`seconds-before-deleting-sessions-unreachable-server`, off).
+    pub lost_session_retention: Option<Millis>,
+    /// Further servers that are tried when one fails to create a session
+    /// (`create-sessions-number-of-retries-on-failure`, 2).
+    pub create_retries_max: u32,
+    /// How long a server that failed to create a session is asked last.
+    pub avoid_failed_server: Millis,
+    /// Which server gets a session when the request does not say.
+    pub placement: Policy,
     /// Records the journal keeps.
     pub journal_records_max: u32,
 }
@@ -39,6 +51,10 @@ impl Default for Settings {
             queue_timeout: Millis::from_secs(1800),
             reports_missed_max: 3,
             lost_server_retention: Millis::from_secs(1800),
+            lost_session_retention: None,
+            create_retries_max: 2,
+            avoid_failed_server: Millis::from_secs(300),
+            placement: Policy::Spread,
             journal_records_max: 100_000,
         }
     }

@@ -1,6 +1,8 @@
 //! Requests become domain types here, at once. What is wrong with an item is
 //! told by the name of its field; the other items of the call go on.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -100,6 +102,7 @@ pub(super) fn session_spec(item: &wire::CreateSessionRequestData) -> Result<Sess
         requirements: requirements(item.requirements.as_deref())?,
         storage_root: filled(item.storage_root.as_deref()).map(storage_root).transpose()?,
         enqueue: item.enqueue_request.unwrap_or(false),
+        placement: None,
         retry_disabled: item.disable_retry_on_failure.unwrap_or(false),
     })
 }
@@ -225,11 +228,10 @@ fn permissions(encoded: &str) -> Result<String, Invalid> {
     String::from_utf8(decoded).map_err(|_| Invalid::NotText { field })
 }
 
-fn requirements(text: Option<&str>) -> Result<Option<String>, Invalid> {
+fn requirements(text: Option<&str>) -> Result<Option<Arc<Expression>>, Invalid> {
     let Some(text) = text else { return Ok(None) };
     match Expression::parse(text) {
-        Ok(None) => Ok(None),
-        Ok(Some(_)) => Ok(Some(text.to_owned())),
+        Ok(expression) => Ok(expression.map(Arc::new)),
         Err(error @ requirements::Error::UnknownProperty { .. }) => Err(Invalid::UnknownProperty(error)),
         Err(error) => Err(Invalid::Requirements(error)),
     }

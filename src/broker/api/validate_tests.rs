@@ -146,7 +146,7 @@ fn permissions_are_text_in_base64() {
 #[test]
 fn requirements_are_parsed_before_anything_is_proposed() {
     let given = "tag:color = 'pink'";
-    assert_eq!(spec(|item| item.requirements = text(given)).requirements, text(given));
+    assert_eq!(spec(|item| item.requirements = text(given)).requirements.unwrap().to_string(), given);
     assert_eq!(spec(|item| item.requirements = text("  ")).requirements, None);
     assert!(reason(|item| item.requirements = text("color =")).starts_with("Requirements not understood: "));
     let unknown = reason(|item| item.requirements = text("server:Host.Aws.EC2InstanceId = 'i-1'"));

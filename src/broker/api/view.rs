@@ -179,6 +179,7 @@ const fn unavailability_name(reason: Unavailability) -> &'static str {
         Unavailability::UnreachableAgent => "UNREACHABLE_AGENT",
         Unavailability::UnhealthyDcvServer => "UNHEALTHY_DCV_SERVER",
         Unavailability::ExistingLoggedInUser => "EXISTING_LOGGED_IN_USER",
+        Unavailability::Unknown => "UNKNOWN",
     }
 }
 

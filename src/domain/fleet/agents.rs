@@ -1,7 +1,9 @@
 //! What agents say, and what their silence means.
 
+use super::Fleet;
 use super::apply::Transition;
-use super::sessions::{end, end_by_itself, issue, withdraw};
+use super::operators;
+use super::sessions::{attempt_failed, close_failed, end, end_by_itself, issue, withdraw};
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::ids::{Epoch, InstructionId, ReplicaId, ServerId, SessionId};
@@ -77,12 +79,10 @@ pub(super) fn answer(
             t.emit(Event::SessionReady { id: session.clone() });
         }
         (Action::CreateSession { session, .. }, Answer::Failed { reason }) if is_preparing(t, session, id) => {
-            end(t, session, Some(reason));
+            attempt_failed(t, session, server, reason);
         }
-        (Action::CloseSession { session }, Answer::Done) if is_deleting(t, session, id) => end(t, session, None),
-        (Action::CloseSession { session }, Answer::Failed { reason }) if is_deleting(t, session, id) => {
-            end(t, session, Some(format!("its server could not end it: {reason}")));
-        }
+        (Action::CloseSession { session }, Answer::Done) => closed(t, session, server, id),
+        (Action::CloseSession { session }, Answer::Failed { reason }) => close_failed(t, session, id, &reason),
         // The permissions that stand in the log stay; the journal has the failure.
         _ => {}
     }
@@ -94,9 +94,17 @@ fn is_preparing(t: &Transition<'_>, session: &SessionId, by: InstructionId) -> b
     matches!(phase, Some(Phase::Preparing { instruction, .. }) if *instruction == by)
 }
 
-fn is_deleting(t: &Transition<'_>, session: &SessionId, by: InstructionId) -> bool {
-    let phase = t.fleet.session(session).map(|session| &session.phase);
-    matches!(phase, Some(Phase::Deleting { instruction, .. }) if *instruction == by)
+/// A host has ended a session, or does not have it.
+fn closed(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, by: InstructionId) {
+    let Some(session) = t.fleet.session(id).cloned() else { return };
+    match session.phase {
+        Phase::Deleting { instruction, .. } if instruction == by => end(t, id, None),
+        Phase::Withdrawing { instruction, .. } if instruction == by => {
+            let reason = session.state_reason.clone().unwrap_or_default();
+            attempt_failed(t, id, server, reason);
+        }
+        _ => {}
+    }
 }
 
 /// The connection to an agent broke.
@@ -123,43 +131,116 @@ pub(super) fn replica_started(t: &mut Transition<'_>, replica: ReplicaId) -> Out
     Outcome::Done
 }
 
-/// When a server is to be looked at again.
-pub(super) fn deadline_of(server: &Server, reports_missed_max: u32, lost_retention: Millis) -> Timestamp {
-    match server.link {
+/// Operators' marks of a server that is not listed are kept this long after
+/// it was lost: a host that comes back from a repair is still closed.
+const MARKS_RETENTION: Millis = Millis::from_secs(30 * 24 * 3600);
+
+/// What is due on a server by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ServerDue {
+    AvoidanceEnds,
+    DrainExpires,
+    CountsAsLost,
+    SessionsExpire,
+    IsForgotten,
+    MarksExpire,
+}
+
+/// What is due on a server first, and when. A function of the state.
+fn next_due(fleet: &Fleet, id: &ServerId) -> Option<(Timestamp, ServerDue)> {
+    let settings = &fleet.settings;
+    let has_sessions = fleet.counts(id).total() > 0;
+    let sessions_expire = |since: Timestamp| {
+        settings.lost_session_retention.filter(|_| has_sessions).map(|span| (since + span, ServerDue::SessionsExpire))
+    };
+    let drain = fleet.closed(id).and_then(|closed| closed.drain).filter(|drain| !drain.is_over);
+    let drain = drain.map(|drain| (drain.deadline, ServerDue::DrainExpires));
+    let Some(server) = fleet.server(id) else {
+        let since = *fleet.departed.get(id)?;
+        let kept = MARKS_RETENTION.max(settings.lost_session_retention.unwrap_or_default());
+        return [sessions_expire(since), Some((since + kept, ServerDue::MarksExpire))].into_iter().flatten().min();
+    };
+    let (link, sessions) = match server.link {
         Link::Up { .. } | Link::Interrupted { .. } => {
-            let span = server.report_interval.0.saturating_mul(u64::from(reports_missed_max));
-            server.heard_at + Millis(span)
+            let span = server.report_interval.0.saturating_mul(u64::from(settings.reports_missed_max));
+            ((server.heard_at + Millis(span), ServerDue::CountsAsLost), None)
         }
-        Link::Lost { since, .. } => since + lost_retention,
-    }
+        Link::Lost { since, .. } => {
+            ((since + settings.lost_server_retention, ServerDue::IsForgotten), sessions_expire(since))
+        }
+    };
+    let avoidance = server.avoided_until.map(|until| (until, ServerDue::AvoidanceEnds));
+    [Some(link), sessions, drain, avoidance].into_iter().flatten().min()
 }
 
-/// A server was silent, or lost, for as long as it may be.
+/// When a server is to be looked at again.
+pub(super) fn deadline_of(fleet: &Fleet, id: &ServerId) -> Option<Timestamp> {
+    next_due(fleet, id).map(|(at, _)| at)
+}
+
+/// What was due on a server happens.
 pub(super) fn deadline_passed(t: &mut Transition<'_>, id: &ServerId) {
-    let Some(server) = t.fleet.server(id).cloned() else { return };
-    match server.link {
-        Link::Up { .. } | Link::Interrupted { .. } => t.emit(Event::ServerLost { server: id.clone() }),
-        Link::Lost { .. } => {
-            give_up_preparing(t, id);
-            let unanswered: Vec<InstructionId> = t.fleet.outbox(id).map(|instruction| instruction.id).collect();
-            for instruction in unanswered {
-                t.emit(Event::InstructionSettled { server: id.clone(), instruction, answer: None });
-            }
-            t.emit(Event::ServerForgotten { server: id.clone() });
-        }
+    let server = id.clone();
+    match next_due(t.fleet, id).filter(|(at, _)| *at <= t.stamp.at).map(|(_, due)| due) {
+        Some(ServerDue::AvoidanceEnds) => t.emit(Event::ServerAvoidanceEnded { server }),
+        Some(ServerDue::DrainExpires) => operators::drain_deadline_passed(t, id),
+        Some(ServerDue::CountsAsLost) => t.emit(Event::ServerLost { server }),
+        Some(ServerDue::SessionsExpire) => sessions_expired(t, id),
+        Some(ServerDue::IsForgotten) => forget(t, id),
+        Some(ServerDue::MarksExpire) => t.emit(Event::ServerMarksDropped { server }),
+        None => {}
     }
 }
 
-/// Sessions that a server was to make are not made any more.
-fn give_up_preparing(t: &mut Transition<'_>, server: &ServerId) {
-    let preparing: Vec<SessionId> = t
+/// The sessions of a server that was lost for long are given up. Should it
+/// come back and still have them, they count again.
+fn sessions_expired(t: &mut Transition<'_>, server: &ServerId) {
+    let secs = t.fleet.settings.lost_session_retention.unwrap_or_default().as_secs();
+    let there: Vec<SessionId> = t.fleet.sessions_on(server).map(|session| session.id.clone()).collect();
+    for id in there {
+        let reason = Some(format!("its server could not be reached for {secs} s"));
+        match t.fleet.session(&id).map(|session| session.phase.clone()) {
+            Some(Phase::Ready { .. }) => end_by_itself(t, &id, reason),
+            Some(Phase::Preparing { instruction, .. }) => {
+                withdraw(t, server, instruction);
+                end(t, &id, reason);
+            }
+            _ => end(t, &id, reason),
+        }
+    }
+    set_nothing_aside(t, server);
+}
+
+/// A server was away for too long. Its sessions may live on unseen; those that
+/// it was still to make or to end are given up.
+fn forget(t: &mut Transition<'_>, server: &ServerId) {
+    let unfinished: Vec<(SessionId, &str)> = t
         .fleet
         .sessions_on(server)
-        .filter(|session| matches!(session.phase, Phase::Preparing { .. }))
-        .map(|session| session.id.clone())
+        .filter_map(|session| match session.phase {
+            Phase::Preparing { .. } | Phase::Withdrawing { .. } => {
+                Some((session.id.clone(), "its server went away before it was created"))
+            }
+            Phase::Deleting { .. } => Some((session.id.clone(), "its server went away before it confirmed the end")),
+            _ => None,
+        })
         .collect();
-    for id in preparing {
-        end(t, &id, Some("its server went away before it was created".to_owned()));
+    for (id, reason) in unfinished {
+        end(t, &id, Some(reason.to_owned()));
+    }
+    let unanswered: Vec<InstructionId> = t.fleet.outbox(server).map(|instruction| instruction.id).collect();
+    for instruction in unanswered {
+        t.emit(Event::InstructionSettled { server: server.clone(), instruction, answer: None });
+    }
+    set_nothing_aside(t, server);
+    t.emit(Event::ServerForgotten { server: server.clone() });
+}
+
+/// What a server had under ids of others is not known any more.
+fn set_nothing_aside(t: &mut Transition<'_>, server: &ServerId) {
+    let set_aside: Vec<SessionId> = t.fleet.conflicts_on(server).map(|session| session.id.clone()).collect();
+    for id in set_aside {
+        t.emit(Event::SessionConflictEnded { id, server: server.clone() });
     }
 }
 
@@ -174,8 +255,17 @@ fn observe(t: &mut Transition<'_>, server: &ServerId, inventory: Inventory) {
                 .filter(|session| !listed.contains(&session.id))
                 .map(|session| session.id.clone())
                 .collect();
+            let no_conflict: Vec<SessionId> = t
+                .fleet
+                .conflicts_on(server)
+                .filter(|session| !listed.contains(&session.id))
+                .map(|session| session.id.clone())
+                .collect();
             for id in missing {
                 gone(t, server, &id, Absence::Missing, "it is no longer on its server".to_owned());
+            }
+            for id in no_conflict {
+                t.emit(Event::SessionConflictEnded { id, server: server.clone() });
             }
             for session in sessions {
                 present(t, server, session);
@@ -204,6 +294,9 @@ enum Absence {
 
 /// A host does not have a session (any more).
 fn gone(t: &mut Transition<'_>, server: &ServerId, id: &SessionId, absence: Absence, reason: String) {
+    if t.fleet.conflicts.contains_key(&(server.clone(), id.clone())) {
+        return t.emit(Event::SessionConflictEnded { id: id.clone(), server: server.clone() });
+    }
     let Some(session) = t.fleet.session(id).cloned() else { return };
     if session.phase.occupies() != Some(server) {
         return;
@@ -216,8 +309,8 @@ fn gone(t: &mut Transition<'_>, server: &ServerId, id: &SessionId, absence: Abse
             withdraw(t, server, instruction);
             end_by_itself(t, id, Some(reason));
         }
-        // Not there yet; the answer to the instruction will come.
-        Phase::Preparing { .. } | Phase::Placing { .. } | Phase::Deleted { .. } => {}
+        // Not there (yet); the answer to the instruction will come.
+        Phase::Preparing { .. } | Phase::Withdrawing { .. } | Phase::Placing { .. } | Phase::Deleted { .. } => {}
     }
 }
 
@@ -226,10 +319,36 @@ fn present(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession)
     let known = t.fleet.session(&reported.id).cloned();
     match known.as_deref() {
         Some(session) if session.phase.occupies() == Some(server) => update(t, session, &reported),
-        Some(session) if !session.phase.is_deleted() => {
-            t.emit(Event::SessionConflict { id: reported.id, server: server.clone() });
-        }
+        Some(session) if !session.phase.is_deleted() => set_aside(t, server, reported),
         Some(_) | None => adopt(t, server, reported),
+    }
+}
+
+/// A host has a session under an id that another session has. One that the
+/// broker once ordered there is closed: it runs somewhere else now.
+fn set_aside(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession) {
+    if reported.created_by.is_some() && !is_being_closed(t, server, &reported.id) {
+        issue(t, server, Action::CloseSession { session: reported.id.clone() });
+    }
+    let key = (server.clone(), reported.id.clone());
+    let known = t.fleet.conflicts.get(&key);
+    if reported.usable && known.is_none_or(|known| known.kind != reported.kind || known.owner != reported.owner) {
+        t.emit(Event::SessionConflict { server: server.clone(), session: Box::new(reported) });
+    }
+}
+
+/// Ids that were freed go to the sessions that were set aside for them.
+pub(super) fn adopt_set_aside(t: &mut Transition<'_>) {
+    for id in t.fleet.index.take_freed() {
+        let candidates: Vec<ServerId> = t.fleet.index.conflicts_over(&id).cloned().collect();
+        for server in candidates {
+            if t.fleet.session(&id).is_some_and(|session| !session.phase.is_deleted()) {
+                break;
+            }
+            let Some(session) = t.fleet.conflicts.get(&(server.clone(), id.clone())).cloned() else { break };
+            t.emit(Event::SessionConflictEnded { id: id.clone(), server: server.clone() });
+            adopt(t, &server, ReportedSession::clone(&session));
+        }
     }
 }
 
@@ -249,19 +368,22 @@ fn update(t: &mut Transition<'_>, session: &Session, reported: &ReportedSession)
 /// host: it counts from now on. One that the broker made and wanted gone is
 /// closed instead; it was away with its server when it should have been told.
 fn adopt(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession) {
-    let id = &reported.id;
-    let being_closed = t
-        .fleet
-        .outbox(server)
-        .any(|instruction| matches!(&instruction.action, Action::CloseSession { session } if session == id));
-    if being_closed || !reported.usable {
+    if is_being_closed(t, server, &reported.id) || !reported.usable {
         return;
     }
-    let unwanted =
-        t.fleet.session(id).is_some_and(|session| matches!(session.phase, Phase::Deleted { unwanted: true, .. }));
+    let unwanted = t
+        .fleet
+        .session(&reported.id)
+        .is_some_and(|session| matches!(session.phase, Phase::Deleted { unwanted: true, .. }));
     if unwanted && reported.created_by.is_some() {
         issue(t, server, Action::CloseSession { session: reported.id });
         return;
     }
     t.emit(Event::SessionAdopted { server: server.clone(), session: Box::new(reported) });
+}
+
+fn is_being_closed(t: &Transition<'_>, server: &ServerId, id: &SessionId) -> bool {
+    t.fleet
+        .outbox(server)
+        .any(|instruction| matches!(&instruction.action, Action::CloseSession { session } if session == id))
 }

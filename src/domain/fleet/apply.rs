@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::index::Due;
-use super::{Fleet, agents, operators, sessions};
+use super::{Fleet, agents, operators, queue, sessions};
 use crate::domain::command::{Command, Outcome};
 use crate::domain::event::Event;
 use crate::domain::ids::LogIndex;
@@ -49,14 +49,16 @@ impl Transition<'_> {
         self.events.push(event);
     }
 
-    /// Ends the change: room that appeared goes to those who wait for it.
+    /// Ends the change: ids that were freed go to sessions that were set
+    /// aside, and room that appeared to those who wait for it.
     fn finish(mut self) -> Vec<Event> {
         loop {
+            agents::adopt_set_aside(&mut self);
             let grown = self.fleet.index.take_grown();
-            if grown.is_empty() || self.fleet.index.waiting_count() == 0 {
+            if grown.is_empty() || self.fleet.index.waiting.is_empty() {
                 break;
             }
-            sessions::place_waiting(&mut self, &grown);
+            queue::place_waiting(&mut self, &grown);
         }
         self.events
     }
@@ -108,6 +110,7 @@ fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         }
         Command::OpenServer { id, client } => operators::open_server(t, id, client),
         Command::CloseServer { id, force, client } => operators::close_server(t, id, force, client),
+        Command::DrainServer { id, within, client } => operators::drain_server(t, id, within, client),
         Command::ConnectAgent { server, via, report_interval, report } => {
             agents::connect(t, &server, via, report_interval, report)
         }

@@ -6,9 +6,10 @@ use super::apply::Stamp;
 use super::{Fleet, agents};
 use crate::domain::event::Event;
 use crate::domain::host::{HostFacts, HostLoad};
-use crate::domain::ids::{Epoch, InstructionId, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{ClientId, Epoch, InstructionId, ReplicaId, ServerId, SessionId};
+use crate::domain::placement::Changed;
 use crate::domain::report::{Report, ReportedSession};
-use crate::domain::server::{Link, Server};
+use crate::domain::server::{Closed, Drain, Link, Server};
 use crate::domain::session::{Phase, Session, SessionSpec};
 use crate::domain::time::{Millis, Timestamp};
 
@@ -28,7 +29,9 @@ impl Fleet {
                     spec: spec.clone(),
                     requested_by: Some(client.clone()),
                     created_at: stamp.at,
-                    phase: Phase::Placing { arrival: self.last_arrival, deadline: *deadline },
+                    arrival: self.last_arrival,
+                    phase: Phase::Placing { deadline: *deadline },
+                    failed_on: Vec::new(),
                     state_reason: None,
                     connections: 0,
                     last_disconnected_at: None,
@@ -38,13 +41,57 @@ impl Fleet {
                 id,
                 Phase::Preparing { server: server.clone(), instruction: *instruction, deadline: *deadline },
             ),
+            Event::SessionAttemptFailed { id, server, reason, avoid_until, deadline } => {
+                self.change_session(id, |session| {
+                    session.failed_on.push(server.clone());
+                    session.phase = Phase::Placing { deadline: *deadline };
+                    session.state_reason = Some(reason.clone());
+                });
+                self.change_server(server, Changed::Standing, |server| server.avoided_until = Some(*avoid_until));
+            }
+            Event::SessionWithdrawing { id, instruction, deadline, reason } => self.change_session(id, |session| {
+                if let Some(server) = session.phase.occupies().cloned() {
+                    session.phase = Phase::Withdrawing { server, instruction: *instruction, deadline: *deadline };
+                    session.state_reason = Some(reason.clone());
+                }
+            }),
             Event::SessionReady { id } => self.become_ready(id),
             Event::SessionAdopted { server, session } => self.put_session(adopted(server, session)),
             Event::SessionObserved { id, connections, last_disconnected_at } => self.change_session(id, |session| {
                 session.connections = *connections;
                 session.last_disconnected_at = *last_disconnected_at;
             }),
-            Event::SessionDeleting { id, instruction, deadline } => self.become_deleting(id, *instruction, *deadline),
+            Event::SessionDeleting { id, instruction, deadline, attempt } => {
+                self.become_deleting(id, *instruction, *deadline, *attempt);
+            }
+            Event::SessionDeletionFailed { id, reason } => self.change_session(id, |session| {
+                match &mut session.phase {
+                    Phase::Deleting { server, .. } => session.phase = Phase::Ready { server: server.clone() },
+                    Phase::Deleted { unwanted, .. } => *unwanted = false,
+                    _ => return,
+                }
+                session.state_reason = Some(reason.clone());
+            }),
+            Event::SessionConflict { server, session } => {
+                let key = (server.clone(), session.id.clone());
+                if let Some(old) = self.conflicts.insert(key, Arc::new(ReportedSession::clone(session))) {
+                    self.index.count(server, old.kind, &old.owner, false);
+                    // As many sessions as before, but of other owners.
+                    self.index.note_grown(server);
+                }
+                self.index.note_conflict(&session.id, server, true);
+                self.index.count(server, session.kind, &session.owner, true);
+                self.restand(server, Changed::Standing);
+                self.rearm_server(server);
+            }
+            Event::SessionConflictEnded { id, server } => {
+                if let Some(old) = self.conflicts.remove(&(server.clone(), id.clone())) {
+                    self.index.note_conflict(id, server, false);
+                    self.index.count(server, old.kind, &old.owner, false);
+                    self.restand(server, Changed::Standing);
+                    self.rearm_server(server);
+                }
+            }
             Event::SessionDeleted { id, reason, forget_at, unwanted } => self.change_session(id, |session| {
                 let server = session.phase.server().cloned();
                 session.phase = Phase::Deleted { server, forget_at: *forget_at, unwanted: *unwanted };
@@ -70,25 +117,33 @@ impl Fleet {
                 self.connect_server(stamp, server, *epoch, *via, *report_interval, report);
             }
             Event::ServerReported { server, report } => {
-                self.change_server(server, |server| {
+                let changed = match report {
+                    Report { facts: Some(_), .. } => Changed::Facts,
+                    Report { load: Some(_), .. } => Changed::Load,
+                    _ => Changed::Standing,
+                };
+                self.change_server(server, changed, |server| {
                     server.heard_at = stamp.at;
                     take_report(server, report);
                 });
-                // Requirements may hold now that did not hold before. A mere
-                // sign of life changes nothing for those who wait.
-                if report.facts.is_some() || report.load.is_some() || report.health.is_some() {
+                // Requirements and limits of owners may allow now what they
+                // did not allow before.
+                if changed == Changed::Facts || (changed == Changed::Load && self.index.waiting.for_load()) {
                     self.index.note_grown(server);
                 }
             }
-            Event::ServerRecovered { server } => self.change_server(server, |server| {
+            Event::ServerRecovered { server } => self.change_server(server, Changed::Standing, |server| {
                 if let Link::Lost { epoch, via: Some(via), .. } = server.link {
                     server.link = Link::Up { epoch, via };
                 }
             }),
-            Event::ServerInterrupted { server } => self.change_server(server, |server| {
+            Event::ServerInterrupted { server } => self.change_server(server, Changed::Standing, |server| {
                 server.link = Link::Interrupted { epoch: server.link.epoch() };
             }),
-            Event::ServerLost { server } => self.change_server(server, |server| {
+            Event::ServerAvoidanceEnded { server } => {
+                self.change_server(server, Changed::Standing, |server| server.avoided_until = None);
+            }
+            Event::ServerLost { server } => self.change_server(server, Changed::Standing, |server| {
                 let via = match server.link {
                     Link::Up { via, .. } => Some(via),
                     Link::Interrupted { .. } | Link::Lost { .. } => None,
@@ -96,17 +151,36 @@ impl Fleet {
                 server.link = Link::Lost { epoch: server.link.epoch(), since: stamp.at, via };
             }),
             Event::ServerForgotten { server } => {
-                self.servers.remove(server);
-                self.index.drop_standing(server);
-                self.index.set_server_deadline(server, None);
+                let lost_since = self.servers.remove(server).map(|server| match server.link {
+                    Link::Lost { since, .. } => since,
+                    Link::Up { .. } | Link::Interrupted { .. } => stamp.at,
+                });
+                if self.closed.contains_key(server) || self.counts(server).total() > 0 {
+                    self.departed.insert(server.clone(), lost_since.unwrap_or(stamp.at));
+                }
+                self.index.sets.remove(server);
+                self.rearm_server(server);
+            }
+            Event::ServerMarksDropped { server } => {
+                self.departed.remove(server);
+                self.closed.remove(server);
+                self.rearm_server(server);
             }
             Event::ServerOpened { server, client: _ } => {
                 self.closed.remove(server);
-                self.restand(server);
+                self.restand(server, Changed::Standing);
+                self.rearm_server(server);
             }
-            Event::ServerClosed { server, client } => {
-                self.closed.insert(server.clone(), client.clone());
-                self.restand(server);
+            Event::ServerClosed { server, client } => self.close_server(stamp, server, client, None),
+            Event::ServerDraining { server, client, deadline } => {
+                self.close_server(stamp, server, client, Some(Drain { deadline: *deadline, is_over: false }));
+            }
+            Event::ServerDrainExpired { server } => {
+                if let Some(closed) = self.closed.get_mut(server) {
+                    let closed = Arc::make_mut(closed);
+                    closed.drain = closed.drain.map(|drain| Drain { is_over: true, ..drain });
+                }
+                self.rearm_server(server);
             }
             Event::ClientRegistered(client) => {
                 self.clients.insert(client.id.clone(), Arc::new(client.clone()));
@@ -119,7 +193,7 @@ impl Fleet {
             Event::KeyInstalled(key) => {
                 self.keys.insert(key.purpose, Arc::new(key.clone()));
             }
-            Event::SessionRefused { .. } | Event::SessionConflict { .. } => {}
+            Event::SessionRefused { .. } => {}
         }
     }
 
@@ -143,11 +217,11 @@ impl Fleet {
         self.index.replace_session(old, Some(new));
         let from = old.and_then(|session| session.phase.occupies());
         let to = new.phase.occupies();
-        if let Some(server) = from.filter(|server| Some(*server) != to) {
-            self.restand(server);
-        }
-        if let Some(server) = to.filter(|server| Some(*server) != from) {
-            self.restand(server);
+        for server in [from.filter(|server| Some(*server) != to), to.filter(|server| Some(*server) != from)] {
+            if let Some(server) = server {
+                self.restand(server, Changed::Standing);
+                self.rearm_server(server);
+            }
         }
     }
 
@@ -164,12 +238,31 @@ impl Fleet {
         });
     }
 
-    fn become_deleting(&mut self, id: &SessionId, instruction: InstructionId, deadline: Timestamp) {
+    fn become_deleting(&mut self, id: &SessionId, instruction: InstructionId, deadline: Timestamp, attempt: u32) {
         self.change_session(id, |session| {
+            let was_ready = match session.phase {
+                Phase::Ready { .. } => true,
+                Phase::Deleting { was_ready, .. } => was_ready,
+                _ => false,
+            };
             if let Some(server) = session.phase.occupies().cloned() {
-                session.phase = Phase::Deleting { server, instruction, deadline };
+                session.phase = Phase::Deleting { server, instruction, deadline, attempt, was_ready };
             }
         });
+    }
+
+    fn close_server(&mut self, stamp: Stamp, server: &ServerId, client: &ClientId, drain: Option<Drain>) {
+        let closed = Closed { client: client.clone(), since: stamp.at, drain };
+        self.closed.insert(server.clone(), Arc::new(closed));
+        self.restand(server, Changed::Standing);
+        self.rearm_server(server);
+    }
+
+    /// Notes that requirements are asked for; see [`ServerSets`](crate::domain::placement::ServerSets).
+    pub(super) fn note_requirements(&mut self, spec: &SessionSpec) {
+        if let Some(expression) = &spec.requirements {
+            self.index.sets.note_use(expression, self.servers.values());
+        }
     }
 
     fn connect_server(
@@ -182,7 +275,9 @@ impl Fleet {
         report: &Report,
     ) {
         self.last_epoch = self.last_epoch.max(epoch);
-        let first_seen_at = self.servers.get(id).map_or(stamp.at, |server| server.first_seen_at);
+        let before = self.servers.get(id);
+        let first_seen_at = before.map_or(stamp.at, |server| server.first_seen_at);
+        let avoided_until = before.and_then(|server| server.avoided_until);
         let mut server = Server {
             id: id.clone(),
             facts: Arc::new(HostFacts::default()),
@@ -192,37 +287,36 @@ impl Fleet {
             report_interval,
             heard_at: stamp.at,
             first_seen_at,
+            avoided_until,
         };
         take_report(&mut server, report);
         self.servers.insert(id.clone(), Arc::new(server));
+        self.departed.remove(id);
         self.rearm_server(id);
-        self.restand(id);
+        self.restand(id, Changed::Facts);
         self.index.note_grown(id);
     }
 
-    fn change_server(&mut self, id: &ServerId, change: impl FnOnce(&mut Server)) {
+    fn change_server(&mut self, id: &ServerId, changed: Changed, change: impl FnOnce(&mut Server)) {
         let Some(server) = self.servers.get_mut(id) else { return };
         change(Arc::make_mut(server));
-        self.restand(id);
+        self.restand(id, changed);
         self.rearm_server(id);
     }
 
-    fn restand(&mut self, id: &ServerId) {
+    fn restand(&mut self, id: &ServerId, changed: Changed) {
         let Some(server) = self.servers.get(id).cloned() else { return };
-        let counts = self.counts(id);
         let closed = self.is_closed(id);
-        self.index.restand(&server, closed, counts);
+        self.index.restand(&server, closed, changed);
     }
 
     fn rearm_server(&mut self, id: &ServerId) {
-        let at = self.servers.get(id).map(|server| {
-            agents::deadline_of(server, self.settings.reports_missed_max, self.settings.lost_server_retention)
-        });
+        let at = agents::deadline_of(self, id);
         self.index.set_server_deadline(id, at);
     }
 
     fn rearm_servers(&mut self) {
-        let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
+        let ids: Vec<ServerId> = self.servers.keys().chain(self.departed.keys()).cloned().collect();
         for id in ids {
             self.rearm_server(&id);
         }
@@ -235,11 +329,15 @@ impl Fleet {
         for session in sessions {
             self.index.replace_session(None, Some(&session));
         }
+        for ((server, id), session) in &self.conflicts {
+            self.index.note_conflict(id, server, true);
+            self.index.count(server, session.kind, &session.owner, true);
+        }
         let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
         for id in ids {
-            self.restand(&id);
-            self.rearm_server(&id);
+            self.restand(&id, Changed::Facts);
         }
+        self.rearm_servers();
         // Nobody who waits could be placed when the snapshot was taken.
         self.index.take_grown();
     }
@@ -267,7 +365,9 @@ fn adopted(server: &ServerId, reported: &ReportedSession) -> Session {
         },
         requested_by: None,
         created_at: reported.created_at,
+        arrival: 0,
         phase: Phase::Ready { server: server.clone() },
+        failed_on: Vec::new(),
         state_reason: None,
         connections: reported.connections,
         last_disconnected_at: reported.last_disconnected_at,

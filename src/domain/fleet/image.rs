@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::Fleet;
 use crate::domain::client::{ApiClient, SigningKey};
 use crate::domain::codec;
-use crate::domain::ids::{ClientId, Epoch, InstructionId, LogIndex, ServerId};
+use crate::domain::ids::{Epoch, InstructionId, LogIndex, ServerId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::{Journal, Record};
-use crate::domain::server::Server;
+use crate::domain::report::ReportedSession;
+use crate::domain::server::{Closed, Server};
 use crate::domain::session::Session;
 use crate::domain::settings::Settings;
 use crate::domain::time::Timestamp;
@@ -50,7 +51,9 @@ impl Fleet {
         codec::write(&head, out)?;
         codec::write_all(self.servers.values(), out)?;
         codec::write_all(self.closed.iter(), out)?;
+        codec::write_all(self.departed.iter(), out)?;
         codec::write_all(self.sessions.values(), out)?;
+        codec::write_all(self.conflicts.iter().map(|((server, _), session)| (server, session)), out)?;
         codec::write_all(self.outbox.iter().map(|((server, _), instruction)| (server, instruction)), out)?;
         codec::write_all(self.clients.values(), out)?;
         codec::write_all(self.keys.values(), out)?;
@@ -68,8 +71,10 @@ impl Fleet {
     fn read_image_v1(input: &mut dyn Read) -> Result<Self, ImageError> {
         let head: HeadV1 = codec::read(input)?;
         let servers: Vec<Arc<Server>> = codec::read_all(input)?;
-        let closed: Vec<(ServerId, ClientId)> = codec::read_all(input)?;
+        let closed: Vec<(ServerId, Arc<Closed>)> = codec::read_all(input)?;
+        let departed: Vec<(ServerId, Timestamp)> = codec::read_all(input)?;
         let sessions: Vec<Arc<Session>> = codec::read_all(input)?;
+        let conflicts: Vec<(ServerId, Arc<ReportedSession>)> = codec::read_all(input)?;
         let outbox: Vec<(ServerId, Arc<Instruction>)> = codec::read_all(input)?;
         let clients: Vec<Arc<ApiClient>> = codec::read_all(input)?;
         let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
@@ -83,6 +88,8 @@ impl Fleet {
             last_arrival: head.last_arrival,
             servers: servers.into_iter().map(|server| (server.id.clone(), server)).collect(),
             closed: closed.into_iter().collect(),
+            departed: departed.into_iter().collect(),
+            conflicts: conflicts.into_iter().map(|(server, session)| ((server, session.id.clone()), session)).collect(),
             sessions: sessions.into_iter().map(|session| (session.id.clone(), session)).collect(),
             outbox: outbox.into_iter().map(|(server, instruction)| ((server, instruction.id), instruction)).collect(),
             clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),

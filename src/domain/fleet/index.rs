@@ -8,9 +8,10 @@ use std::ops::Bound;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::waiting::Waiting;
 use crate::domain::ids::{Owner, ServerId, SessionId};
-use crate::domain::placement::{Counts, Rank, Rule};
-use crate::domain::server::{Server, Unavailability};
+use crate::domain::placement::{Changed, Counts, ServerSets};
+use crate::domain::server::Server;
 use crate::domain::session::{Phase, Session, SessionKind};
 use crate::domain::time::Timestamp;
 
@@ -21,46 +22,25 @@ pub(super) enum Due {
     Server(ServerId),
 }
 
-/// The standing of a server: where it is in the orders of preference, or by
-/// which rule it takes no session of a kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Standing {
-    console: Result<Rank, Rule>,
-    virtual_: Result<Rank, Rule>,
-}
-
-impl Standing {
-    /// Why the server takes no session of any kind.
-    fn unavailability(&self) -> Option<Unavailability> {
-        let (Err(rule), Err(_)) = (&self.virtual_, &self.console) else { return None };
-        Some(match rule {
-            Rule::Closed => Unavailability::ServerClosed,
-            Rule::Unreachable => Unavailability::UnreachableAgent,
-            Rule::Unhealthy => Unavailability::UnhealthyDcvServer,
-            Rule::InUse => Unavailability::ExistingLoggedInUser,
-            _ => Unavailability::ServerFull,
-        })
-    }
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Index {
     by_server: OrdSet<(ServerId, SessionId)>,
     by_owner: OrdSet<(Owner, SessionId)>,
     counts: OrdMap<ServerId, Counts>,
     /// Virtual sessions of an owner on a server; none is not listed.
-    owner_counts: OrdMap<(ServerId, Owner), u32>,
-    waiting: OrdMap<u64, SessionId>,
+    owner_counts: OrdMap<(Owner, ServerId), u32>,
+    /// Where sessions are that were set aside.
+    conflicts: OrdSet<(SessionId, ServerId)>,
+    pub(super) waiting: Waiting,
     deadlines: OrdSet<(Timestamp, Due)>,
     server_deadlines: OrdMap<ServerId, Timestamp>,
-    standings: OrdMap<ServerId, Standing>,
-    console_ranks: OrdSet<Rank>,
-    virtual_ranks: OrdSet<Rank>,
-    /// How many servers take no session of a kind, by the rule that says so.
-    refusals: OrdMap<(SessionKind, Rule), u32>,
+    pub(super) sets: ServerSets,
     /// Servers that may now take what they could not take before; empty
     /// between commands.
     grown: OrdSet<ServerId>,
+    /// Ids that were freed and that a session set aside may take; empty
+    /// between commands.
+    freed: OrdSet<SessionId>,
 }
 
 impl Index {
@@ -82,15 +62,21 @@ impl Index {
 
     /// Virtual sessions of an owner on a server.
     pub(super) fn owner_count(&self, server: &ServerId, owner: &Owner) -> u32 {
-        self.owner_counts.get(&(server.clone(), owner.clone())).copied().unwrap_or_default()
+        self.owner_counts.get(&(owner.clone(), server.clone())).copied().unwrap_or_default()
     }
 
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &SessionId> {
-        self.waiting.values()
+    /// Servers on which an owner has virtual sessions.
+    pub(super) fn servers_of<'a>(&'a self, owner: &Owner) -> impl Iterator<Item = &'a ServerId> + use<'a> {
+        let from = (owner.clone(), ServerId::least());
+        let owner = owner.clone();
+        self.owner_counts.range(from..).map(|(key, _)| key).take_while(move |(of, _)| *of == owner).map(|(_, id)| id)
     }
 
-    pub(super) fn waiting_count(&self) -> usize {
-        self.waiting.len()
+    /// Servers where a session of an id was set aside.
+    pub(super) fn conflicts_over<'a>(&'a self, id: &SessionId) -> impl Iterator<Item = &'a ServerId> + use<'a> {
+        let from = (id.clone(), ServerId::least());
+        let id = id.clone();
+        self.conflicts.range(from..).take_while(move |(of, _)| *of == id).map(|(_, server)| server)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
@@ -100,33 +86,6 @@ impl Index {
     /// The first thing that is due by `now`.
     pub(super) fn first_due(&self, now: Timestamp) -> Option<Due> {
         self.deadlines.get_min().filter(|(at, _)| *at <= now).map(|(_, due)| due.clone())
-    }
-
-    pub(super) fn servers_by_preference(&self, kind: SessionKind) -> impl Iterator<Item = &ServerId> {
-        let ranks = match kind {
-            SessionKind::Console => &self.console_ranks,
-            SessionKind::Virtual => &self.virtual_ranks,
-        };
-        ranks.iter().map(|rank| &rank.server)
-    }
-
-    pub(super) fn unavailability(&self, server: &ServerId) -> Option<Unavailability> {
-        self.standings.get(server).and_then(Standing::unavailability)
-    }
-
-    /// Where a server is in the order of preference; `None` when it takes no
-    /// session of the kind.
-    pub(super) fn rank(&self, server: &ServerId, kind: SessionKind) -> Option<&Rank> {
-        let standing = self.standings.get(server)?;
-        match kind {
-            SessionKind::Console => standing.console.as_ref().ok(),
-            SessionKind::Virtual => standing.virtual_.as_ref().ok(),
-        }
-    }
-
-    /// How many servers take no session of a kind, by the rule that says so.
-    pub(super) fn refusals(&self, kind: SessionKind) -> impl Iterator<Item = (Rule, u32)> {
-        self.refusals.iter().filter(move |((refused, _), _)| *refused == kind).map(|((_, rule), count)| (*rule, *count))
     }
 
     /// A server may now take what it could not take before.
@@ -139,29 +98,38 @@ impl Index {
         std::mem::take(&mut self.grown)
     }
 
+    /// The ids that were freed since the last time, and that somebody wants.
+    pub(super) fn take_freed(&mut self) -> OrdSet<SessionId> {
+        std::mem::take(&mut self.freed)
+    }
+
     /// Takes a session out as it was and puts it in as it is.
     pub(super) fn replace_session(&mut self, old: Option<&Session>, new: Option<&Session>) {
         if let Some(session) = old {
             if let Some(server) = session.phase.occupies() {
                 self.by_server.remove(&(server.clone(), session.id.clone()));
-                self.count(server, session, false);
+                self.count(server, session.spec.kind, &session.spec.owner, false);
             }
             self.by_owner.remove(&(session.spec.owner.clone(), session.id.clone()));
-            if let Phase::Placing { arrival, .. } = session.phase {
-                self.waiting.remove(&arrival);
+            if matches!(session.phase, Phase::Placing { .. }) {
+                self.waiting.remove(session);
             }
             if let Some(at) = session.phase.deadline() {
                 self.deadlines.remove(&(at, Due::Session(session.id.clone())));
+            }
+            let is_freed = new.is_none_or(|new| new.phase.is_deleted());
+            if is_freed && self.conflicts_over(&session.id).next().is_some() {
+                self.freed.insert(session.id.clone());
             }
         }
         if let Some(session) = new {
             if let Some(server) = session.phase.occupies() {
                 self.by_server.insert((server.clone(), session.id.clone()));
-                self.count(server, session, true);
+                self.count(server, session.spec.kind, &session.spec.owner, true);
             }
             self.by_owner.insert((session.spec.owner.clone(), session.id.clone()));
-            if let Phase::Placing { arrival, .. } = session.phase {
-                self.waiting.insert(arrival, session.id.clone());
+            if matches!(session.phase, Phase::Placing { .. }) {
+                self.waiting.insert(session);
             }
             if let Some(at) = session.phase.deadline() {
                 self.deadlines.insert((at, Due::Session(session.id.clone())));
@@ -169,17 +137,27 @@ impl Index {
         }
     }
 
+    /// A session was set aside, or is so no longer.
+    pub(super) fn note_conflict(&mut self, id: &SessionId, server: &ServerId, came: bool) {
+        let key = (id.clone(), server.clone());
+        if came {
+            self.conflicts.insert(key);
+        } else {
+            self.conflicts.remove(&key);
+        }
+    }
+
     /// A session came to a server or left it. What is zero is not listed, so
     /// that equal states have equal indexes.
-    fn count(&mut self, server: &ServerId, session: &Session, came: bool) {
+    pub(super) fn count(&mut self, server: &ServerId, kind: SessionKind, owner: &Owner, came: bool) {
         let step = |number: u32| if came { number + 1 } else { number.saturating_sub(1) };
         let mut counts = self.counts(server);
-        match session.spec.kind {
+        match kind {
             SessionKind::Console => counts.console = step(counts.console),
             SessionKind::Virtual => {
                 counts.virtual_ = step(counts.virtual_);
-                let key = (server.clone(), session.spec.owner.clone());
-                match step(self.owner_count(server, &session.spec.owner)) {
+                let key = (owner.clone(), server.clone());
+                match step(self.owner_count(server, owner)) {
                     0 => self.owner_counts.remove(&key),
                     number => self.owner_counts.insert(key, number),
                 };
@@ -193,7 +171,12 @@ impl Index {
 
     /// Sets when a server is looked at again; `None` for a server that is gone.
     pub(super) fn set_server_deadline(&mut self, server: &ServerId, at: Option<Timestamp>) {
-        if let Some(old) = self.server_deadlines.remove(server) {
+        let old = self.server_deadlines.get(server).copied();
+        if old == at {
+            return;
+        }
+        if let Some(old) = old {
+            self.server_deadlines.remove(server);
             self.deadlines.remove(&(old, Due::Server(server.clone())));
         }
         if let Some(at) = at {
@@ -203,49 +186,10 @@ impl Index {
     }
 
     /// Works out anew where a server stands.
-    pub(super) fn restand(&mut self, server: &Server, closed: bool, counts: Counts) {
-        let new = Standing {
-            console: Rank::of(server, SessionKind::Console, closed, counts),
-            virtual_: Rank::of(server, SessionKind::Virtual, closed, counts),
-        };
-        if self.standings.get(&server.id) == Some(&new) {
-            return;
-        }
-        self.drop_standing(&server.id);
-        if let Ok(rank) = &new.console {
-            self.console_ranks.insert(rank.clone());
-        }
-        if let Ok(rank) = &new.virtual_ {
-            self.virtual_ranks.insert(rank.clone());
-        }
-        self.count_refusals(&new, true);
-        if new.console.is_ok() || new.virtual_.is_ok() {
+    pub(super) fn restand(&mut self, server: &Server, closed: bool, changed: Changed) {
+        let counts = self.counts(&server.id);
+        if self.sets.put(server, closed, counts, changed) {
             self.note_grown(&server.id);
-        }
-        self.standings.insert(server.id.clone(), new);
-    }
-
-    pub(super) fn drop_standing(&mut self, server: &ServerId) {
-        let Some(standing) = self.standings.remove(server) else { return };
-        self.count_refusals(&standing, false);
-        if let Ok(rank) = standing.console {
-            self.console_ranks.remove(&rank);
-        }
-        if let Ok(rank) = standing.virtual_ {
-            self.virtual_ranks.remove(&rank);
-        }
-    }
-
-    fn count_refusals(&mut self, standing: &Standing, came: bool) {
-        let kinds = [(SessionKind::Console, &standing.console), (SessionKind::Virtual, &standing.virtual_)];
-        for (kind, result) in kinds {
-            let Err(rule) = result else { continue };
-            let key = (kind, *rule);
-            let count = self.refusals.get(&key).copied().unwrap_or_default();
-            match if came { count + 1 } else { count.saturating_sub(1) } {
-                0 => self.refusals.remove(&key),
-                count => self.refusals.insert(key, count),
-            };
         }
     }
 }

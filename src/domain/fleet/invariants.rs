@@ -7,6 +7,7 @@ use super::Fleet;
 use super::index::Index;
 use crate::domain::ids::{InstructionId, ServerId, SessionId};
 use crate::domain::instruction::Action;
+use crate::domain::placement;
 use crate::domain::session::{Phase, SessionKind};
 
 /// Something that must never be.
@@ -37,6 +38,15 @@ pub enum Violation {
     /// Two connections have the same number.
     #[error("servers {0} and {1} share an epoch")]
     SharedEpoch(ServerId, ServerId),
+    /// A set of servers holds others than those that match, or in another order.
+    #[error("the sets of servers differ from what the servers are")]
+    Sets,
+    /// A session is set aside although its id is free.
+    #[error("session {0} on {1} is set aside although no other has its id")]
+    SetAsideForNothing(SessionId, ServerId),
+    /// Somebody waits although a server could take the session.
+    #[error("session {0} waits although {1} could take it")]
+    WaitsInVain(SessionId, ServerId),
     /// The index differs from what the state says.
     #[error("the index differs from one that is built anew")]
     Index,
@@ -57,6 +67,20 @@ pub fn violations(fleet: &Fleet) -> Vec<Violation> {
     if !index_is_true(fleet) {
         found.push(Violation::Index);
     }
+    if !fleet.index.sets.are_true(fleet.servers.values()) {
+        found.push(Violation::Sets);
+    }
+    for (server, id) in fleet.conflicts.keys() {
+        if fleet.sessions.get(id).is_none_or(|session| session.phase.is_deleted()) {
+            found.push(Violation::SetAsideForNothing(id.clone(), server.clone()));
+        }
+    }
+    for session in fleet.waiting() {
+        let taker = fleet.servers().find(|server| placement::refusal(fleet, server, session.wish()).is_none());
+        if let Some(server) = taker {
+            found.push(Violation::WaitsInVain(session.id.clone(), server.id.clone()));
+        }
+    }
     if fleet.journal.len() > fleet.settings.journal_records_max as usize {
         found.push(Violation::Journal(fleet.journal.len()));
     }
@@ -70,10 +94,10 @@ fn sessions(fleet: &Fleet, found: &mut Vec<Violation>) {
         if *id != session.id {
             found.push(Violation::MisplacedSession(session.id.clone(), id.clone()));
         }
+        if session.arrival > 0 && !arrivals.insert(session.arrival) {
+            found.push(Violation::SameArrival(session.arrival));
+        }
         match &session.phase {
-            Phase::Placing { arrival, .. } if !arrivals.insert(*arrival) => {
-                found.push(Violation::SameArrival(*arrival));
-            }
             Phase::Preparing { server, instruction, .. }
                 if !fleet.outbox.contains_key(&(server.clone(), *instruction)) =>
             {

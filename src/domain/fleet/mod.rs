@@ -2,8 +2,10 @@
 //!
 //! - `apply.rs`: commands and time become events,
 //! - `sessions.rs`, `agents.rs`, `operators.rs`: one function a command,
+//! - `queue.rs`: room that appeared goes to those who wait,
 //! - `fold.rs`: events change the state, nothing else does,
 //! - `index.rs`: what is derived from it to find things without walking,
+//! - `waiting.rs`: the queue, a part of the index,
 //! - `image.rs`: the state as a snapshot,
 //! - `invariants.rs`: what must hold at every log index.
 //!
@@ -18,7 +20,9 @@ mod image;
 mod index;
 pub mod invariants;
 mod operators;
+mod queue;
 mod sessions;
+mod waiting;
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -34,8 +38,9 @@ use super::client::{ApiClient, KeyPurpose, SigningKey};
 use super::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ServerId, SessionId};
 use super::instruction::Instruction;
 use super::journal::Journal;
-use super::placement::{Counts, Rank, Rule};
-use super::server::{Server, Unavailability};
+use super::placement::{Counts, Rule, ServerSets, Standing};
+use super::report::ReportedSession;
+use super::server::{Closed, Server, Unavailability};
 use super::session::{Phase, Session, SessionKind, SessionState};
 use super::settings::Settings;
 use super::time::Timestamp;
@@ -52,8 +57,13 @@ pub struct Fleet {
     servers: OrdMap<ServerId, Arc<Server>>,
     /// Kept beyond the server's record, so that a closed server that was away
     /// for a day does not come back open.
-    closed: OrdMap<ServerId, ClientId>,
+    closed: OrdMap<ServerId, Arc<Closed>>,
+    /// Servers that are not listed any more but that sessions or operators'
+    /// marks refer to, and since when they were lost.
+    departed: OrdMap<ServerId, Timestamp>,
     sessions: OrdMap<SessionId, Arc<Session>>,
+    /// Sessions that a host reported under an id that another session has.
+    conflicts: OrdMap<(ServerId, SessionId), Arc<ReportedSession>>,
     outbox: OrdMap<(ServerId, InstructionId), Arc<Instruction>>,
     clients: OrdMap<ClientId, Arc<ApiClient>>,
     keys: OrdMap<KeyPurpose, Arc<SigningKey>>,
@@ -73,7 +83,9 @@ impl PartialEq for Fleet {
             && self.last_arrival == other.last_arrival
             && self.servers == other.servers
             && self.closed == other.closed
+            && self.departed == other.departed
             && self.sessions == other.sessions
+            && self.conflicts == other.conflicts
             && self.outbox == other.outbox
             && self.clients == other.clients
             && self.keys == other.keys
@@ -123,6 +135,20 @@ impl Fleet {
         self.closed.contains_key(id)
     }
 
+    /// Who closed a server and what becomes of its sessions; `None` when it is
+    /// open.
+    pub fn closed(&self, id: &ServerId) -> Option<&Arc<Closed>> {
+        self.closed.get(id)
+    }
+
+    /// Sessions that a server reported under ids that sessions elsewhere have.
+    /// They take up room there, and nothing else is known of them here.
+    pub fn conflicts_on(&self, server: &ServerId) -> impl Iterator<Item = &Arc<ReportedSession>> {
+        let from = (server.clone(), SessionId::least());
+        let server = server.clone();
+        self.conflicts.range(from..).take_while(move |((of, _), _)| *of == server).map(|(_, session)| session)
+    }
+
     /// A session, a deleted one too while it is kept.
     pub fn session(&self, id: &SessionId) -> Option<&Arc<Session>> {
         self.sessions.get(id)
@@ -165,7 +191,12 @@ impl Fleet {
 
     /// Sessions that wait for a server, in the order of arrival.
     pub fn waiting(&self) -> impl Iterator<Item = &Arc<Session>> {
-        self.index.waiting().filter_map(|id| self.sessions.get(id))
+        self.index.waiting.iter().filter_map(|id| self.sessions.get(id))
+    }
+
+    /// How many sessions wait for a server.
+    pub fn waiting_count(&self) -> usize {
+        self.index.waiting.len()
     }
 
     /// Instructions that a server has not answered yet, oldest first.
@@ -214,8 +245,12 @@ impl Fleet {
     /// State of a session as callers see it.
     pub fn state_of(&self, session: &Session) -> SessionState {
         match &session.phase {
-            Phase::Preparing { server, .. } | Phase::Ready { server } if self.is_lost(server) => SessionState::Unknown,
-            Phase::Placing { .. } | Phase::Preparing { .. } => SessionState::Creating,
+            Phase::Preparing { server, .. } | Phase::Withdrawing { server, .. } | Phase::Ready { server }
+                if self.is_lost(server) =>
+            {
+                SessionState::Unknown
+            }
+            Phase::Placing { .. } | Phase::Preparing { .. } | Phase::Withdrawing { .. } => SessionState::Creating,
             Phase::Ready { .. } => SessionState::Ready,
             Phase::Deleting { .. } => SessionState::Deleting,
             Phase::Deleted { .. } => SessionState::Deleted,
@@ -232,33 +267,37 @@ impl Fleet {
 
     /// Why nothing is placed on a server; `None` when it is available.
     pub fn unavailability(&self, server: &Server) -> Option<Unavailability> {
-        self.index.unavailability(&server.id)
+        self.standing(&server.id).and_then(Standing::unavailability)
     }
 
-    /// Servers that can take some session of a kind, best first.
-    pub(super) fn servers_by_preference(&self, kind: SessionKind) -> impl Iterator<Item = &Arc<Server>> {
-        self.index.servers_by_preference(kind).filter_map(|id| self.servers.get(id))
+    /// Where a server stands.
+    pub(super) fn standing(&self, server: &ServerId) -> Option<&Standing> {
+        self.index.sets.standing(server)
     }
 
-    /// Where a server is in the order of preference for a kind.
-    pub(super) fn rank(&self, server: &ServerId, kind: SessionKind) -> Option<&Rank> {
-        self.index.rank(server, kind)
+    /// The servers that match the expressions in use.
+    pub(super) const fn server_sets(&self) -> &ServerSets {
+        &self.index.sets
+    }
+
+    /// Servers on which an owner has virtual sessions.
+    pub(super) fn servers_of(&self, owner: &Owner) -> impl Iterator<Item = &Arc<Server>> {
+        self.index.servers_of(owner).filter_map(|id| self.servers.get(id))
     }
 
     /// How many servers take no session of a kind, by the rule that says so.
     pub(super) fn refusals(&self, kind: SessionKind) -> impl Iterator<Item = (Rule, u32)> {
-        self.index.refusals(kind)
+        self.index.sets.refusals(kind)
+    }
+
+    /// How many servers take some session of a kind.
+    pub(super) fn servers_that_take(&self, kind: SessionKind) -> usize {
+        self.index.sets.that_take(kind)
     }
 
     fn is_lost(&self, server: &ServerId) -> bool {
         self.servers.get(server).is_none_or(|server| server.link.is_lost())
     }
-}
-
-/// A server that could take a session, whether or not anybody waits.
-#[cfg(test)]
-fn placement_possible(fleet: &Fleet, spec: &super::session::SessionSpec) -> Option<ServerId> {
-    super::placement::choose(fleet, spec).ok()
 }
 
 #[cfg(test)]

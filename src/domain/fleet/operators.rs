@@ -1,11 +1,13 @@
 //! What operators want: settings, servers open or closed, clients and keys.
 
 use super::apply::Transition;
+use super::sessions;
 use crate::domain::client::{ApiClient, KeyPurpose, SigningKey};
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
-use crate::domain::ids::{ClientId, KeyId, ServerId};
+use crate::domain::ids::{ClientId, KeyId, ServerId, SessionId};
 use crate::domain::settings::Settings;
+use crate::domain::time::Millis;
 
 pub(super) fn configure(t: &mut Transition<'_>, settings: Settings) -> Outcome {
     if t.fleet.settings != settings {
@@ -39,6 +41,26 @@ pub(super) fn close_server(t: &mut Transition<'_>, server: ServerId, force: bool
         t.emit(Event::ServerClosed { server, client });
     }
     Outcome::Done
+}
+
+/// Closes a server and gives its sessions a deadline. Draining one that drains
+/// sets another deadline.
+pub(super) fn drain_server(t: &mut Transition<'_>, server: ServerId, within: Millis, client: ClientId) -> Outcome {
+    if t.fleet.server(&server).is_none() {
+        return Outcome::Refused(Refusal::UnknownServer);
+    }
+    let deadline = t.stamp.at + within;
+    t.emit(Event::ServerDraining { server: server.clone(), client, deadline });
+    Outcome::Draining { sessions: t.fleet.counts(&server).total(), deadline }
+}
+
+/// The time of a draining server is up: what is left on it ends.
+pub(super) fn drain_deadline_passed(t: &mut Transition<'_>, server: &ServerId) {
+    t.emit(Event::ServerDrainExpired { server: server.clone() });
+    let left: Vec<SessionId> = t.fleet.sessions_on(server).map(|session| session.id.clone()).collect();
+    for id in left {
+        sessions::end_on_its_server(t, &id);
+    }
 }
 
 /// Registers an API client. The same again is no error: its answer was lost.

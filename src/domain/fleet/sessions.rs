@@ -1,14 +1,15 @@
 //! What API clients want of sessions, and what time does to them.
 
-use imbl::OrdSet;
-
 use super::apply::Transition;
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::ids::{ClientId, InstructionId, Owner, ServerId, SessionId};
 use crate::domain::instruction::{Action, Instruction};
-use crate::domain::placement;
+use crate::domain::placement::{self, Wish};
 use crate::domain::session::{Phase, Session, SessionSpec, SessionState};
+
+/// How often a server is told to end a session that it could not end.
+const CLOSE_ATTEMPTS_MAX: u32 = 3;
 
 /// Creates a session: on the best server, or into the queue when the request
 /// allows it.
@@ -21,7 +22,8 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
             Outcome::Refused(Refusal::Exists)
         };
     }
-    let refusal = match placement::choose(t.fleet, &spec) {
+    t.fleet.note_requirements(&spec);
+    let refusal = match placement::choose_or_explain(t.fleet, Wish { spec: &spec, failed_on: &[] }) {
         Ok(server) => {
             accept(t, &id, spec, client);
             place(t, &id, server);
@@ -30,7 +32,7 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
         Err(explanation) if !spec.enqueue => Refusal::NoServer(explanation),
         Err(_) => {
             let max = t.fleet.settings.queue_max;
-            if t.fleet.index.waiting_count() < max as usize {
+            if t.fleet.waiting_count() < max as usize {
                 accept(t, &id, spec, client);
                 return created(t, &id);
             }
@@ -54,7 +56,7 @@ fn created(t: &Transition<'_>, id: &SessionId) -> Outcome {
 }
 
 /// Puts a waiting session on a server.
-fn place(t: &mut Transition<'_>, id: &SessionId, server: ServerId) {
+pub(super) fn place(t: &mut Transition<'_>, id: &SessionId, server: ServerId) {
     let Some(session) = t.fleet.session(id) else { return };
     let action = Action::CreateSession { session: id.clone(), spec: session.spec.clone() };
     let deadline = t.stamp.at + t.fleet.settings.prepare_timeout;
@@ -62,18 +64,34 @@ fn place(t: &mut Transition<'_>, id: &SessionId, server: ServerId) {
     t.emit(Event::SessionPlaced { id: id.clone(), server, instruction, deadline });
 }
 
-/// Goes through those who wait, in the order of arrival, and places whom it
-/// can on the servers that may now take more; one that fits nowhere does not
-/// hold up the others. The other servers could take none of them before, and
-/// cannot now.
-pub(super) fn place_waiting(t: &mut Transition<'_>, grown: &OrdSet<ServerId>) {
-    let waiting: Vec<SessionId> = t.fleet.waiting().map(|session| session.id.clone()).collect();
-    for id in waiting {
-        let Some(session) = t.fleet.session(&id) else { continue };
-        if let Some(server) = placement::choose_among(t.fleet, &session.spec, grown.iter()) {
-            place(t, &id, server);
-        }
+/// A server does not create a session, and never will: another one is tried,
+/// or it ends.
+///
+/// Only a server that said so itself, or confirmed that it gave up, comes here:
+/// no session is ever made on two hosts at once.
+pub(super) fn attempt_failed(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, reason: String) {
+    let at = t.stamp.at;
+    let settings = &t.fleet.settings;
+    let (avoid_until, deadline) = (at + settings.avoid_failed_server, at + settings.queue_timeout);
+    let (id, server) = (id.clone(), server.clone());
+    t.emit(Event::SessionAttemptFailed { id: id.clone(), server, reason: reason.clone(), avoid_until, deadline });
+    let Some(session) = t.fleet.session(&id).cloned() else { return };
+    if !has_retries_left(t, &session) {
+        let attempts = session.failed_on.len();
+        let reason = if attempts > 1 { format!("{reason} (after {attempts} attempts)") } else { reason };
+        return end(t, &id, Some(reason));
     }
+    match placement::choose_or_explain(t.fleet, session.wish()) {
+        Ok(server) => place(t, &id, server),
+        // It waits as it did before its first attempt.
+        Err(_) if session.spec.enqueue => {}
+        Err(explanation) => end(t, &id, Some(format!("{reason}; no other server: {explanation}"))),
+    }
+}
+
+/// Whether one more server may be tried. Attempts that failed count.
+fn has_retries_left(t: &Transition<'_>, session: &Session) -> bool {
+    !session.spec.retry_disabled && session.failed_on.len() <= t.fleet.settings.create_retries_max as usize
 }
 
 /// Puts an instruction into a server's outbox.
@@ -96,20 +114,31 @@ pub(super) fn delete(t: &mut Transition<'_>, id: &SessionId, owner: &Owner, forc
     if session.spec.owner != *owner {
         return Outcome::Refused(Refusal::OtherOwner);
     }
+    end_on_its_server(t, id);
+    let unreachable = session.phase.occupies().is_some_and(|server| is_out_of_reach(t, server));
+    if force && unreachable && t.fleet.session(id).is_some_and(|session| !session.phase.is_deleted()) {
+        end(t, id, Some("deleted by force while its server could not be reached".to_owned()));
+    }
+    Outcome::Deleting(t.fleet.session(id).map_or(SessionState::Deleted, |session| t.fleet.state_of(session)))
+}
+
+/// Ends a session wherever it is in its life.
+pub(super) fn end_on_its_server(t: &mut Transition<'_>, id: &SessionId) {
+    let Some(session) = t.fleet.session(id).cloned() else { return };
     match &session.phase {
         Phase::Placing { .. } => end(t, id, Some("cancelled before a server was found".to_owned())),
         Phase::Preparing { server, instruction, .. } => {
             withdraw(t, server, *instruction);
-            close(t, id, server);
+            close(t, id, server, 1);
         }
-        Phase::Ready { server } => close(t, id, server),
+        // It was told already.
+        Phase::Withdrawing { instruction, .. } => {
+            let deadline = t.stamp.at + t.fleet.settings.delete_timeout;
+            t.emit(Event::SessionDeleting { id: id.clone(), instruction: *instruction, deadline, attempt: 1 });
+        }
+        Phase::Ready { server } => close(t, id, server, 1),
         Phase::Deleting { .. } | Phase::Deleted { .. } => {}
     }
-    let unreachable = session.phase.occupies().is_some_and(|server| is_out_of_reach(t, server));
-    if force && unreachable {
-        end(t, id, Some("deleted by force while its server could not be reached".to_owned()));
-    }
-    Outcome::Deleting(t.fleet.session(id).map_or(SessionState::Deleted, |session| t.fleet.state_of(session)))
 }
 
 fn is_out_of_reach(t: &Transition<'_>, server: &ServerId) -> bool {
@@ -118,13 +147,33 @@ fn is_out_of_reach(t: &Transition<'_>, server: &ServerId) -> bool {
 
 /// Tells the host to end a session and waits for it. A host that is no longer
 /// listed is told nothing; should it come back, so does the session.
-fn close(t: &mut Transition<'_>, id: &SessionId, server: &ServerId) {
+fn close(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, attempt: u32) {
     if t.fleet.server(server).is_none() {
         return end(t, id, Some("deleted after its server had gone".to_owned()));
     }
     let deadline = t.stamp.at + t.fleet.settings.delete_timeout;
     let instruction = issue(t, server, Action::CloseSession { session: id.clone() });
-    t.emit(Event::SessionDeleting { id: id.clone(), instruction, deadline });
+    t.emit(Event::SessionDeleting { id: id.clone(), instruction, deadline, attempt });
+}
+
+/// A host could not end a session. It is told again a few times; after that
+/// the session is what it was before, because it lives.
+pub(super) fn close_failed(t: &mut Transition<'_>, id: &SessionId, by: InstructionId, reason: &str) {
+    let Some(session) = t.fleet.session(id).cloned() else { return };
+    let reason = format!("its server could not end it: {reason}");
+    match &session.phase {
+        Phase::Deleting { server, instruction, attempt, .. } if *instruction == by && *attempt < CLOSE_ATTEMPTS_MAX => {
+            close(t, id, server, attempt + 1);
+        }
+        Phase::Deleting { instruction, was_ready: true, .. } if *instruction == by => {
+            t.emit(Event::SessionDeletionFailed { id: id.clone(), reason });
+        }
+        Phase::Deleting { instruction, .. } if *instruction == by => end(t, id, Some(reason)),
+        Phase::Withdrawing { instruction, .. } if *instruction == by => end(t, id, Some(reason)),
+        // Its record had ended without it. Shown again, it counts again.
+        Phase::Deleted { unwanted: true, .. } => t.emit(Event::SessionDeletionFailed { id: id.clone(), reason }),
+        _ => {}
+    }
 }
 
 /// Takes an instruction back; the agent may have got it already.
@@ -167,7 +216,7 @@ pub(super) fn update_permissions(
             let action = Action::SetPermissions { session: id.clone(), permissions: permissions.clone() };
             issue(t, server, action);
         }
-        Phase::Placing { .. } | Phase::Preparing { .. } | Phase::Ready { .. } => {}
+        Phase::Placing { .. } | Phase::Preparing { .. } | Phase::Withdrawing { .. } | Phase::Ready { .. } => {}
     }
     t.emit(Event::PermissionsChanged { id: id.clone(), permissions });
     Outcome::Done
@@ -191,14 +240,13 @@ pub(super) fn deadline_passed(t: &mut Transition<'_>, id: &SessionId) {
     match &session.phase {
         Phase::Placing { .. } => {
             let secs = t.fleet.settings.queue_timeout.as_secs();
-            end(t, id, Some(format!("no dcv server found for placement within {secs} s")));
+            let before = session.state_reason.as_ref().map_or_else(String::new, |reason| format!("{reason}; "));
+            end(t, id, Some(format!("{before}no dcv server found for placement within {secs} s")));
         }
-        Phase::Preparing { server, instruction, .. } => {
-            let secs = t.fleet.settings.prepare_timeout.as_secs();
-            withdraw(t, server, *instruction);
-            // The host may be about to make it, or have made it unheard.
-            issue(t, server, Action::CloseSession { session: id.clone() });
-            end(t, id, Some(format!("its server did not create it within {secs} s")));
+        Phase::Preparing { server, instruction, .. } => preparation_timed_out(t, &session, server, *instruction),
+        Phase::Withdrawing { .. } => {
+            let before = session.state_reason.as_deref().unwrap_or("its server did not create it in time");
+            end(t, id, Some(format!("{before}, and did not confirm that it gave up")));
         }
         Phase::Deleting { .. } => {
             let secs = t.fleet.settings.delete_timeout.as_secs();
@@ -207,4 +255,20 @@ pub(super) fn deadline_passed(t: &mut Transition<'_>, id: &SessionId) {
         Phase::Deleted { .. } => t.emit(Event::SessionForgotten { id: id.clone() }),
         Phase::Ready { .. } => {}
     }
+}
+
+/// The host may be about to make the session, or have made it unheard: it is
+/// told to end it, and another host is tried once it has confirmed that.
+fn preparation_timed_out(t: &mut Transition<'_>, session: &Session, server: &ServerId, instruction: InstructionId) {
+    let reason = format!("its server did not create it within {} s", t.fleet.settings.prepare_timeout.as_secs());
+    withdraw(t, server, instruction);
+    let instruction = issue(t, server, Action::CloseSession { session: session.id.clone() });
+    // This attempt counts, too.
+    let is_last =
+        session.spec.retry_disabled || session.failed_on.len() >= t.fleet.settings.create_retries_max as usize;
+    if is_last {
+        return end(t, &session.id, Some(reason));
+    }
+    let deadline = t.stamp.at + t.fleet.settings.delete_timeout;
+    t.emit(Event::SessionWithdrawing { id: session.id.clone(), instruction, deadline, reason });
 }

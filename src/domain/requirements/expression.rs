@@ -48,6 +48,25 @@ impl Expression {
         self.root.holds(subject)
     }
 
+    /// Whether any term reads what changes with the load of a server.
+    pub fn reads_load(&self) -> bool {
+        self.terms().any(|term| matches!(term.key(), Key::Property(property) if property.is_load()))
+    }
+
+    /// Texts that tags and text properties must be equal to for the whole to hold.
+    pub fn required_equalities(&self) -> impl Iterator<Item = (&Key, &str)> {
+        let members = match &self.root {
+            Node::All(nodes) => nodes.as_slice(),
+            node => std::slice::from_ref(node),
+        };
+        members.iter().filter_map(|node| match node {
+            Node::Term(Term { key, test: Test::Compare(Comparison::Equal, Literal::Text(text)) }) => {
+                Some((key, &**text))
+            }
+            _ => None,
+        })
+    }
+
     /// The terms in the order of the text.
     pub fn terms(&self) -> Terms<'_> {
         Terms { open: vec![&self.root] }

@@ -121,6 +121,20 @@ impl Property {
         }
     }
 
+    /// Whether it changes with the load of a server.
+    pub(super) const fn is_load(self) -> bool {
+        matches!(
+            self,
+            Self::MemoryTotalBytes
+                | Self::MemoryUsedBytes
+                | Self::SwapTotalBytes
+                | Self::SwapUsedBytes
+                | Self::CpuLoadAverageOneMinute
+                | Self::CpuLoadAverageFiveMinutes
+                | Self::CpuLoadAverageFifteenMinutes
+        )
+    }
+
     /// The property whose name differs from `name` at most in case: the likely mistake.
     pub(super) fn similar_to(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|property| property.as_str().eq_ignore_ascii_case(name))

@@ -41,7 +41,8 @@ fn a_failed_creation_ends_with_the_reason_that_the_agent_gave() {
     let (instruction, _) = log.only_instruction(1);
     log.answer(1, epoch, instruction, Answer::Failed { reason: "owner x is no user of this host".to_owned() });
     assert_eq!(log.state(1), Some(SessionState::Deleted));
-    assert_eq!(log.reason(1), "owner x is no user of this host");
+    let reason = log.reason(1);
+    assert!(reason.starts_with("owner x is no user of this host; no other server: 1 of 1 servers: failed"), "{reason}");
 }
 
 #[test]
@@ -79,13 +80,15 @@ fn a_refusal_counts_the_rules_that_refused() {
     );
     assert_eq!(
         refusal(log.create(3, spec(1, SessionKind::Virtual))),
-        "no dcv server found for placement: 1 of 2 servers: virtual sessions need Linux, 1 of 2 servers: full"
+        "no dcv server found for placement: 1 of 2 servers: virtual sessions need Linux, 1 of 2 servers: full \
+         (server-1: full; server-2: virtual sessions need Linux)"
     );
-    let picky = SessionSpec { requirements: Some("tag:color = 'pink'".to_owned()), ..spec(1, SessionKind::Console) };
+    let picky = SessionSpec { requirements: requirements("tag:color = 'pink'"), ..spec(1, SessionKind::Console) };
     assert_eq!(
         refusal(log.create(4, picky)),
         "no dcv server found for placement: 1 of 2 servers: sessions of this type not offered, \
-         1 of 2 servers: requirements not met"
+         1 of 2 servers: requirements not met \
+         (server-1: sessions of this type not offered; server-2: requirements not met)"
     );
 }
 
@@ -109,7 +112,7 @@ fn a_queued_request_is_placed_as_soon_as_there_is_room_in_the_order_of_arrival()
     log.ready(1, 1, 1, epoch);
     let queued = |owner| SessionSpec { enqueue: true, ..spec(owner, SessionKind::Virtual) };
     assert!(matches!(log.create(2, queued(2)), Outcome::Created(_)));
-    let elsewhere = SessionSpec { requirements: Some("tag:x = '1'".to_owned()), ..queued(3) };
+    let elsewhere = SessionSpec { requirements: requirements("tag:x = '1'"), ..queued(3) };
     assert!(matches!(log.create(3, elsewhere), Outcome::Created(_)));
     assert!(matches!(log.create(4, queued(4)), Outcome::Created(_)));
     assert_eq!(log.fleet.waiting().count(), 3);
@@ -141,14 +144,14 @@ fn nothing_stays_creating_or_deleting_for_ever() {
     log.ready(1, 1, 1, epoch);
     log.create(2, spec(2, SessionKind::Virtual));
     log.delete(1, 1, false);
-    for _ in 0..5 {
-        log.wait(29_000);
-        log.apply(Command::Report { server: server_id(1), epoch, report: Report::default() });
-    }
+    log.wait_and_report(5, 1, epoch);
     assert_eq!(log.state(1), Some(SessionState::Deleted));
     assert_eq!(log.reason(1), "its server did not confirm the end within 120 s");
-    assert_eq!(log.state(2), Some(SessionState::Deleted));
+    assert_eq!(log.state(2), Some(SessionState::Creating));
     assert_eq!(log.reason(2), "its server did not create it within 120 s");
+    log.wait_and_report(5, 1, epoch);
+    assert_eq!(log.state(2), Some(SessionState::Deleted));
+    assert_eq!(log.reason(2), "its server did not create it within 120 s, and did not confirm that it gave up");
     let closes = log.fleet.outbox(&server_id(1)).filter(|i| matches!(i.action, Action::CloseSession { .. })).count();
     assert_eq!(closes, 2, "the host is still told to end both");
 }
@@ -160,9 +163,10 @@ fn a_silent_agent_makes_its_sessions_unknown_and_a_word_from_it_brings_them_back
     log.ready(1, 1, 1, epoch);
     log.apply(Command::DisconnectAgent { server: server_id(1), epoch });
     let server = log.fleet.server(&server_id(1)).expect("listed").clone();
-    assert_eq!(log.fleet.unavailability(&server), Some(Unavailability::UnreachableAgent));
+    assert_eq!(log.fleet.unavailability(&server), Some(Unavailability::Unknown));
     assert_eq!(log.state(1), Some(SessionState::Ready), "a moment's interruption is no loss");
     log.wait(90_000);
+    assert_eq!(log.fleet.unavailability(&server), Some(Unavailability::UnreachableAgent));
     assert_eq!(log.state(1), Some(SessionState::Unknown));
     log.connect_with(1, facts(None, None, false), vec![reported(1, 1, true)]);
     assert_eq!(log.state(1), Some(SessionState::Ready));

@@ -1,10 +1,14 @@
-//! Properties of the fleet: what callers rely on in `behaviour`, invariants
-//! over random histories in `histories`. Here is what both build with.
+//! Properties of the fleet: what callers rely on in `behaviour`, what becomes of
+//! a session that meets trouble in `lifecycle`, where it goes in `placing`,
+//! invariants over random histories in `histories`. Here is what both build with.
 
 mod behaviour;
 mod histories;
+mod lifecycle;
+mod placing;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::invariants::violations;
 use super::{Fleet, Stamp};
@@ -14,7 +18,9 @@ use crate::domain::event::Event;
 use crate::domain::host::{Health, HostFacts, HostLoad, Limits, OsFamily};
 use crate::domain::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
 use crate::domain::instruction::{Action, Answer};
+use crate::domain::placement::{Policy, Rule, WEIGHT_TAG};
 use crate::domain::report::{EndedSession, Inventory, Report, ReportedSession};
+use crate::domain::requirements::Expression;
 use crate::domain::server::Unavailability;
 use crate::domain::session::{Phase, SessionKind, SessionSpec, SessionState};
 use crate::domain::settings::Settings;
@@ -38,6 +44,10 @@ fn client() -> ClientId {
 
 fn spec(owner_number: u8, kind: SessionKind) -> SessionSpec {
     SessionSpec::plain("work".to_owned(), owner(owner_number), kind)
+}
+
+fn requirements(text: &str) -> Option<Arc<Expression>> {
+    Expression::parse(text).expect("valid").map(Arc::new)
 }
 
 fn facts(virtual_max: Option<u32>, per_owner: Option<u32>, console: bool) -> HostFacts {
@@ -103,6 +113,14 @@ impl Log {
         self.index += 1;
         self.fleet.advance(Stamp { index: LogIndex(self.index), at: Timestamp(self.at) });
         assert_eq!(violations(&self.fleet), []);
+    }
+
+    /// Waits for almost a report's interval, and hears of the server, so many times.
+    fn wait_and_report(&mut self, times: u32, number: u8, epoch: Epoch) {
+        for _ in 0..times {
+            self.wait(29_000);
+            self.apply(Command::Report { server: server_id(number), epoch, report: Report::default() });
+        }
     }
 
     fn connect(&mut self, number: u8, facts: HostFacts) -> Epoch {
