@@ -205,6 +205,10 @@ impl Core for World {
     fn new_id(&self) -> String {
         format!("00000000-0000-4000-8000-{:012}", self.ids.fetch_add(1, Ordering::Relaxed))
     }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.log.lock().unwrap().at)
+    }
 }
 
 /// Tokens of the form `good:CLIENT`.
