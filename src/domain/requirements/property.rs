@@ -121,6 +121,26 @@ impl Property {
         }
     }
 
+    /// Whether the value is a text. All others are numbers.
+    pub const fn is_text(self) -> bool {
+        !self.is_load() && !matches!(self, Self::CpuNumberOfCpus | Self::CpuPhysicalCoresPerCpu)
+    }
+
+    /// Whether the value comes with the load that an agent reports again and again, total sizes
+    /// included. All others are facts, which seldom change.
+    pub const fn is_load(self) -> bool {
+        matches!(
+            self,
+            Self::MemoryTotalBytes
+                | Self::MemoryUsedBytes
+                | Self::SwapTotalBytes
+                | Self::SwapUsedBytes
+                | Self::CpuLoadAverageOneMinute
+                | Self::CpuLoadAverageFiveMinutes
+                | Self::CpuLoadAverageFifteenMinutes
+        )
+    }
+
     /// The property whose name differs from `name` at most in case: the likely mistake.
     pub(super) fn similar_to(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|property| property.as_str().eq_ignore_ascii_case(name))

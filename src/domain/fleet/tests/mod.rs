@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod histories;
+mod server_facts;
 
 use std::collections::BTreeMap;
 
