@@ -6,6 +6,7 @@ mod behaviour;
 mod histories;
 mod lifecycle;
 mod placing;
+mod server_facts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
