@@ -115,7 +115,7 @@ async fn the_agent_of_a_copied_host_is_told_what_to_do_and_becomes_a_server_of_i
     assert!(log.contains("another agent uses the id of this server"), "{log}");
 
     // The original has heard nothing of it, and its session goes on.
-    assert_eq!(server_ids(&api).await, [server.clone()]);
+    assert_eq!(server_ids(&api).await, std::slice::from_ref(&server));
     assert_eq!(api.session(&session).await.unwrap()["State"], "READY");
     assert!(!original.process.stderr().contains("no link to the broker"));
 
