@@ -153,6 +153,7 @@ fn connect(number: u32) -> anyhow::Result<Command> {
     let memory = Usage { total_bytes: (u64::from(number % 8) + 5) * 8_000_000_000, used_bytes: 0 };
     Ok(Command::ConnectAgent {
         server: ServerId::new(&format!("5c0f2d9e-0000-4000-8000-{number:012}"))?,
+        instance: crate::domain::ids::AgentInstance::new("bench")?,
         via: ReplicaId(1),
         report_interval: Millis::from_secs(30),
         report: Report {
