@@ -27,7 +27,9 @@ impl Expression {
     pub fn parse(text: &str) -> Result<Option<Self>, Error> {
         // First, so that a long text is refused without being looked at.
         within(TEXT_BYTES_MAX, text)?;
-        if text.trim().is_empty() {
+        let trimmed = text.trim();
+        steps::took(text.len() - trimmed.len());
+        if trimmed.is_empty() {
             return Ok(None);
         }
         Ok(Some(Self { root: parser::parse(text)? }))
