@@ -27,11 +27,11 @@ mod term;
 #[cfg(test)]
 mod tests;
 
+pub use self::term::{Comparison, Key, Literal, Subject, Term, Test, Value};
 pub use error::{Error, Position};
 pub use expression::{Expression, Terms};
 pub use number::Number;
 pub use property::{Property, UnknownProperty};
-pub use term::{Comparison, Key, Literal, Subject, Term, Test, Value};
 
 /// Longest text in bytes, blanks included. Far above what clients send (under 200 bytes); it bounds
 /// what a request can add to the log and to the work of placing.
