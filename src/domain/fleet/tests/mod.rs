@@ -1,8 +1,10 @@
 //! Properties of the fleet: what callers rely on in `behaviour`, invariants
-//! over random histories in `histories`. Here is what both build with.
+//! over random histories in `histories`, what the journal tells in `timeline`.
+//! Here is what both build with.
 
 mod behaviour;
 mod histories;
+mod timeline;
 
 use std::collections::BTreeMap;
 
