@@ -116,8 +116,7 @@ pub struct Journal {
 impl Journal {
     /// Adds a record and drops what is then too much.
     pub(super) fn push(&mut self, index: LogIndex, at: Timestamp, event: Event, context: Context, bounds: Bounds) {
-        let last = self.newest().map(|record| record.position).max(self.horizon);
-        let number = match last {
+        let number = match self.last() {
             Some(last) if last.index == index => last.number.saturating_add(1),
             _ => 0,
         };
@@ -229,6 +228,11 @@ impl Journal {
     /// The newest record.
     pub fn newest(&self) -> Option<&Arc<Record>> {
         self.records.get_max().map(|(_, kept)| &kept.record)
+    }
+
+    /// The newest record that there ever was, kept or dropped.
+    pub fn last(&self) -> Option<Position> {
+        self.newest().map(|record| record.position).max(self.horizon)
     }
 
     /// How many are kept.

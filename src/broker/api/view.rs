@@ -165,7 +165,8 @@ pub(super) const fn state_name(state: SessionState) -> &'static str {
     }
 }
 
-const fn kind_name(kind: SessionKind) -> &'static str {
+/// Name of a kind of session.
+pub(super) const fn kind_name(kind: SessionKind) -> &'static str {
     match kind {
         SessionKind::Console => "CONSOLE",
         SessionKind::Virtual => "VIRTUAL",
