@@ -153,6 +153,21 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The API client that wants it, if one does.
+    pub const fn client(&self) -> Option<&ClientId> {
+        match self {
+            Self::CreateSession { client, .. }
+            | Self::DeleteSession { client, .. }
+            | Self::UpdatePermissions { client, .. }
+            | Self::OpenServer { client, .. }
+            | Self::CloseServer { client, .. }
+            | Self::DrainServer { client, .. } => Some(client),
+            _ => None,
+        }
+    }
+}
+
 /// What a command came to, for the one who proposed it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {

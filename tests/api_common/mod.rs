@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use berth::broker::api::door::{
     AskError, Core, Identity, Token, TokenError, Unavailable, UnavailableReason, VerifyError,
 };
@@ -18,6 +18,7 @@ use berth::domain::fleet::Stamp;
 use berth::domain::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
+use berth::domain::journal::Position;
 use berth::domain::report::{Inventory, Report, ReportedSession};
 use berth::domain::{
     Action, AgentInstance, ClientId, Command, Epoch, Fleet, InstructionId, LogIndex, Millis, Outcome, Owner, ReplicaId,
@@ -25,6 +26,8 @@ use berth::domain::{
 };
 use berth::protocol::{Image, ImageFormat, Question, Reply};
 use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 pub const CLIENT: &str = "portal";
@@ -56,6 +59,8 @@ pub struct World {
     pub proposals: AtomicUsize,
     pub has_no_quorum: AtomicBool,
     pub is_panicking: AtomicBool,
+    pub tokens_are_refused: AtomicBool,
+    journaled: watch::Sender<Option<Position>>,
     ids: AtomicU64,
 }
 
@@ -70,12 +75,21 @@ impl World {
             proposals: AtomicUsize::new(0),
             has_no_quorum: AtomicBool::new(false),
             is_panicking: AtomicBool::new(false),
+            tokens_are_refused: AtomicBool::new(false),
+            journaled: watch::Sender::new(None),
             ids: AtomicU64::new(0),
         })
     }
 
     pub fn apply(&self, command: Command) -> Outcome {
-        self.log.lock().unwrap().apply(command)
+        let outcome = self.log.lock().unwrap().apply(command);
+        self.announce();
+        outcome
+    }
+
+    /// Tells those who follow the journal how far it goes.
+    fn announce(&self) {
+        self.journaled.send_replace(self.fleet().journal().last());
     }
 
     pub fn fleet(&self) -> Fleet {
@@ -89,6 +103,8 @@ impl World {
         log.index += 1;
         let stamp = Stamp { index: LogIndex(log.index), at: Timestamp(log.at) };
         log.fleet.advance(stamp);
+        drop(log);
+        self.announce();
     }
 
     /// Connects a server with these sessions on it.
@@ -157,7 +173,13 @@ impl World {
     }
 
     pub fn api_with(self: &Arc<Self>, settings: ApiSettings) -> Api {
-        Api(router(ApiState::new(Arc::clone(self), Arc::new(Keys), settings)))
+        self.api_until(settings, CancellationToken::new())
+    }
+
+    /// An API that ends its streams when a token is cancelled.
+    pub fn api_until(self: &Arc<Self>, settings: ApiSettings, ending: CancellationToken) -> Api {
+        let state = ApiState::new(Arc::clone(self), Arc::new(Keys(Arc::clone(self))), settings);
+        Api(router(state.ending_with(ending)))
     }
 }
 
@@ -180,6 +202,11 @@ impl Core for World {
 
     fn local(&self) -> Arc<Fleet> {
         Arc::new(self.fleet())
+    }
+
+    async fn journaled_after(&self, position: Position) {
+        let mut journaled = self.journaled.subscribe();
+        journaled.wait_for(|last| *last > Some(position)).await.unwrap();
     }
 
     async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
@@ -213,7 +240,7 @@ impl Core for World {
 }
 
 /// Tokens of the form `good:CLIENT`.
-pub struct Keys;
+pub struct Keys(Arc<World>);
 
 impl Identity for Keys {
     async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
@@ -226,6 +253,7 @@ impl Identity for Keys {
 
     fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
         match bearer {
+            _ if self.0.tokens_are_refused.load(Ordering::Relaxed) => Err(VerifyError::InactiveClient),
             "expired" => Err(VerifyError::Expired),
             other => {
                 other.strip_prefix("good:").and_then(|client| ClientId::new(client).ok()).ok_or(VerifyError::Invalid)
@@ -274,6 +302,19 @@ impl Api {
         let (head, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
         Answer { status: head.status, headers: head.headers, body }
+    }
+
+    /// Begins a stream of events with a good token of a client and these
+    /// further headers.
+    pub async fn follow(&self, client: &str, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer good:{client}"))
+            .header(header::ACCEPT, "text/event-stream");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.0.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     /// Calls with a good token.

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::OLDEST_INDEX_HEADER;
 use super::door::{Unavailable, VerifyError};
 
 /// Why a request as a whole failed.
@@ -25,6 +26,23 @@ pub enum Error {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(&'static str),
+    /// The cursor lies before what is kept of the events.
+    #[error(
+        "events up to {dropped} are no longer kept, and some of them come after this cursor; the oldest index \
+         kept is {oldest}; begin again without a cursor, or go on with after={dropped}"
+    )]
+    EventsGone {
+        /// Cursor of the last event that is no longer kept.
+        dropped: String,
+        /// The oldest log index whose events are kept.
+        oldest: u64,
+    },
+    /// The client follows events with as many streams as it may.
+    #[error("this client has {max} streams of events already; end one of them first")]
+    TooManyStreams {
+        /// Allowed streams.
+        max: usize,
+    },
     /// The path exists, but not with this method.
     #[error("this method is not allowed here")]
     MethodNotAllowed,
@@ -63,6 +81,8 @@ impl Error {
             Self::NoAuthorization | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::EventsGone { .. } => StatusCode::GONE,
+            Self::TooManyStreams { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -96,6 +116,9 @@ impl IntoResponse for Error {
             Self::InvalidToken(_) => {
                 let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            Self::EventsGone { dropped: _, oldest } => {
+                headers.insert(OLDEST_INDEX_HEADER, HeaderValue::from(oldest));
             }
             Self::Unavailable(unavailable) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(unavailable.retry_after_secs()));

@@ -5,8 +5,8 @@
 //! `validate`, `find`), goes through the door (`door`) as
 //! commands or reads a view of the fleet, and what comes back is shown in the
 //! words of the API (`view`, `wire`). An answer never holds a field outside
-//! the 2023.0 description; what is new stands in headers. `docs/api.md` tells
-//! clients the rest.
+//! the 2023.0 description; what is new stands in headers, or under `/v1/`
+//! (`v1`). `docs/api.md` tells clients the rest.
 
 mod auth;
 mod body;
@@ -38,6 +38,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
@@ -54,6 +55,9 @@ pub const INDEX_HEADER: HeaderName = HeaderName::from_static("berth-index");
 /// Header of answers that may be out of date, because no majority of replicas
 /// could be reached: `true`.
 pub const STALE_HEADER: HeaderName = HeaderName::from_static("berth-stale");
+/// Header of answers to a cursor after which events were dropped: the oldest
+/// log index whose events are kept.
+pub const OLDEST_INDEX_HEADER: HeaderName = HeaderName::from_static("berth-oldest-index");
 
 /// What an operator can set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,9 @@ pub struct ApiSettings {
     /// Whether `GET /dcv-session-manager-api.yaml` answers
     /// (`enable-api-yaml` of the original).
     pub description_served: bool,
+    /// How often a stream of events shows a sign of life, and its token is
+    /// looked at.
+    pub event_keep_alive: Duration,
 }
 
 /// Pictures of sessions, when the client does not say.
@@ -82,7 +89,11 @@ pub struct Screenshots {
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { screenshots: Screenshots::default(), description_served: true }
+        Self {
+            screenshots: Screenshots::default(),
+            description_served: true,
+            event_keep_alive: limits::EVENT_KEEP_ALIVE,
+        }
     }
 }
 
@@ -132,6 +143,8 @@ pub struct ApiState {
     core: Arc<dyn AnyCore>,
     identity: Arc<dyn AnyIdentity>,
     settings: Arc<ApiSettings>,
+    event_places: v1::Places,
+    ending: CancellationToken,
 }
 
 /// Why an item failed while its neighbours went on. The texts are for clients.
@@ -165,7 +178,19 @@ impl Seen {
 impl ApiState {
     /// Puts the parts together.
     pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
-        Self { core, identity, settings: Arc::new(settings) }
+        Self {
+            core,
+            identity,
+            settings: Arc::new(settings),
+            event_places: v1::Places::default(),
+            ending: CancellationToken::new(),
+        }
+    }
+
+    /// Ends what would never end by itself when a token is cancelled.
+    #[must_use]
+    pub fn ending_with(self, ending: CancellationToken) -> Self {
+        Self { ending, ..self }
     }
 
     /// The fleet as of now or, when that cannot be known, as this replica

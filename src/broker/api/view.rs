@@ -165,6 +165,7 @@ pub(super) const fn state_name(state: SessionState) -> &'static str {
     }
 }
 
+/// Name of a kind of session.
 pub(super) const fn kind_name(kind: SessionKind) -> &'static str {
     match kind {
         SessionKind::Console => "CONSOLE",

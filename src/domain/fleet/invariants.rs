@@ -50,9 +50,9 @@ pub enum Violation {
     /// The index differs from what the state says.
     #[error("the index differs from one that is built anew")]
     Index,
-    /// The journal holds more than it may, or is out of order.
-    #[error("the journal holds {0} records")]
-    Journal(usize),
+    /// The journal holds more than it may.
+    #[error("the journal holds {0} records of {1} bytes")]
+    Journal(usize, u64),
     /// Two creations of one session are under way.
     #[error("session {0} is being created twice")]
     CreatedTwice(SessionId),
@@ -81,8 +81,9 @@ pub fn violations(fleet: &Fleet) -> Vec<Violation> {
             found.push(Violation::WaitsInVain(session.id.clone(), server.id.clone()));
         }
     }
-    if fleet.journal.len() > fleet.settings.journal_records_max as usize {
-        found.push(Violation::Journal(fleet.journal.len()));
+    let (records, bytes) = (fleet.journal.len(), fleet.journal.bytes());
+    if records > fleet.settings.journal_records_max as usize || bytes > fleet.settings.journal_bytes_max {
+        found.push(Violation::Journal(records, bytes));
     }
     found
 }

@@ -89,7 +89,11 @@ fn any_step() -> impl Strategy<Value = Step> {
             .prop_map(|(id, force)| Step::Command(Command::CloseServer { id: server_id(id), force, client: client() })),
         1 => servers.prop_map(|id| Step::Command(Command::OpenServer { id: server_id(id), client: client() })),
         1 => (1..20u32).prop_map(|queue_max| Step::Command(Command::Configure(Settings {
-            queue_max, journal_records_max: 50, ..Settings::default()
+            queue_max,
+            journal_records_max: 50,
+            journal_bytes_max: 1_000 * u64::from(queue_max),
+            journal_retention: Millis(200_000 * u64::from(queue_max % 4)),
+            ..Settings::default()
         }))),
     ]
 }

@@ -1,7 +1,7 @@
 //! Properties of the fleet: what callers rely on in `behaviour`, what becomes of
 //! a session that meets trouble in `lifecycle`, where it goes in `placing`, two
-//! agents with one server id in `contests`, invariants over random histories in
-//! `histories`. Here is what all build with.
+//! agents with one server id in `contests`, what the journal tells in `timeline`,
+//! invariants over random histories in `histories`. Here is what all build with.
 
 mod behaviour;
 mod contests;
@@ -9,6 +9,7 @@ mod histories;
 mod lifecycle;
 mod placing;
 mod server_facts;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
