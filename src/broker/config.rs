@@ -28,6 +28,8 @@ pub struct Config {
     pub agents: AgentListener,
     /// Sessions and their times.
     pub sessions: Sessions,
+    /// Requests that clients may repeat.
+    pub idempotency: Idempotency,
     /// Screenshots.
     pub screenshots: Screenshots,
     /// Serve the API description at `/dcv-session-manager-api.yaml`.
@@ -48,6 +50,7 @@ impl Default for Config {
             clients: Listener::default(),
             agents: AgentListener::default(),
             sessions: Sessions::default(),
+            idempotency: Idempotency::default(),
             screenshots: Screenshots::default(),
             enable_api_yaml: true,
             access_token_seconds: 3600,
@@ -161,18 +164,23 @@ impl Default for Sessions {
     }
 }
 
-impl Sessions {
-    /// The part that is replicated.
-    pub const fn settings(&self) -> Settings {
-        Settings {
-            deleted_retention: Millis::from_secs(self.deleted_retention_seconds),
-            prepare_timeout: Millis::from_secs(self.prepare_timeout_seconds),
-            delete_timeout: Millis::from_secs(self.delete_timeout_seconds),
-            queue_max: self.queue_max,
-            queue_timeout: Millis::from_secs(self.queue_timeout_seconds),
-            reports_missed_max: self.reports_missed_max,
-            lost_server_retention: Millis::from_secs(self.lost_server_retention_seconds),
-            journal_records_max: self.journal_records_max,
+/// Requests that clients may repeat. Every replica proposes it at its start;
+/// it is part of the replicated state.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Idempotency {
+    /// How long an answer is kept, in seconds.
+    pub retention_seconds: u64,
+    /// Keys that are kept for one client; further ones push out its oldest.
+    pub keys_max_per_client: u32,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            retention_seconds: settings.idempotency_retention.as_secs(),
+            keys_max_per_client: settings.idempotency_keys_max,
         }
     }
 }
@@ -244,9 +252,27 @@ impl Config {
         Ok(config)
     }
 
+    /// The part that is replicated.
+    pub const fn settings(&self) -> Settings {
+        let Self { sessions, idempotency, .. } = self;
+        Settings {
+            deleted_retention: Millis::from_secs(sessions.deleted_retention_seconds),
+            prepare_timeout: Millis::from_secs(sessions.prepare_timeout_seconds),
+            delete_timeout: Millis::from_secs(sessions.delete_timeout_seconds),
+            queue_max: sessions.queue_max,
+            queue_timeout: Millis::from_secs(sessions.queue_timeout_seconds),
+            reports_missed_max: sessions.reports_missed_max,
+            lost_server_retention: Millis::from_secs(sessions.lost_server_retention_seconds),
+            journal_records_max: sessions.journal_records_max,
+            idempotency_retention: Millis::from_secs(idempotency.retention_seconds),
+            idempotency_keys_max: idempotency.keys_max_per_client,
+        }
+    }
+
     /// Checks what types cannot say.
     pub fn check(&self) -> Result<(), ConfigError> {
         const YEAR_SECONDS: u64 = 366 * 24 * 3600;
+        const MONTH_SECONDS: u64 = 31 * 24 * 3600;
         let sessions = &self.sessions;
         let bounds = [
             ("replica", self.replica, 1, u64::MAX, "at least 1"),
@@ -277,6 +303,20 @@ impl Config {
                 0,
                 10_000_000,
                 "at most 10000000",
+            ),
+            (
+                "idempotency.retention_seconds",
+                self.idempotency.retention_seconds,
+                1,
+                MONTH_SECONDS,
+                "1 second to 31 days",
+            ),
+            (
+                "idempotency.keys_max_per_client",
+                u64::from(self.idempotency.keys_max_per_client),
+                1,
+                1_000_000,
+                "1 to 1000000",
             ),
             ("screenshots.width_max", u64::from(self.screenshots.width_max), 1, 8_192, "1 to 8192"),
             ("screenshots.height_max", u64::from(self.screenshots.height_max), 1, 8_192, "1 to 8192"),
@@ -320,6 +360,6 @@ mod tests {
     fn the_settings_of_an_empty_file_are_the_default_ones() {
         let config: Config = toml::from_str("").expect("valid");
         assert_eq!(config, Config::default());
-        assert_eq!(config.sessions.settings(), Settings::default());
+        assert_eq!(config.settings(), Settings::default());
     }
 }

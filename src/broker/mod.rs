@@ -142,7 +142,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
 
     let opened = CancellationToken::new();
-    let opening = vec![Command::Configure(config.sessions.settings()), Command::ReplicaStarted { replica: id }];
+    let opening = vec![Command::Configure(config.settings()), Command::ReplicaStarted { replica: id }];
     let first = open(&broker, opening.clone()).await;
     match &first {
         Ok(()) => opened.cancel(),

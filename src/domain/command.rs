@@ -7,12 +7,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::client::KeyPurpose;
-use super::ids::{ClientId, Epoch, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{ClientId, Epoch, IdempotencyKey, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::Answer;
 use super::report::Report;
-use super::session::{Session, SessionSpec, SessionState};
+use super::request::Fingerprint;
+use super::session::{SessionSpec, SessionState};
 use super::settings::Settings;
-use super::time::Millis;
+use super::time::{Millis, Timestamp};
 
 /// One command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,6 +139,22 @@ pub enum Command {
         /// The private key, sealed with the cluster's key.
         sealed: Vec<u8>,
     },
+
+    /// An API client wants all of this once, however often it says so. What
+    /// came of it is kept under the key; the same request again changes
+    /// nothing and gets that.
+    Once {
+        /// Who wants it. Each client has keys of its own.
+        client: ClientId,
+        /// What the client calls the request by.
+        key: IdempotencyKey,
+        /// Tells another request under the same key.
+        fingerprint: Fingerprint,
+        /// Id of the request; a repeated answer bears that of the first.
+        request_id: String,
+        /// What is wanted, in order. Another `Once` among them is refused.
+        commands: Vec<Command>,
+    },
 }
 
 /// What a command came to, for the one who proposed it.
@@ -145,8 +162,13 @@ pub enum Command {
 pub enum Outcome {
     /// Done; there is nothing to add.
     Done,
-    /// The session is being created; as it was right after the command.
-    Created(Box<Session>),
+    /// The session is being created.
+    Created {
+        /// Its id: that of the command.
+        id: SessionId,
+        /// When it was asked for.
+        created_at: Timestamp,
+    },
     /// The session is in this state now.
     Deleting(SessionState),
     /// The agent is connected.
@@ -156,6 +178,16 @@ pub enum Outcome {
     },
     /// Not done.
     Refused(Refusal),
+    /// The commands of a [`Command::Once`] came to this now, one by one.
+    Once(Vec<Outcome>),
+    /// The commands of a [`Command::Once`] came to this before; nothing was
+    /// done now.
+    Repeated {
+        /// Id of the request that did it.
+        request_id: String,
+        /// What its commands came to, one by one.
+        outcomes: Vec<Outcome>,
+    },
 }
 
 /// Why a command was refused. The texts that clients compare are made at the
@@ -198,4 +230,10 @@ pub enum Refusal {
     /// It exists already, with another content.
     #[error("it exists already")]
     Exists,
+    /// The client used the idempotency key for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// A [`Command::Once`] inside another one.
+    #[error("what is done once holds something that is to be done once")]
+    Nested,
 }

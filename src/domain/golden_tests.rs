@@ -15,9 +15,12 @@ use super::fleet::{Fleet, Stamp};
 use super::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
-use super::ids::{ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{
+    ClientId, Epoch, IdempotencyKey, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId,
+};
 use super::instruction::Answer;
 use super::report::{EndedSession, Inventory, Report, ReportedSession};
+use super::request::Fingerprint;
 use super::session::{SessionKind, SessionSpec};
 use super::settings::Settings;
 use super::time::{Millis, Timestamp};
@@ -117,6 +120,33 @@ fn report(sessions: Inventory) -> Report {
     }
 }
 
+/// Commands whose outcomes are of each kind that a client's commands have.
+fn once(client: &ClientId) -> Vec<Command> {
+    let create = |id: &str, spec: SessionSpec| Command::CreateSession {
+        id: SessionId::new(id).expect("valid"),
+        spec,
+        client: client.clone(),
+    };
+    let nowhere = SessionSpec { requirements: Some("tag:pool = 'b'".to_owned()), enqueue: false, ..spec() };
+    let delete = |id: &str| Command::DeleteSession {
+        id: SessionId::new(id).expect("valid"),
+        owner: spec().owner,
+        force: false,
+        client: client.clone(),
+    };
+    let close =
+        |id: &str, force| Command::CloseServer { id: ServerId::new(id).expect("valid"), force, client: client.clone() };
+    vec![
+        create("session-2", spec()),
+        create("session-3", nowhere),
+        delete("session-2"),
+        delete("nothing"),
+        close("server-1", false),
+        close("server-1", true),
+        close("nothing", true),
+    ]
+}
+
 /// One of each command, in an order in which each does something.
 fn commands() -> Vec<(&'static str, Command)> {
     let server = ServerId::new("server-1").expect("valid");
@@ -195,6 +225,16 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("close-server", Command::CloseServer { id: server.clone(), force: true, client: client.clone() }),
         ("delete-session", Command::DeleteSession { id: session, owner, force: false, client: client.clone() }),
         ("open-server", Command::OpenServer { id: server.clone(), client: client.clone() }),
+        (
+            "once",
+            Command::Once {
+                client: client.clone(),
+                key: IdempotencyKey::new("key-1").expect("valid"),
+                fingerprint: Fingerprint([7; 32]),
+                request_id: "request-1".to_owned(),
+                commands: once(&client),
+            },
+        ),
         ("disconnect-agent", Command::DisconnectAgent { server, epoch: Epoch(1) }),
         ("deactivate-client", Command::DeactivateClient { id: client }),
     ]

@@ -70,6 +70,8 @@ pub struct Explanation {
     pub servers: u32,
     /// Servers refused, by the first rule that did.
     pub refused: BTreeMap<Rule, u32>,
+    /// Some of the refused servers, each with the first rule that did.
+    pub servers_refused: Vec<(ServerId, Rule)>,
 }
 
 impl fmt::Display for Explanation {
@@ -179,7 +181,8 @@ pub(super) fn choose(fleet: &Fleet, spec: &SessionSpec) -> Result<ServerId, Expl
     // The others are counted already, by the rule that keeps them from any
     // session of the kind.
     refused.extend(fleet.refusals(spec.kind));
-    Err(Explanation { servers: u32::try_from(fleet.server_count()).unwrap_or(u32::MAX), refused })
+    let servers = u32::try_from(fleet.server_count()).unwrap_or(u32::MAX);
+    Err(Explanation { servers, refused, servers_refused: Vec::new() })
 }
 
 /// The best of a few servers, if one of them takes the session.

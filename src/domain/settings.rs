@@ -27,6 +27,10 @@ pub struct Settings {
     pub lost_server_retention: Millis,
     /// Records the journal keeps.
     pub journal_records_max: u32,
+    /// How long the answer to a request with an idempotency key is kept.
+    pub idempotency_retention: Millis,
+    /// Idempotency keys that are kept for one client.
+    pub idempotency_keys_max: u32,
 }
 
 impl Default for Settings {
@@ -40,6 +44,8 @@ impl Default for Settings {
             reports_missed_max: 3,
             lost_server_retention: Millis::from_secs(1800),
             journal_records_max: 100_000,
+            idempotency_retention: Millis::from_secs(24 * 3600),
+            idempotency_keys_max: 50_000,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::index::Due;
-use super::{Fleet, agents, operators, sessions};
+use super::{Fleet, agents, operators, requests, sessions};
 use crate::domain::command::{Command, Outcome};
 use crate::domain::event::Event;
 use crate::domain::ids::LogIndex;
@@ -49,15 +49,20 @@ impl Transition<'_> {
         self.events.push(event);
     }
 
-    /// Ends the change: room that appeared goes to those who wait for it.
-    fn finish(mut self) -> Vec<Event> {
+    /// Room that appeared goes to those who wait for it.
+    pub(super) fn settle(&mut self) {
         loop {
             let grown = self.fleet.index.take_grown();
             if grown.is_empty() || self.fleet.index.waiting_count() == 0 {
                 break;
             }
-            sessions::place_waiting(&mut self, &grown);
+            sessions::place_waiting(self, &grown);
         }
+    }
+
+    /// Ends the change.
+    fn finish(mut self) -> Vec<Event> {
+        self.settle();
         self.events
     }
 }
@@ -97,7 +102,8 @@ impl Fleet {
     }
 }
 
-fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
+/// What a command comes to.
+pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
     match command {
         Command::Configure(settings) => operators::configure(t, settings),
         Command::ReplicaStarted { replica } => agents::replica_started(t, replica),
@@ -119,5 +125,8 @@ fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
         Command::DeactivateClient { id } => operators::deactivate_client(t, id),
         Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
+        Command::Once { client, key, fingerprint, request_id, commands } => {
+            requests::once(t, client, key, fingerprint, request_id, commands)
+        }
     }
 }

@@ -20,6 +20,7 @@ impl Fleet {
             Event::Configured(settings) => {
                 self.settings = settings.clone();
                 self.rearm_servers();
+                self.requests.trim(settings);
             }
             Event::SessionCreated { id, spec, client, deadline } => {
                 self.last_arrival += 1;
@@ -119,6 +120,7 @@ impl Fleet {
             Event::KeyInstalled(key) => {
                 self.keys.insert(key.purpose, Arc::new(key.clone()));
             }
+            Event::RequestKept(request) => self.requests.keep(request, &self.settings),
             Event::SessionRefused { .. } | Event::SessionConflict { .. } => {}
         }
     }

@@ -12,6 +12,7 @@ use crate::domain::codec;
 use crate::domain::ids::{ClientId, Epoch, InstructionId, LogIndex, ServerId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::{Journal, Record};
+use crate::domain::request::KeptRequest;
 use crate::domain::server::Server;
 use crate::domain::session::Session;
 use crate::domain::settings::Settings;
@@ -54,7 +55,8 @@ impl Fleet {
         codec::write_all(self.outbox.iter().map(|((server, _), instruction)| (server, instruction)), out)?;
         codec::write_all(self.clients.values(), out)?;
         codec::write_all(self.keys.values(), out)?;
-        codec::write_all(self.journal.records(), out)
+        codec::write_all(self.journal.records(), out)?;
+        codec::write_all(self.requests.by_age(), out)
     }
 
     /// Reads a snapshot of any version that was ever written.
@@ -74,6 +76,7 @@ impl Fleet {
         let clients: Vec<Arc<ApiClient>> = codec::read_all(input)?;
         let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
         let journal: Vec<Arc<Record>> = codec::read_all(input)?;
+        let requests: Vec<Arc<KeptRequest>> = codec::read_all(input)?;
         let mut fleet = Self {
             at: head.at,
             index_applied: head.index_applied,
@@ -88,6 +91,7 @@ impl Fleet {
             clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
             keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
             journal: Journal::from_records(journal),
+            requests: requests.into_iter().collect(),
             index: super::index::Index::default(),
         };
         fleet.rebuild_index();

@@ -2,6 +2,7 @@
 //!
 //! - `apply.rs`: commands and time become events,
 //! - `sessions.rs`, `agents.rs`, `operators.rs`: one function a command,
+//! - `requests.rs`: commands that are done once, and what is kept of them,
 //! - `fold.rs`: events change the state, nothing else does,
 //! - `index.rs`: what is derived from it to find things without walking,
 //! - `image.rs`: the state as a snapshot,
@@ -18,6 +19,7 @@ mod image;
 mod index;
 pub mod invariants;
 mod operators;
+mod requests;
 mod sessions;
 
 use std::borrow::Cow;
@@ -30,11 +32,13 @@ pub use apply::{Applied, Stamp};
 pub use image::ImageError;
 
 use self::index::Index;
+use self::requests::Requests;
 use super::client::{ApiClient, KeyPurpose, SigningKey};
 use super::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ServerId, SessionId};
 use super::instruction::Instruction;
 use super::journal::Journal;
 use super::placement::{Counts, Rank, Rule};
+use super::request::KeptRequest;
 use super::server::{Server, Unavailability};
 use super::session::{Phase, Session, SessionKind, SessionState};
 use super::settings::Settings;
@@ -58,6 +62,7 @@ pub struct Fleet {
     clients: OrdMap<ClientId, Arc<ApiClient>>,
     keys: OrdMap<KeyPurpose, Arc<SigningKey>>,
     journal: Journal,
+    requests: Requests,
     index: Index,
 }
 
@@ -78,6 +83,7 @@ impl PartialEq for Fleet {
             && self.clients == other.clients
             && self.keys == other.keys
             && self.journal == other.journal
+            && self.requests == other.requests
     }
 }
 
@@ -204,6 +210,12 @@ impl Fleet {
     /// What happened.
     pub const fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Requests with an idempotency key that are kept, oldest first; some may
+    /// have expired.
+    pub fn kept_requests(&self) -> impl Iterator<Item = &Arc<KeptRequest>> {
+        self.requests.by_age()
     }
 
     /// When something is due by itself.

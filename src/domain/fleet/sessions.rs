@@ -8,7 +8,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{ClientId, InstructionId, Owner, ServerId, SessionId};
 use crate::domain::instruction::{Action, Instruction};
 use crate::domain::placement;
-use crate::domain::session::{Phase, Session, SessionSpec, SessionState};
+use crate::domain::session::{Phase, SessionSpec, SessionState};
 
 /// Creates a session: on the best server, or into the queue when the request
 /// allows it.
@@ -16,7 +16,7 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
     if let Some(session) = t.fleet.session(&id) {
         // The same command again, after its answer was lost on the way.
         return if session.spec == spec && session.requested_by.as_ref() == Some(&client) {
-            Outcome::Created(Box::new(Session::clone(session)))
+            Outcome::Created { id, created_at: session.created_at }
         } else {
             Outcome::Refused(Refusal::Exists)
         };
@@ -25,14 +25,14 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
         Ok(server) => {
             accept(t, &id, spec, client);
             place(t, &id, server);
-            return created(t, &id);
+            return Outcome::Created { id, created_at: t.stamp.at };
         }
         Err(explanation) if !spec.enqueue => Refusal::NoServer(explanation),
         Err(_) => {
             let max = t.fleet.settings.queue_max;
             if t.fleet.index.waiting_count() < max as usize {
                 accept(t, &id, spec, client);
-                return created(t, &id);
+                return Outcome::Created { id, created_at: t.stamp.at };
             }
             Refusal::QueueFull { max }
         }
@@ -44,13 +44,6 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
 fn accept(t: &mut Transition<'_>, id: &SessionId, spec: SessionSpec, client: ClientId) {
     let deadline = t.stamp.at + t.fleet.settings.queue_timeout;
     t.emit(Event::SessionCreated { id: id.clone(), spec, client, deadline });
-}
-
-fn created(t: &Transition<'_>, id: &SessionId) -> Outcome {
-    match t.fleet.session(id) {
-        Some(session) => Outcome::Created(Box::new(Session::clone(session))),
-        None => Outcome::Refused(Refusal::UnknownSession),
-    }
 }
 
 /// Puts a waiting session on a server.

@@ -1,8 +1,10 @@
 //! Properties of the fleet: what callers rely on in `behaviour`, invariants
-//! over random histories in `histories`. Here is what both build with.
+//! over random histories in `histories`, requests that are done once in `once`.
+//! Here is what they build with.
 
 mod behaviour;
 mod histories;
+mod once;
 
 use std::collections::BTreeMap;
 
@@ -12,9 +14,12 @@ use crate::domain::codec::{decode_command, encode_command};
 use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::host::{Health, HostFacts, HostLoad, Limits, OsFamily};
-use crate::domain::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{
+    ClientId, Epoch, IdempotencyKey, InstructionId, LogIndex, Owner, ReplicaId, ServerId, SessionId,
+};
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::report::{EndedSession, Inventory, Report, ReportedSession};
+use crate::domain::request::Fingerprint;
 use crate::domain::server::Unavailability;
 use crate::domain::session::{Phase, SessionKind, SessionSpec, SessionState};
 use crate::domain::settings::Settings;
@@ -34,6 +39,10 @@ fn owner(number: u8) -> Owner {
 
 fn client() -> ClientId {
     ClientId::new("portal").expect("valid")
+}
+
+fn key(number: u8) -> IdempotencyKey {
+    IdempotencyKey::new(&format!("key-{number}")).expect("valid")
 }
 
 fn spec(owner_number: u8, kind: SessionKind) -> SessionSpec {
