@@ -13,6 +13,7 @@ fn every_limit_stands_on_the_page_with_its_value() {
         format!("| form at the token end point | {} bytes |", limits::FORM_BYTES_MAX),
         format!("| access token | {} bytes |", limits::ACCESS_TOKEN_BYTES_MAX),
         format!("| request id taken over from a client | {} bytes |", limits::REQUEST_ID_BYTES_MAX),
+        format!("| Idempotency-Key | {} bytes |", limits::IDEMPOTENCY_KEY_BYTES_MAX),
         format!("| items in a call, and ids or filters in a query | {} |", limits::ITEMS_MAX),
         format!("| results in a page, and default of MaxResults | {} |", limits::RESULTS_MAX),
         format!("| Name | {} bytes |", limits::NAME_BYTES_MAX),

@@ -31,6 +31,8 @@ pub struct Config {
     pub sessions: Sessions,
     /// Journal of what happened.
     pub journal: Journal,
+    /// Requests that clients may repeat.
+    pub idempotency: Idempotency,
     /// Screenshots.
     pub screenshots: Screenshots,
     /// Serve the API description at `/dcv-session-manager-api.yaml`.
@@ -52,6 +54,7 @@ impl Default for Config {
             agents: AgentListener::default(),
             sessions: Sessions::default(),
             journal: Journal::default(),
+            idempotency: Idempotency::default(),
             screenshots: Screenshots::default(),
             enable_api_yaml: true,
             access_token_seconds: 3600,
@@ -200,6 +203,27 @@ impl Default for Journal {
     }
 }
 
+/// Requests that clients may repeat. Every replica proposes it at its start;
+/// it is part of the replicated state.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Idempotency {
+    /// How long an answer is kept, in seconds.
+    pub retention_seconds: u64,
+    /// Keys that are kept for one client; further ones push out its oldest.
+    pub keys_max_per_client: u32,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            retention_seconds: settings.idempotency_retention.as_secs(),
+            keys_max_per_client: settings.idempotency_keys_max,
+        }
+    }
+}
+
 /// Screenshots.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -269,7 +293,7 @@ impl Config {
 
     /// The part that is replicated.
     pub const fn settings(&self) -> Settings {
-        let Self { sessions, journal, .. } = self;
+        let Self { sessions, journal, idempotency, .. } = self;
         Settings {
             deleted_retention: Millis::from_secs(sessions.deleted_retention_seconds),
             prepare_timeout: Millis::from_secs(sessions.prepare_timeout_seconds),
@@ -288,12 +312,15 @@ impl Config {
             journal_records_max: journal.records_max,
             journal_bytes_max: journal.bytes_max,
             journal_retention: Millis::from_secs(journal.retention_seconds),
+            idempotency_retention: Millis::from_secs(idempotency.retention_seconds),
+            idempotency_keys_max: idempotency.keys_max_per_client,
         }
     }
 
     /// Checks what types cannot say.
     pub fn check(&self) -> Result<(), ConfigError> {
         const YEAR_SECONDS: u64 = 366 * 24 * 3600;
+        const MONTH_SECONDS: u64 = 31 * 24 * 3600;
         let sessions = &self.sessions;
         let bounds = [
             ("replica", self.replica, 1, u64::MAX, "at least 1"),
@@ -330,6 +357,20 @@ impl Config {
             ("journal.records_max", u64::from(self.journal.records_max), 0, 10_000_000, "at most 10000000"),
             ("journal.bytes_max", self.journal.bytes_max, 1 << 20, 1 << 36, "1048576 to 68719476736"),
             ("journal.retention_seconds", self.journal.retention_seconds, 0, YEAR_SECONDS, "at most a year"),
+            (
+                "idempotency.retention_seconds",
+                self.idempotency.retention_seconds,
+                1,
+                MONTH_SECONDS,
+                "1 second to 31 days",
+            ),
+            (
+                "idempotency.keys_max_per_client",
+                u64::from(self.idempotency.keys_max_per_client),
+                1,
+                1_000_000,
+                "1 to 1000000",
+            ),
             ("screenshots.width_max", u64::from(self.screenshots.width_max), 1, 8_192, "1 to 8192"),
             ("screenshots.height_max", u64::from(self.screenshots.height_max), 1, 8_192, "1 to 8192"),
             ("clients.connections_max", self.clients.connections_max as u64, 1, 1_000_000, "1 to 1000000"),

@@ -2,6 +2,8 @@
 //! they are what the journal keeps and what the broker acts on after an entry
 //! was applied.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::client::{ApiClient, SigningKey};
@@ -9,6 +11,7 @@ use super::ids::InstructionId;
 use super::ids::{AgentInstance, ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::{Action, Answer, Instruction};
 use super::report::{Report, ReportedSession};
+use super::request::KeptRequest;
 use super::session::SessionSpec;
 use super::settings::Settings;
 use super::time::{Millis, Timestamp};
@@ -273,6 +276,9 @@ pub enum Event {
     },
     /// A signing key was installed.
     KeyInstalled(SigningKey),
+
+    /// A request with an idempotency key was carried out.
+    RequestKept(Arc<KeptRequest>),
 }
 
 /// Longest text that the journal keeps of an event, in bytes.
@@ -299,6 +305,7 @@ impl Event {
             Self::SessionAdopted { session, .. } | Self::SessionConflict { session, .. } => Some(&session.id),
             Self::InstructionIssued { instruction, .. } => Some(instruction.action.session()),
             Self::Configured(_)
+            | Self::RequestKept(_)
             | Self::InstructionSettled { .. }
             | Self::ServerConnected { .. }
             | Self::ServerReported { .. }
@@ -343,6 +350,7 @@ impl Event {
             | Self::ServerOpened { server, .. }
             | Self::ServerClosed { server, .. } => Some(server),
             Self::Configured(_)
+            | Self::RequestKept(_)
             | Self::SessionCreated { .. }
             | Self::SessionRefused { .. }
             | Self::SessionReady { .. }
@@ -410,7 +418,8 @@ impl Event {
     }
 
     /// Whether the journal keeps it. What agents say at each interval would
-    /// push everything else out and is left aside.
+    /// push everything else out and is left aside, and so is a kept request,
+    /// which says nothing beyond the events of its commands.
     pub const fn is_journaled(&self) -> bool {
         !matches!(
             self,
@@ -419,6 +428,7 @@ impl Event {
                 | Self::SessionForgotten { .. }
                 | Self::ServerAvoidanceEnded { .. }
                 | Self::ServerMarksDropped { .. }
+                | Self::RequestKept(_)
         )
     }
 }

@@ -44,6 +44,10 @@ pub struct Settings {
     pub journal_bytes_max: u64,
     /// How long the journal keeps a record; 0 sets no limit.
     pub journal_retention: Millis,
+    /// How long the answer to a request with an idempotency key is kept.
+    pub idempotency_retention: Millis,
+    /// Idempotency keys that are kept for one client.
+    pub idempotency_keys_max: u32,
 }
 
 impl Settings {
@@ -74,6 +78,8 @@ impl Default for Settings {
             journal_records_max: 100_000,
             journal_bytes_max: 256 * 1024 * 1024,
             journal_retention: Millis::from_secs(7 * 24 * 3600),
+            idempotency_retention: Millis::from_secs(24 * 3600),
+            idempotency_keys_max: 50_000,
         }
     }
 }

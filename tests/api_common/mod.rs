@@ -26,7 +26,7 @@ use berth::domain::{
 };
 use berth::protocol::{Image, ImageFormat, Question, Reply};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -61,6 +61,12 @@ pub struct World {
     pub is_panicking: AtomicBool,
     pub tokens_are_refused: AtomicBool,
     journaled: watch::Sender<Option<Position>>,
+    /// What is proposed happens, and its outcome is lost.
+    pub loses_outcomes: AtomicBool,
+    /// What is proposed waits until it is released.
+    pub is_holding: AtomicBool,
+    pub held: Notify,
+    pub released: Notify,
     ids: AtomicU64,
 }
 
@@ -77,6 +83,10 @@ impl World {
             is_panicking: AtomicBool::new(false),
             tokens_are_refused: AtomicBool::new(false),
             journaled: watch::Sender::new(None),
+            loses_outcomes: AtomicBool::new(false),
+            is_holding: AtomicBool::new(false),
+            held: Notify::new(),
+            released: Notify::new(),
             ids: AtomicU64::new(0),
         })
     }
@@ -186,14 +196,22 @@ impl World {
 const NO_QUORUM: Unavailable =
     Unavailable { reason: UnavailableReason::NoQuorum, retry_after: Duration::from_millis(1500) };
 
+const OUTCOME_UNKNOWN: Unavailable =
+    Unavailable { reason: UnavailableReason::OutcomeUnknown, retry_after: Duration::from_secs(1) };
+
 impl Core for World {
     async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
         assert!(!self.is_panicking.load(Ordering::Relaxed), "the secret inside of the broker");
         if self.has_no_quorum.load(Ordering::Relaxed) {
             return Err(NO_QUORUM);
         }
+        if self.is_holding.load(Ordering::Relaxed) {
+            self.held.notify_one();
+            self.released.notified().await;
+        }
         self.proposals.fetch_add(1, Ordering::Relaxed);
-        Ok(commands.into_iter().map(|command| self.apply(command)).collect())
+        let outcomes = commands.into_iter().map(|command| self.apply(command)).collect();
+        if self.loses_outcomes.load(Ordering::Relaxed) { Err(OUTCOME_UNKNOWN) } else { Ok(outcomes) }
     }
 
     async fn read(&self) -> Result<Arc<Fleet>, Unavailable> {

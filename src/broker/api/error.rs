@@ -11,6 +11,10 @@ use serde::Serialize;
 use super::OLDEST_INDEX_HEADER;
 use super::door::{Unavailable, VerifyError};
 
+/// When to look again for the answer to a request that is under way: requests
+/// end within moments, or with an error that the client sees.
+const KEY_RETRY_AFTER_SECS: u64 = 1;
+
 /// Why a request as a whole failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -61,6 +65,12 @@ pub enum Error {
     /// The body is of another kind.
     #[error("the body must be JSON; send it with Content-Type: application/json")]
     UnsupportedMediaType,
+    /// A request with the same idempotency key is under way.
+    #[error("a request with this Idempotency-Key is being carried out; try again in {KEY_RETRY_AFTER_SECS} s")]
+    KeyInUse,
+    /// The idempotency key belongs to another request.
+    #[error("this Idempotency-Key was used for another request")]
+    KeyReused,
     /// Not now.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -87,6 +97,8 @@ impl Error {
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::KeyInUse => StatusCode::CONFLICT,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -122,6 +134,9 @@ impl IntoResponse for Error {
             }
             Self::Unavailable(unavailable) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(unavailable.retry_after_secs()));
+            }
+            Self::KeyInUse => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(KEY_RETRY_AFTER_SECS));
             }
             _ => {}
         }

@@ -13,6 +13,8 @@ pub const FORM_BYTES_MAX: usize = 16 * 1024;
 pub const ACCESS_TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest request id that is taken over from a client, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest idempotency key, in bytes: a UUID needs 36.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 /// Most items in one call, and most ids or filters in one query: as many as a
 /// page may have results.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::index::Due;
-use super::{Fleet, agents, operators, queue, sessions};
+use super::{Fleet, agents, operators, queue, requests, sessions};
 use crate::domain::command::{Command, Outcome};
 use crate::domain::event::Event;
 use crate::domain::ids::{ClientId, LogIndex};
@@ -71,19 +71,24 @@ impl Transition<'_> {
         Context { session, server, client }
     }
 
-    /// Ends the change: ids that were freed go to sessions that were set
-    /// aside, and room that appeared to those who wait for it.
-    fn finish(mut self) -> Vec<Event> {
-        // That others get room is not what the caller asked for.
+    /// Ids that were freed go to sessions that were set aside, and room that
+    /// appeared to those who wait for it.
+    pub(super) fn settle(&mut self) {
+        // That others get something is not what the caller asked for.
         self.client = None;
         loop {
-            agents::adopt_set_aside(&mut self);
+            agents::adopt_set_aside(self);
             let grown = self.fleet.index.take_grown();
             if grown.is_empty() || self.fleet.index.waiting.is_empty() {
                 break;
             }
-            queue::place_waiting(&mut self, &grown);
+            queue::place_waiting(self, &grown);
         }
+    }
+
+    /// Ends the change.
+    fn finish(mut self) -> Vec<Event> {
+        self.settle();
         self.events
     }
 }
@@ -124,7 +129,8 @@ impl Fleet {
     }
 }
 
-fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
+/// What a command comes to.
+pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
     t.client = command.client().cloned();
     match command {
         Command::Configure(settings) => operators::configure(t, settings),
@@ -148,5 +154,8 @@ fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
         Command::DeactivateClient { id } => operators::deactivate_client(t, id),
         Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
+        Command::Once { client, key, fingerprint, request_id, commands } => {
+            requests::once(t, client, key, fingerprint, request_id, commands)
+        }
     }
 }

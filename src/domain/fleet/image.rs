@@ -13,6 +13,7 @@ use crate::domain::ids::{Epoch, InstructionId, LogIndex, ServerId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::{Journal, Position, Record};
 use crate::domain::report::ReportedSession;
+use crate::domain::request::KeptRequest;
 use crate::domain::server::{Closed, Server};
 use crate::domain::session::Session;
 use crate::domain::settings::Settings;
@@ -58,7 +59,8 @@ impl Fleet {
         codec::write_all(self.clients.values(), out)?;
         codec::write_all(self.keys.values(), out)?;
         codec::write(&self.journal.horizon(), out)?;
-        codec::write_all(self.journal.records(), out)
+        codec::write_all(self.journal.records(), out)?;
+        codec::write_all(self.requests.by_age(), out)
     }
 
     /// Reads a snapshot of any version that was ever written.
@@ -81,6 +83,7 @@ impl Fleet {
         let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
         let horizon: Option<Position> = codec::read(input)?;
         let journal: Vec<Arc<Record>> = codec::read_all(input)?;
+        let requests: Vec<Arc<KeptRequest>> = codec::read_all(input)?;
         let mut fleet = Self {
             at: head.at,
             index_applied: head.index_applied,
@@ -97,6 +100,7 @@ impl Fleet {
             clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
             keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
             journal: Journal::restored(horizon, journal),
+            requests: requests.into_iter().collect(),
             index: super::index::Index::default(),
         };
         fleet.rebuild_index();

@@ -93,6 +93,7 @@ kinds! {
     SessionDeleted,
     SessionForgotten,
     PermissionsChanged,
+    RequestKept,
     InstructionIssued,
     InstructionSettled,
     ServerConnected,
@@ -144,6 +145,7 @@ impl Kind {
             Happened::SessionDeleted { .. } => Self::SessionDeleted,
             Happened::SessionForgotten { .. } => Self::SessionForgotten,
             Happened::PermissionsChanged { .. } => Self::PermissionsChanged,
+            Happened::RequestKept(_) => Self::RequestKept,
             Happened::InstructionIssued { .. } => Self::InstructionIssued,
             Happened::InstructionSettled { .. } => Self::InstructionSettled,
             Happened::ServerConnected { .. } => Self::ServerConnected,
@@ -287,6 +289,8 @@ struct SettingsInForce {
     reports_missed_max: u32,
     lost_server_retention_seconds: u64,
     lost_session_retention_seconds: u64,
+    idempotency_retention_seconds: u64,
+    idempotency_keys_max: u32,
     create_retries_max: u32,
     avoid_failed_server_seconds: u64,
     placement: &'static str,
@@ -388,7 +392,8 @@ impl<'a> Details<'a> {
                     KeyPurpose::ConnectionToken => "CONNECTION_TOKEN",
                 },
             },
-            Happened::SessionReady { .. }
+            Happened::RequestKept(_)
+            | Happened::SessionReady { .. }
             | Happened::SessionConflictEnded { .. }
             | Happened::SessionForgotten { .. }
             | Happened::ServerReported { .. }
@@ -437,6 +442,8 @@ const fn settings_in_force(settings: &Settings) -> SettingsInForce {
             Some(span) => span.as_secs(),
             None => 0,
         },
+        idempotency_retention_seconds: settings.idempotency_retention.as_secs(),
+        idempotency_keys_max: settings.idempotency_keys_max,
         create_retries_max: settings.create_retries_max,
         avoid_failed_server_seconds: settings.avoid_failed_server.as_secs(),
         placement: settings.placement.as_str(),

@@ -286,6 +286,7 @@ fn kinds_are_found_by_their_names_and_the_page_lists_those_that_are_kept() {
             Kind::ServerReported
                 | Kind::SessionObserved
                 | Kind::SessionForgotten
+                | Kind::RequestKept
                 | Kind::ServerAvoidanceEnded
                 | Kind::ServerMarksDropped
         );
