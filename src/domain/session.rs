@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ClientId, InstructionId, Owner, ServerId, SessionId};
+use super::server::Server;
 use super::time::Timestamp;
 
 /// Kind of a session.
@@ -168,6 +169,8 @@ pub struct Session {
     pub requested_by: Option<ClientId>,
     /// When it was asked for, or made by its host.
     pub created_at: Timestamp,
+    /// When its phase, or the reason for it, last changed.
+    pub changed_at: Timestamp,
     /// Where it is in its life.
     pub phase: Phase,
     /// Why it is in this state, when something went wrong or ended.
@@ -176,6 +179,29 @@ pub struct Session {
     pub connections: u32,
     /// When the last client left, as last reported.
     pub last_disconnected_at: Option<Timestamp>,
+}
+
+impl Session {
+    /// State as callers see it. `server` is the record of [`Phase::server`],
+    /// if it is listed.
+    pub fn state_on(&self, server: Option<&Server>) -> SessionState {
+        let is_lost = || server.is_none_or(|server| server.link.is_lost());
+        match &self.phase {
+            Phase::Preparing { .. } | Phase::Ready { .. } if is_lost() => SessionState::Unknown,
+            Phase::Placing { .. } | Phase::Preparing { .. } => SessionState::Creating,
+            Phase::Ready { .. } => SessionState::Ready,
+            Phase::Deleting { .. } => SessionState::Deleting,
+            Phase::Deleted { .. } => SessionState::Deleted,
+        }
+    }
+
+    /// Why it is in a state, when something went wrong or ended.
+    pub fn reason_for(&self, state: SessionState) -> Option<&str> {
+        match state {
+            SessionState::Unknown => Some("the agent of its server cannot be reached"),
+            _ => self.state_reason.as_deref(),
+        }
+    }
 }
 
 /// State of a session as callers see it.

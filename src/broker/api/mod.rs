@@ -20,10 +20,13 @@ mod form;
 pub mod limits;
 mod pages;
 mod permissions;
+mod rows;
+mod scan;
 mod screenshots;
 mod servers;
 mod sessions;
 mod token;
+mod v1;
 mod validate;
 mod view;
 pub mod wire;
@@ -40,8 +43,10 @@ use serde::Serialize;
 pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
 pub use error::Error;
+pub use sessions::describe_page;
 
 use self::door::{AnyCore, AnyIdentity, Core, Identity};
+use self::scan::Scans;
 use self::validate::Invalid;
 use crate::domain::{Command, Fleet, Outcome, Refusal, SessionId};
 use crate::protocol::ImageFormat;
@@ -108,6 +113,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/getSessionScreenshots", post(screenshots::take))
         .route("/openServers", post(servers::open))
         .route("/closeServers", post(servers::close))
+        .merge(v1::routes())
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
         .route("/oauth2/token", post(token::token).layer(DefaultBodyLimit::max(limits::FORM_BYTES_MAX)))
         .route("/health", get(health));
@@ -128,6 +134,7 @@ pub struct ApiState {
     core: Arc<dyn AnyCore>,
     identity: Arc<dyn AnyIdentity>,
     settings: Arc<ApiSettings>,
+    scans: Scans,
 }
 
 /// Why an item failed while its neighbours went on. The texts are for clients.
@@ -161,7 +168,7 @@ impl Seen {
 impl ApiState {
     /// Puts the parts together.
     pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
-        Self { core, identity, settings: Arc::new(settings) }
+        Self { core, identity, settings: Arc::new(settings), scans: Scans::default() }
     }
 
     /// The fleet as of now or, when that cannot be known, as this replica

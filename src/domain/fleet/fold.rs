@@ -28,6 +28,7 @@ impl Fleet {
                     spec: spec.clone(),
                     requested_by: Some(client.clone()),
                     created_at: stamp.at,
+                    changed_at: stamp.at,
                     phase: Phase::Placing { arrival: self.last_arrival, deadline: *deadline },
                     state_reason: None,
                     connections: 0,
@@ -39,7 +40,7 @@ impl Fleet {
                 Phase::Preparing { server: server.clone(), instruction: *instruction, deadline: *deadline },
             ),
             Event::SessionReady { id } => self.become_ready(id),
-            Event::SessionAdopted { server, session } => self.put_session(adopted(server, session)),
+            Event::SessionAdopted { server, session } => self.put_session(adopted(stamp, server, session)),
             Event::SessionObserved { id, connections, last_disconnected_at } => self.change_session(id, |session| {
                 session.connections = *connections;
                 session.last_disconnected_at = *last_disconnected_at;
@@ -79,6 +80,9 @@ impl Fleet {
                 if report.facts.is_some() || report.load.is_some() || report.health.is_some() {
                     self.index.note_grown(server);
                 }
+                if report.facts.is_some() {
+                    self.retag(server);
+                }
             }
             Event::ServerRecovered { server } => self.change_server(server, |server| {
                 if let Link::Lost { epoch, via: Some(via), .. } = server.link {
@@ -97,6 +101,7 @@ impl Fleet {
             }),
             Event::ServerForgotten { server } => {
                 self.servers.remove(server);
+                self.index.set_tags(server, None);
                 self.index.drop_standing(server);
                 self.index.set_server_deadline(server, None);
             }
@@ -134,6 +139,9 @@ impl Fleet {
         let Some(old) = self.sessions.get(id).cloned() else { return };
         let mut new = Session::clone(&old);
         change(&mut new);
+        if new.phase != old.phase || new.state_reason != old.state_reason {
+            new.changed_at = self.at;
+        }
         self.put_session(new);
     }
 
@@ -185,7 +193,7 @@ impl Fleet {
         let first_seen_at = self.servers.get(id).map_or(stamp.at, |server| server.first_seen_at);
         let mut server = Server {
             id: id.clone(),
-            facts: Arc::new(HostFacts::default()),
+            facts: Arc::new(HostFacts::default().into()),
             load: HostLoad::default(),
             health: crate::domain::host::Health::Healthy,
             link: Link::Up { epoch, via },
@@ -195,6 +203,7 @@ impl Fleet {
         };
         take_report(&mut server, report);
         self.servers.insert(id.clone(), Arc::new(server));
+        self.retag(id);
         self.rearm_server(id);
         self.restand(id);
         self.index.note_grown(id);
@@ -205,6 +214,13 @@ impl Fleet {
         change(Arc::make_mut(server));
         self.restand(id);
         self.rearm_server(id);
+    }
+
+    /// Brings the tags by which a server's sessions are found up to its facts.
+    fn retag(&mut self, id: &ServerId) {
+        if let Some(server) = self.servers.get(id) {
+            self.index.set_tags(id, Some(&server.facts.tags));
+        }
     }
 
     fn restand(&mut self, id: &ServerId) {
@@ -231,11 +247,15 @@ impl Fleet {
     /// Works out everything that is derived, from nothing.
     pub(super) fn rebuild_index(&mut self) {
         self.index = super::index::Index::default();
+        let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
+        // First the tags, so that each session finds those of its server.
+        for id in &ids {
+            self.retag(id);
+        }
         let sessions: Vec<Arc<Session>> = self.sessions.values().cloned().collect();
         for session in sessions {
             self.index.replace_session(None, Some(&session));
         }
-        let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
         for id in ids {
             self.restand(&id);
             self.rearm_server(&id);
@@ -247,7 +267,7 @@ impl Fleet {
 
 fn take_report(server: &mut Server, report: &Report) {
     if let Some(facts) = &report.facts {
-        server.facts = Arc::new(facts.clone());
+        server.facts = Arc::new(facts.clone().into());
     }
     if let Some(load) = &report.load {
         server.load = load.clone();
@@ -257,7 +277,7 @@ fn take_report(server: &mut Server, report: &Report) {
     }
 }
 
-fn adopted(server: &ServerId, reported: &ReportedSession) -> Session {
+fn adopted(stamp: Stamp, server: &ServerId, reported: &ReportedSession) -> Session {
     Session {
         id: reported.id.clone(),
         spec: SessionSpec {
@@ -267,6 +287,7 @@ fn adopted(server: &ServerId, reported: &ReportedSession) -> Session {
         },
         requested_by: None,
         created_at: reported.created_at,
+        changed_at: stamp.at,
         phase: Phase::Ready { server: server.clone() },
         state_reason: None,
         connections: reported.connections,

@@ -4,10 +4,11 @@
 //! and the same either way, or replicas would let deadlines pass in different
 //! orders.
 
-use std::ops::Bound;
+use std::collections::BTreeMap;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::lookup::Lookup;
 use crate::domain::ids::{Owner, ServerId, SessionId};
 use crate::domain::placement::{Counts, Rank, Rule};
 use crate::domain::server::{Server, Unavailability};
@@ -45,8 +46,7 @@ impl Standing {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    by_server: OrdSet<(ServerId, SessionId)>,
-    by_owner: OrdSet<(Owner, SessionId)>,
+    lookup: Lookup,
     counts: OrdMap<ServerId, Counts>,
     /// Virtual sessions of an owner on a server; none is not listed.
     owner_counts: OrdMap<(ServerId, Owner), u32>,
@@ -65,15 +65,18 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn sessions_on<'a>(&'a self, server: &ServerId) -> impl Iterator<Item = &'a SessionId> + use<'a> {
-        range_of(&self.by_server, server, None)
+        self.lookup.sessions_on(server)
     }
 
-    pub(super) fn sessions_of_owner_from<'a>(
-        &'a self,
-        owner: &Owner,
-        after: Option<&SessionId>,
-    ) -> impl Iterator<Item = &'a SessionId> + use<'a> {
-        range_of(&self.by_owner, owner, after)
+    /// Sessions by what listings ask for.
+    pub(super) const fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
+    /// Sets the tags by which a server's sessions are found; `None` for a
+    /// server that is gone.
+    pub(super) fn set_tags(&mut self, server: &ServerId, tags: Option<&BTreeMap<String, String>>) {
+        self.lookup.set_tags(server, tags);
     }
 
     pub(super) fn counts(&self, server: &ServerId) -> Counts {
@@ -141,12 +144,11 @@ impl Index {
 
     /// Takes a session out as it was and puts it in as it is.
     pub(super) fn replace_session(&mut self, old: Option<&Session>, new: Option<&Session>) {
+        self.lookup.replace_session(old, new);
         if let Some(session) = old {
             if let Some(server) = session.phase.occupies() {
-                self.by_server.remove(&(server.clone(), session.id.clone()));
                 self.count(server, session, false);
             }
-            self.by_owner.remove(&(session.spec.owner.clone(), session.id.clone()));
             if let Phase::Placing { arrival, .. } = session.phase {
                 self.waiting.remove(&arrival);
             }
@@ -156,10 +158,8 @@ impl Index {
         }
         if let Some(session) = new {
             if let Some(server) = session.phase.occupies() {
-                self.by_server.insert((server.clone(), session.id.clone()));
                 self.count(server, session, true);
             }
-            self.by_owner.insert((session.spec.owner.clone(), session.id.clone()));
             if let Phase::Placing { arrival, .. } = session.phase {
                 self.waiting.insert(arrival, session.id.clone());
             }
@@ -248,17 +248,4 @@ impl Index {
             };
         }
     }
-}
-
-fn range_of<'a, K: Ord + Clone>(
-    set: &'a OrdSet<(K, SessionId)>,
-    key: &K,
-    after: Option<&SessionId>,
-) -> impl Iterator<Item = &'a SessionId> + use<'a, K> {
-    let key = key.clone();
-    let from = match after {
-        Some(after) => Bound::Excluded((key.clone(), after.clone())),
-        None => Bound::Included((key.clone(), SessionId::least())),
-    };
-    set.range((from, Bound::Unbounded)).take_while(move |(other, _)| *other == key).map(|(_, id)| id)
 }

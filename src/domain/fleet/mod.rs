@@ -4,6 +4,7 @@
 //! - `sessions.rs`, `agents.rs`, `operators.rs`: one function a command,
 //! - `fold.rs`: events change the state, nothing else does,
 //! - `index.rs`: what is derived from it to find things without walking,
+//! - `lookup.rs`, `walk.rs`: the part of it that listings use, and how,
 //! - `image.rs`: the state as a snapshot,
 //! - `invariants.rs`: what must hold at every log index.
 //!
@@ -17,8 +18,10 @@ mod fold;
 mod image;
 mod index;
 pub mod invariants;
+mod lookup;
 mod operators;
 mod sessions;
+mod walk;
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -28,6 +31,7 @@ use imbl::OrdMap;
 
 pub use apply::{Applied, Stamp};
 pub use image::ImageError;
+pub use walk::{Label, Walk};
 
 use self::index::Index;
 use super::client::{ApiClient, KeyPurpose, SigningKey};
@@ -36,7 +40,7 @@ use super::instruction::Instruction;
 use super::journal::Journal;
 use super::placement::{Counts, Rank, Rule};
 use super::server::{Server, Unavailability};
-use super::session::{Phase, Session, SessionKind, SessionState};
+use super::session::{Session, SessionKind, SessionState};
 use super::settings::Settings;
 use super::time::Timestamp;
 
@@ -139,15 +143,6 @@ impl Fleet {
         self.sessions.len()
     }
 
-    /// Sessions of an owner whose ids come after one, by id.
-    pub fn sessions_of_owner_from(
-        &self,
-        owner: &Owner,
-        after: Option<&SessionId>,
-    ) -> impl Iterator<Item = &Arc<Session>> {
-        self.index.sessions_of_owner_from(owner, after).filter_map(|id| self.sessions.get(id))
-    }
-
     /// Sessions that take up room on a server.
     pub fn sessions_on(&self, server: &ServerId) -> impl Iterator<Item = &Arc<Session>> {
         self.index.sessions_on(server).filter_map(|id| self.sessions.get(id))
@@ -213,21 +208,17 @@ impl Fleet {
 
     /// State of a session as callers see it.
     pub fn state_of(&self, session: &Session) -> SessionState {
-        match &session.phase {
-            Phase::Preparing { server, .. } | Phase::Ready { server } if self.is_lost(server) => SessionState::Unknown,
-            Phase::Placing { .. } | Phase::Preparing { .. } => SessionState::Creating,
-            Phase::Ready { .. } => SessionState::Ready,
-            Phase::Deleting { .. } => SessionState::Deleting,
-            Phase::Deleted { .. } => SessionState::Deleted,
-        }
+        session.state_on(self.server_of(session).map(|server| &**server))
     }
 
     /// Why a session is in its state, when something went wrong or ended.
     pub fn state_reason_of<'a>(&self, session: &'a Session) -> Option<Cow<'a, str>> {
-        match self.state_of(session) {
-            SessionState::Unknown => Some(Cow::Borrowed("the agent of its server cannot be reached")),
-            _ => session.state_reason.as_deref().map(Cow::Borrowed),
-        }
+        session.reason_for(self.state_of(session)).map(Cow::Borrowed)
+    }
+
+    /// The record of the server that a session is, or was, on.
+    pub fn server_of(&self, session: &Session) -> Option<&Arc<Server>> {
+        self.servers.get(session.phase.server()?)
     }
 
     /// Why nothing is placed on a server; `None` when it is available.
@@ -248,10 +239,6 @@ impl Fleet {
     /// How many servers take no session of a kind, by the rule that says so.
     pub(super) fn refusals(&self, kind: SessionKind) -> impl Iterator<Item = (Rule, u32)> {
         self.index.refusals(kind)
-    }
-
-    fn is_lost(&self, server: &ServerId) -> bool {
-        self.servers.get(server).is_none_or(|server| server.link.is_lost())
     }
 }
 
