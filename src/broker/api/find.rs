@@ -182,3 +182,7 @@ impl ServerQuery {
         (page, last.map(|last| self.fingerprint.token(&last)))
     }
 }
+
+#[cfg(test)]
+#[path = "find_tests.rs"]
+mod tests;

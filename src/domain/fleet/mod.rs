@@ -31,7 +31,7 @@ use imbl::OrdMap;
 
 pub use apply::{Applied, Stamp};
 pub use image::ImageError;
-pub use walk::{Label, Walk};
+pub use self::walk::{Label, Walk};
 
 use self::index::Index;
 use super::client::{ApiClient, KeyPurpose, SigningKey};
