@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ClientId, InstructionId, Owner, ServerId, SessionId};
-use super::server::Server;
 use super::time::Timestamp;
 
 /// Kind of a session.
@@ -182,12 +181,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// State as callers see it. `server` is the record of [`Phase::server`],
-    /// if it is listed.
-    pub fn state_on(&self, server: Option<&Server>) -> SessionState {
-        let is_lost = || server.is_none_or(|server| server.link.is_lost());
+    /// State as callers see it, while its server counts as gone or is not
+    /// listed (`server_is_lost`), or is there.
+    pub const fn state(&self, server_is_lost: bool) -> SessionState {
         match &self.phase {
-            Phase::Preparing { .. } | Phase::Ready { .. } if is_lost() => SessionState::Unknown,
+            Phase::Preparing { .. } | Phase::Ready { .. } if server_is_lost => SessionState::Unknown,
             Phase::Placing { .. } | Phase::Preparing { .. } => SessionState::Creating,
             Phase::Ready { .. } => SessionState::Ready,
             Phase::Deleting { .. } => SessionState::Deleting,

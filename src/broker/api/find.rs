@@ -9,8 +9,8 @@ use super::error::Error;
 use super::limits::ITEMS_MAX;
 use super::pages::{self, Fingerprint};
 use super::wire;
-use crate::domain::fleet::Label;
-use crate::domain::{Fleet, Owner, Server, ServerId, Session, SessionId};
+use crate::domain::fleet::{Label, Sighting};
+use crate::domain::{Fleet, Owner, Server, ServerId, SessionId};
 
 /// What is asked of the sessions; checked.
 #[derive(Debug)]
@@ -90,14 +90,10 @@ impl Filters {
         owners.chain(tags).collect()
     }
 
-    fn hold_for(&self, fleet: &Fleet, session: &Session) -> bool {
-        let is_owner = self.owners.as_ref().is_none_or(|owners| owners.contains(&session.spec.owner));
-        is_owner && (self.tags.is_empty() || self.tags_hold_for(fleet, session))
-    }
-
-    fn tags_hold_for(&self, fleet: &Fleet, session: &Session) -> bool {
-        let Some(server) = session.phase.server().and_then(|id| fleet.server(id)) else { return false };
-        self.tags.iter().all(|(tag, values)| server.facts.tags.get(tag).is_some_and(|value| values.contains(value)))
+    fn hold_for(&self, seen: &Sighting<'_>) -> bool {
+        let is_owner = self.owners.as_ref().is_none_or(|owners| owners.contains(&seen.session.spec.owner));
+        let tag = |name: &String| seen.facts.and_then(|facts| facts.tags.get(name));
+        is_owner && self.tags.iter().all(|(name, values)| tag(name).is_some_and(|value| values.contains(value)))
     }
 }
 
@@ -144,21 +140,20 @@ fn resume<T, E>(
 }
 
 /// A page, and the token for the next one.
-pub(super) type Page<'a, T> = (Vec<&'a Arc<T>>, Option<String>);
+pub(super) type Page<T> = (Vec<T>, Option<String>);
 
 impl SessionQuery {
     /// The page; `None` when more than `steps_max` sessions would have to be
     /// looked at for it.
-    pub(super) fn page<'a>(&self, fleet: &'a Fleet, steps_max: usize) -> Option<Page<'a, Session>> {
+    pub(super) fn page<'a>(&self, fleet: &'a Fleet, steps_max: usize) -> Option<Page<Sighting<'a>>> {
         let after = self.after.as_ref();
         let (page, last) = if let Some(ids) = &self.ids {
             let left = ids.iter().filter(|id| after.is_none_or(|after| *id > after));
-            let matching =
-                left.filter_map(|id| fleet.session(id)).filter(|session| self.filters.hold_for(fleet, session));
-            pages::cut(matching, self.size, |session| session.id.as_str())
+            let matching = left.filter_map(|id| fleet.sighting(id)).filter(|seen| self.filters.hold_for(seen));
+            pages::cut(matching, self.size, |seen| seen.session.id.as_str())
         } else {
             let mut walk = fleet.walk(&self.filters.groups(), after, steps_max);
-            let cut = pages::cut(&mut walk, self.size, |session| session.id.as_str());
+            let cut = pages::cut(&mut walk, self.size, |seen| seen.session.id.as_str());
             if walk.is_cut() {
                 return None;
             }
@@ -170,7 +165,7 @@ impl SessionQuery {
 
 impl ServerQuery {
     /// The page, and the token for the next one.
-    pub(super) fn page<'a>(&self, fleet: &'a Fleet) -> Page<'a, Server> {
+    pub(super) fn page<'a>(&self, fleet: &'a Fleet) -> Page<&'a Arc<Server>> {
         let after = self.after.as_ref();
         let (page, last) = match &self.ids {
             Some(ids) => {

@@ -39,7 +39,7 @@ pub(super) async fn describe(
 /// looked at for it.
 fn page(fleet: &Fleet, query: &SessionQuery, request_id: &str, steps_max: usize) -> Option<Vec<u8>> {
     let (page, next_token) = query.page(fleet, steps_max)?;
-    Some(rows::sessions_body(fleet, &page, request_id, next_token.as_deref()))
+    Some(rows::sessions_body(&page, request_id, next_token.as_deref()))
 }
 
 /// The body of the answer to a describe call, as the handler makes it from its

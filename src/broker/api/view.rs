@@ -4,14 +4,14 @@ use super::wire;
 use crate::domain::host::{self, EndpointProtocol, HostFacts};
 use crate::domain::server::Unavailability;
 use crate::domain::session::SessionState;
-use crate::domain::{Fleet, Phase, Server, Session, SessionKind, Timestamp};
+use crate::domain::{Fleet, Phase, Server, ServerId, Session, SessionKind, Timestamp};
 
 /// A session with the short form of its server.
 pub(super) fn session(fleet: &Fleet, session: &Session) -> wire::Session {
     let state = fleet.state_of(session);
     let substate = substate_name(state, &session.phase);
     let server = session.phase.server().map(|id| match fleet.server(id) {
-        Some(server) => with_id(server),
+        Some(server) => short_server(&server.id, &server.facts),
         // Its record was dropped; the id is all there is.
         None => wire::Server { id: Some(id.as_str().to_owned()), tags: Some(Vec::new()), ..wire::Server::default() },
     });
@@ -65,20 +65,17 @@ pub(super) fn server(fleet: &Fleet, server: &Server) -> wire::Server {
         console_session_count: Some(int32(counts.console)),
         virtual_session_count: Some(int32(counts.virtual_)),
         host: Some(host(server)),
-        ..with_id(server)
+        ..short_server(&server.id, &server.facts)
     }
 }
 
-fn with_id(server: &Server) -> wire::Server {
-    wire::Server { id: Some(server.id.as_str().to_owned()), ..short_server(&server.facts) }
-}
-
-/// What a session says of its server, but for its id: where it is, and its tags.
-pub(super) fn short_server(facts: &HostFacts) -> wire::Server {
+/// What a session says of its server: where it is, and its tags.
+pub(super) fn short_server(id: &ServerId, facts: &HostFacts) -> wire::Server {
     let http_port = facts.endpoints.iter().find(|endpoint| endpoint.protocol == EndpointProtocol::Http);
     let tags =
         facts.tags.iter().map(|(key, value)| wire::KeyValuePair { key: Some(key.clone()), value: Some(value.clone()) });
     wire::Server {
+        id: Some(id.as_str().to_owned()),
         ip: filled(&facts.ip),
         hostname: filled(&facts.hostname),
         default_dns_name: facts.dns_name.clone(),

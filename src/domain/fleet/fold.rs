@@ -80,9 +80,6 @@ impl Fleet {
                 if report.facts.is_some() || report.load.is_some() || report.health.is_some() {
                     self.index.note_grown(server);
                 }
-                if report.facts.is_some() {
-                    self.retag(server);
-                }
             }
             Event::ServerRecovered { server } => self.change_server(server, |server| {
                 if let Link::Lost { epoch, via: Some(via), .. } = server.link {
@@ -101,7 +98,7 @@ impl Fleet {
             }),
             Event::ServerForgotten { server } => {
                 self.servers.remove(server);
-                self.index.set_tags(server, None);
+                self.index.set_server(server, None);
                 self.index.drop_standing(server);
                 self.index.set_server_deadline(server, None);
             }
@@ -128,8 +125,9 @@ impl Fleet {
         }
     }
 
-    fn put_session(&mut self, session: Session) {
+    fn put_session(&mut self, mut session: Session) {
         let id = session.id.clone();
+        session.spec.owner = self.index.lookup().shared_owner(&session.spec.owner);
         let new = Arc::new(session);
         let old = self.sessions.insert(id, Arc::clone(&new));
         self.session_moved(old.as_deref(), &new);
@@ -147,7 +145,7 @@ impl Fleet {
 
     /// Keeps the index true after a session changed, and works out anew where
     /// the servers stand on which it took, or now takes, up room.
-    fn session_moved(&mut self, old: Option<&Session>, new: &Session) {
+    fn session_moved(&mut self, old: Option<&Session>, new: &Arc<Session>) {
         self.index.replace_session(old, Some(new));
         let from = old.and_then(|session| session.phase.occupies());
         let to = new.phase.occupies();
@@ -203,7 +201,7 @@ impl Fleet {
         };
         take_report(&mut server, report);
         self.servers.insert(id.clone(), Arc::new(server));
-        self.retag(id);
+        self.show_server(id);
         self.rearm_server(id);
         self.restand(id);
         self.index.note_grown(id);
@@ -212,15 +210,14 @@ impl Fleet {
     fn change_server(&mut self, id: &ServerId, change: impl FnOnce(&mut Server)) {
         let Some(server) = self.servers.get_mut(id) else { return };
         change(Arc::make_mut(server));
+        self.show_server(id);
         self.restand(id);
         self.rearm_server(id);
     }
 
-    /// Brings the tags by which a server's sessions are found up to its facts.
-    fn retag(&mut self, id: &ServerId) {
-        if let Some(server) = self.servers.get(id) {
-            self.index.set_tags(id, Some(&server.facts.tags));
-        }
+    /// Brings what sessions show of a server up to its record.
+    fn show_server(&mut self, id: &ServerId) {
+        self.index.set_server(id, self.servers.get(id).map(|server| &**server));
     }
 
     fn restand(&mut self, id: &ServerId) {
@@ -248,9 +245,9 @@ impl Fleet {
     pub(super) fn rebuild_index(&mut self) {
         self.index = super::index::Index::default();
         let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
-        // First the tags, so that each session finds those of its server.
+        // First the servers, so that each session finds its own.
         for id in &ids {
-            self.retag(id);
+            self.show_server(id);
         }
         let sessions: Vec<Arc<Session>> = self.sessions.values().cloned().collect();
         for session in sessions {

@@ -4,7 +4,7 @@
 //! and the same either way, or replicas would let deadlines pass in different
 //! orders.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
@@ -65,7 +65,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn sessions_on<'a>(&'a self, server: &ServerId) -> impl Iterator<Item = &'a SessionId> + use<'a> {
-        self.lookup.sessions_on(server)
+        self.lookup.sessions_on(server).map(|(id, _)| id)
     }
 
     /// Sessions by what listings ask for.
@@ -73,10 +73,10 @@ impl Index {
         &self.lookup
     }
 
-    /// Sets the tags by which a server's sessions are found; `None` for a
+    /// Brings what sessions show of a server up to its record; `None` for a
     /// server that is gone.
-    pub(super) fn set_tags(&mut self, server: &ServerId, tags: Option<&BTreeMap<String, String>>) {
-        self.lookup.set_tags(server, tags);
+    pub(super) fn set_server(&mut self, id: &ServerId, server: Option<&Server>) {
+        self.lookup.set_server(id, server);
     }
 
     pub(super) fn counts(&self, server: &ServerId) -> Counts {
@@ -143,7 +143,7 @@ impl Index {
     }
 
     /// Takes a session out as it was and puts it in as it is.
-    pub(super) fn replace_session(&mut self, old: Option<&Session>, new: Option<&Session>) {
+    pub(super) fn replace_session(&mut self, old: Option<&Session>, new: Option<&Arc<Session>>) {
         self.lookup.replace_session(old, new);
         if let Some(session) = old {
             if let Some(server) = session.phase.occupies() {

@@ -4,7 +4,7 @@
 //! - `sessions.rs`, `agents.rs`, `operators.rs`: one function a command,
 //! - `fold.rs`: events change the state, nothing else does,
 //! - `index.rs`: what is derived from it to find things without walking,
-//! - `lookup.rs`, `walk.rs`: the part of it that listings use, and how,
+//! - `lookup.rs`, `walk.rs`, `slots.rs`: the part of it that listings use, and how,
 //! - `image.rs`: the state as a snapshot,
 //! - `invariants.rs`: what must hold at every log index.
 //!
@@ -21,6 +21,7 @@ pub mod invariants;
 mod lookup;
 mod operators;
 mod sessions;
+mod slots;
 mod walk;
 
 use std::borrow::Cow;
@@ -29,9 +30,10 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+pub use self::lookup::Sighting;
+pub use self::walk::{Label, Walk};
 pub use apply::{Applied, Stamp};
 pub use image::ImageError;
-pub use self::walk::{Label, Walk};
 
 use self::index::Index;
 use super::client::{ApiClient, KeyPurpose, SigningKey};
@@ -208,7 +210,7 @@ impl Fleet {
 
     /// State of a session as callers see it.
     pub fn state_of(&self, session: &Session) -> SessionState {
-        session.state_on(self.server_of(session).map(|server| &**server))
+        session.state(self.server_of(session).is_none_or(|server| server.link.is_lost()))
     }
 
     /// Why a session is in its state, when something went wrong or ended.

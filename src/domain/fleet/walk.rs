@@ -10,16 +10,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Bound;
-use std::sync::Arc;
 
-use imbl::OrdSet;
-use imbl::ordset::RangedIter;
+use imbl::ordmap::RangedIter;
 use imbl::shared_ptr::DefaultSharedPtr;
 
 use super::Fleet;
-use super::lookup::Lookup;
+use super::lookup::{Labelled, Lookup, Sighting};
+use super::slots::Slot;
 use crate::domain::ids::{Owner, ServerId, SessionId};
-use crate::domain::session::Session;
 
 /// What sessions can be found by without looking at all of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,68 +35,75 @@ pub enum Label {
     },
 }
 
-/// Ids under one key of a set, from some id on.
+/// A session's id and place.
+type Entry<'a> = (&'a SessionId, Slot);
+
+/// Sessions under one label, from some id on.
 pub(super) struct Run<'a, K: Ord + Clone> {
-    set: &'a OrdSet<(K, SessionId)>,
-    key: K,
-    rest: RangedIter<'a, (K, SessionId), DefaultSharedPtr>,
+    map: &'a Labelled<K>,
+    label: K,
+    rest: RangedIter<'a, (K, SessionId), Slot, DefaultSharedPtr>,
 }
 
 impl<'a, K: Ord + Clone> Run<'a, K> {
-    pub(super) fn new(set: &'a OrdSet<(K, SessionId)>, key: K, after: Option<&SessionId>) -> Self {
+    pub(super) fn new(map: &'a Labelled<K>, label: K, after: Option<&SessionId>) -> Self {
         let from = match after {
-            Some(after) => Bound::Excluded((key.clone(), after.clone())),
-            None => Bound::Included((key.clone(), SessionId::least())),
+            Some(after) => Bound::Excluded((label.clone(), after.clone())),
+            None => Bound::Included((label.clone(), SessionId::least())),
         };
-        Self { rest: set.range((from, Bound::Unbounded)), set, key }
+        Self { rest: map.range((from, Bound::Unbounded)), map, label }
     }
 }
 
 impl<'a, K: Ord + Clone> Iterator for Run<'a, K> {
-    type Item = &'a SessionId;
+    type Item = Entry<'a>;
 
-    fn next(&mut self) -> Option<&'a SessionId> {
-        self.rest.next().filter(|(key, _)| *key == self.key).map(|(_, id)| id)
+    fn next(&mut self) -> Option<Entry<'a>> {
+        self.rest.next().filter(|((label, _), _)| *label == self.label).map(|((_, id), slot)| (id, *slot))
     }
 }
 
 /// A listing by id that can leap forward.
 trait Listing<'a> {
-    fn next(&mut self) -> Option<&'a SessionId>;
-    /// The first id that is at least the wanted one.
-    fn seek(&mut self, wanted: &SessionId) -> Option<&'a SessionId>;
-    /// The first id after another one.
-    fn seek_after(&mut self, id: &SessionId) -> Option<&'a SessionId>;
+    fn next(&mut self) -> Option<Entry<'a>>;
+    /// The first session whose id is at least the wanted one.
+    fn seek(&mut self, wanted: &SessionId) -> Option<Entry<'a>>;
+    /// The first session after an id.
+    fn seek_after(&mut self, id: &SessionId) -> Option<Entry<'a>>;
 }
 
 impl<'a, K: Ord + Clone> Listing<'a> for Run<'a, K> {
-    fn next(&mut self) -> Option<&'a SessionId> {
+    fn next(&mut self) -> Option<Entry<'a>> {
         Iterator::next(self)
     }
 
-    fn seek(&mut self, wanted: &SessionId) -> Option<&'a SessionId> {
+    fn seek(&mut self, wanted: &SessionId) -> Option<Entry<'a>> {
         // Neighbours are often close: one step is cheaper than a new descent.
         match Iterator::next(self) {
-            Some(id) if id < wanted => {
-                let from = Bound::Included((self.key.clone(), wanted.clone()));
-                self.rest = self.set.range((from, Bound::Unbounded));
+            Some((id, _)) if id < wanted => {
+                let from = Bound::Included((self.label.clone(), wanted.clone()));
+                self.rest = self.map.range((from, Bound::Unbounded));
                 Iterator::next(self)
             }
             next => next,
         }
     }
 
-    fn seek_after(&mut self, id: &SessionId) -> Option<&'a SessionId> {
-        *self = Self::new(self.set, self.key.clone(), Some(id));
+    fn seek_after(&mut self, id: &SessionId) -> Option<Entry<'a>> {
+        *self = Self::new(self.map, self.label.clone(), Some(id));
         Iterator::next(self)
     }
 }
 
+/// The next session of a listing: id, number of the listing, place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Head<'a>(&'a SessionId, usize, Slot);
+
 /// The listings of one group, merged by id.
 struct Group<'a> {
     listings: Vec<Box<dyn Listing<'a> + 'a>>,
-    /// The next id of each listing that has one.
-    heads: BinaryHeap<Reverse<(&'a SessionId, usize)>>,
+    /// The next session of each listing that has one.
+    heads: BinaryHeap<Reverse<Head<'a>>>,
 }
 
 impl<'a> Group<'a> {
@@ -126,21 +131,21 @@ impl<'a> Group<'a> {
             Some(after) => listing.seek_after(after),
             None => listing.next(),
         };
-        if let Some(id) = first {
-            self.heads.push(Reverse((id, self.listings.len())));
+        if let Some((id, slot)) = first {
+            self.heads.push(Reverse(Head(id, self.listings.len(), slot)));
             self.listings.push(listing);
         }
     }
 
-    /// The id that comes next; it stays the next one.
-    fn head(&self) -> Option<&'a SessionId> {
-        self.heads.peek().map(|Reverse((id, _))| *id)
+    /// The session that comes next; it stays the next one.
+    fn head(&self) -> Option<Entry<'a>> {
+        self.heads.peek().map(|Reverse(Head(id, _, slot))| (*id, *slot))
     }
 
     /// Goes past the head. An id that two alternatives list counts once.
     fn advance(&mut self) {
-        let Some(past) = self.head() else { return };
-        while let Some(Reverse((id, place))) = self.heads.peek().copied()
+        let Some((past, _)) = self.head() else { return };
+        while let Some(Reverse(Head(id, place, _))) = self.heads.peek().copied()
             && id == past
         {
             self.heads.pop();
@@ -150,7 +155,7 @@ impl<'a> Group<'a> {
 
     /// Goes to the first id that is at least the wanted one.
     fn seek(&mut self, wanted: &SessionId) {
-        while let Some(Reverse((id, place))) = self.heads.peek().copied()
+        while let Some(Reverse(Head(id, place, _))) = self.heads.peek().copied()
             && id < wanted
         {
             self.heads.pop();
@@ -158,11 +163,11 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn pull(&mut self, place: usize, next: impl FnOnce(&mut (dyn Listing<'a> + 'a)) -> Option<&'a SessionId>) {
+    fn pull(&mut self, place: usize, next: impl FnOnce(&mut (dyn Listing<'a> + 'a)) -> Option<Entry<'a>>) {
         if let Some(listing) = self.listings.get_mut(place)
-            && let Some(id) = next(&mut **listing)
+            && let Some((id, slot)) = next(&mut **listing)
         {
-            self.heads.push(Reverse((id, place)));
+            self.heads.push(Reverse(Head(id, place, slot)));
         }
     }
 }
@@ -170,14 +175,14 @@ impl<'a> Group<'a> {
 /// Sessions by id that carry a label of each group. Ends early when it has
 /// taken as many steps as it may.
 pub struct Walk<'a> {
-    fleet: &'a Fleet,
-    from: From<'a>,
+    lookup: &'a Lookup,
+    source: Source<'a>,
     steps_left: usize,
     is_cut: bool,
 }
 
-enum From<'a> {
-    All(imbl::ordmap::RangedIter<'a, SessionId, Arc<Session>, DefaultSharedPtr>),
+enum Source<'a> {
+    All(RangedIter<'a, SessionId, Slot, DefaultSharedPtr>),
     Labels(Vec<Group<'a>>),
 }
 
@@ -186,14 +191,20 @@ impl Fleet {
     /// group; without groups all sessions, with an empty group none. `steps_max`
     /// bounds the ids looked at.
     pub fn walk(&self, groups: &[Vec<Label>], after: Option<&SessionId>, steps_max: usize) -> Walk<'_> {
-        let from = if groups.is_empty() {
+        let lookup = self.index.lookup();
+        let source = if groups.is_empty() {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            From::All(self.sessions.range::<_, SessionId>((from, Bound::Unbounded)))
+            Source::All(lookup.all().range::<_, SessionId>((from, Bound::Unbounded)))
         } else {
-            let lookup = self.index.lookup();
-            From::Labels(groups.iter().map(|labels| Group::new(lookup, labels, after)).collect())
+            Source::Labels(groups.iter().map(|labels| Group::new(lookup, labels, after)).collect())
         };
-        Walk { fleet: self, from, steps_left: steps_max, is_cut: false }
+        Walk { lookup, source, steps_left: steps_max, is_cut: false }
+    }
+
+    /// A session with what it shows of its server.
+    pub fn sighting(&self, id: &SessionId) -> Option<Sighting<'_>> {
+        let lookup = self.index.lookup();
+        lookup.sighting(*lookup.all().get(id)?)
     }
 }
 
@@ -202,51 +213,52 @@ impl Walk<'_> {
     pub const fn is_cut(&self) -> bool {
         self.is_cut
     }
-}
 
-impl<'a> Iterator for Walk<'a> {
-    type Item = &'a Arc<Session>;
-
-    fn next(&mut self) -> Option<&'a Arc<Session>> {
+    fn next_slot(&mut self) -> Option<Slot> {
         loop {
-            if self.is_cut {
-                return None;
-            }
             if self.steps_left == 0 {
                 self.is_cut = true;
                 return None;
             }
             self.steps_left -= 1;
-            match &mut self.from {
-                From::All(sessions) => return sessions.next().map(|(_, session)| session),
-                From::Labels(groups) => {
-                    let (wanted, is_common) = common(groups)?;
-                    if !is_common {
-                        groups.iter_mut().for_each(|group| group.seek(wanted));
-                        continue;
+            match &mut self.source {
+                Source::All(sessions) => return sessions.next().map(|(_, slot)| *slot),
+                Source::Labels(groups) => {
+                    let ((wanted, slot), is_common) = common(groups)?;
+                    if is_common {
+                        groups.iter_mut().for_each(Group::advance);
+                        return Some(slot);
                     }
-                    groups.iter_mut().for_each(Group::advance);
-                    // Listings name only sessions that there are.
-                    if let Some(session) = self.fleet.sessions.get(wanted) {
-                        return Some(session);
-                    }
+                    groups.iter_mut().for_each(|group| group.seek(wanted));
                 }
             }
         }
     }
 }
 
-/// The id of the group that is ahead, and whether all groups are there; `None`
-/// when some group has no more.
-fn common<'a>(groups: &[Group<'a>]) -> Option<(&'a SessionId, bool)> {
+impl<'a> Iterator for Walk<'a> {
+    type Item = Sighting<'a>;
+
+    fn next(&mut self) -> Option<Sighting<'a>> {
+        let slot = self.next_slot()?;
+        // Listings name only places that are taken.
+        self.lookup.sighting(slot)
+    }
+}
+
+/// The session of the group that is ahead, and whether all groups are there;
+/// `None` when some group has no more.
+fn common<'a>(groups: &[Group<'a>]) -> Option<(Entry<'a>, bool)> {
     let mut heads = groups.iter().map(Group::head);
     let mut ahead = heads.next()??;
     let mut is_common = true;
     for head in heads {
         let head = head?;
-        if head != ahead {
+        if head.0 != ahead.0 {
             is_common = false;
-            ahead = ahead.max(head);
+            if head.0 > ahead.0 {
+                ahead = head;
+            }
         }
     }
     Some((ahead, is_common))

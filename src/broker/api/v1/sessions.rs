@@ -167,7 +167,7 @@ fn page(fleet: &Fleet, query: &Query, request_id: &str, steps_max: usize) -> Opt
     } else {
         let after = query.after_id().and_then(|id| SessionId::new(id).ok());
         let mut walk = fleet.walk(&groups(query), after.as_ref(), steps_max);
-        let page = query.page(fleet, (&mut walk).map(Arc::as_ref));
+        let page = query.page(fleet, (&mut walk).map(|seen| &**seen.session));
         if walk.is_cut() {
             return None;
         }
