@@ -39,7 +39,7 @@ enum Command {
     /// Register, list and unregister clients of the API.
     #[command(subcommand)]
     Clients(clients::Command),
-    /// Measure a broker: durable creates per second and describe latency.
+    /// Measure: a broker as its clients see it, or parts of one by themselves.
     Bench(bench::Args),
 }
 

@@ -41,25 +41,40 @@ macro_rules! text_id {
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Arc<str>);
-
+        text_id!(@text $name, $what, |text| Self(Arc::from(text)), 0);
+    };
+    // One that much is looked up by: it holds its rank beside the text, and so
+    // finds its place in an ordered map without following each key's pointer.
+    ($(#[$doc:meta])* $name:ident, $what:literal, ranked) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name {
+            // First: the derived order is that of the texts.
+            rank: u64,
+            text: Arc<str>,
+        }
+        text_id!(@text $name, $what, |text| Self { rank: uuid_rank(text), text: Arc::from(text) }, text);
+    };
+    (@text $name:ident, $what:literal, |$text:ident| $make:expr, $field:tt) => {
         impl $name {
             /// Checks the text: 1 to [`ID_BYTES_MAX`] bytes, no control characters.
-            pub fn new(text: &str) -> Result<Self, IdError> {
-                if text.is_empty() {
+            pub fn new($text: &str) -> Result<Self, IdError> {
+                if $text.is_empty() {
                     return Err(IdError::Empty { what: $what });
                 }
-                if text.len() > ID_BYTES_MAX {
-                    return Err(IdError::TooLong { what: $what, max: ID_BYTES_MAX, len: text.len() });
+                if $text.len() > ID_BYTES_MAX {
+                    return Err(IdError::TooLong { what: $what, max: ID_BYTES_MAX, len: $text.len() });
                 }
-                if text.chars().any(char::is_control) {
+                if $text.chars().any(char::is_control) {
                     return Err(IdError::Control { what: $what });
                 }
-                Ok(Self(Arc::from(text)))
+                Ok($make)
             }
 
             /// The identifier as text.
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.$field
             }
         }
 
@@ -72,28 +87,64 @@ macro_rules! text_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0.as_ref().to_owned()
+                id.as_str().to_owned()
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:?}", &*self.0)
+                write!(f, "{:?}", self.as_str())
             }
         }
     };
 }
 
+/// The first 16 hexadecimal digits of a UUID as a number. For other texts a
+/// number that does not contradict the order: of two texts, the one that comes
+/// first never has the greater rank.
+fn uuid_rank(text: &str) -> u64 {
+    let mut rank = 0_u64;
+    let mut digits = 0;
+    let mut bytes = text.bytes();
+    while digits < 16 {
+        let byte = bytes.next();
+        let hyphen_due = digits == 8 || digits == 12;
+        let left = 4 * (16 - digits);
+        let least = rank.checked_shl(left).unwrap_or(0);
+        let greatest = least | u64::MAX.checked_shr(64 - left).unwrap_or(u64::MAX);
+        let digit = match byte {
+            Some(b'-') if hyphen_due => match bytes.next() {
+                Some(byte) => byte,
+                None => return least,
+            },
+            Some(byte) if hyphen_due => return if byte < b'-' { least } else { greatest },
+            Some(byte) => byte,
+            None => return least,
+        };
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            0..b'0' => return least,
+            // Between the digits and the letters: after all that go on with 9.
+            b':'..b'a' => return least | (0xA << (left - 4)) - 1,
+            _ => return greatest,
+        };
+        rank = rank << 4 | u64::from(value);
+        digits += 1;
+    }
+    rank
+}
+
 text_id! {
     /// A server: one desktop host. Made once by its agent and kept by it, so
     /// that a new address or name does not make a new server.
-    ServerId, "server id"
+    ServerId, "server id", ranked
 }
 text_id! {
     /// One run of an agent: a random UUID that it draws at its start. Tells an
@@ -103,7 +154,7 @@ text_id! {
 text_id! {
     /// A session. A UUID when the broker made it; whatever the host chose
     /// otherwise (`console`, for example).
-    SessionId, "session id"
+    SessionId, "session id", ranked
 }
 text_id! {
     /// A user of a desktop host, as the host names it (`DOMAIN\user` too).
@@ -150,14 +201,14 @@ macro_rules! number_id {
 impl ServerId {
     /// Comes before every real id: where a range of ids begins.
     pub(super) fn least() -> Self {
-        Self(Arc::from(""))
+        Self { rank: 0, text: Arc::from("") }
     }
 }
 
 impl SessionId {
     /// Comes before every real id: where a range of ids begins.
     pub(super) fn least() -> Self {
-        Self(Arc::from(""))
+        Self { rank: 0, text: Arc::from("") }
     }
 }
 
@@ -181,6 +232,8 @@ number_id! {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -193,6 +246,23 @@ mod tests {
             Err(IdError::TooLong { what: "owner", max: ID_BYTES_MAX, len: ID_BYTES_MAX + 1 })
         );
         assert_eq!(Owner::new("CORP\\müller").expect("valid").as_str(), "CORP\\müller");
+    }
+
+    proptest! {
+        /// Pages, snapshots and every replica rely on it.
+        #[test]
+        fn ids_are_in_the_order_of_their_texts(
+            a in "[0-9a-g/:@-]{1,20}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}|.{1,20}",
+            tail in "[0-9a-g/:@A-]{0,20}", cut in any::<prop::sample::Index>(),
+        ) {
+            // Two texts with a common beginning.
+            let cut = cut.index(a.len() + 1);
+            let b = format!("{}{tail}", &a[..a.floor_char_boundary(cut)]);
+            if let (Ok(one), Ok(other)) = (SessionId::new(&a), SessionId::new(&b)) {
+                prop_assert_eq!(one.cmp(&other), a.cmp(&b), "{} {}", a, b);
+                prop_assert_eq!(one == other, a == b);
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A server: a desktop host with an agent.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub struct Server {
     /// Id, kept by the agent.
     pub id: ServerId,
     /// Facts that seldom change.
-    pub facts: Arc<HostFacts>,
+    pub facts: Arc<Facts>,
     /// Load as last reported.
     pub load: HostLoad,
     /// Whether it can give desktops.
@@ -70,6 +71,53 @@ pub struct Drain {
     pub deadline: Timestamp,
     /// Whether that was done.
     pub is_over: bool,
+}
+
+/// Facts of a host, with room beside them for a form in which they are often
+/// read. That form is worked out of the facts by whoever needs it first; it is
+/// no part of the state.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Facts {
+    host: HostFacts,
+    #[serde(skip)]
+    form: OnceLock<Box<[u8]>>,
+}
+
+impl Facts {
+    /// The form that `make` gives, which must depend on the facts alone: it is
+    /// asked once.
+    pub fn form(&self, make: impl FnOnce(&HostFacts) -> Vec<u8>) -> &[u8] {
+        self.form.get_or_init(|| make(&self.host).into_boxed_slice())
+    }
+}
+
+impl From<HostFacts> for Facts {
+    fn from(host: HostFacts) -> Self {
+        Self { host, form: OnceLock::new() }
+    }
+}
+
+impl Deref for Facts {
+    type Target = HostFacts;
+
+    fn deref(&self) -> &HostFacts {
+        &self.host
+    }
+}
+
+impl PartialEq for Facts {
+    fn eq(&self, other: &Self) -> bool {
+        self.host == other.host
+    }
+}
+
+impl Eq for Facts {}
+
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.host.fmt(f)
+    }
 }
 
 /// The connection to an agent.

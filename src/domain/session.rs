@@ -198,6 +198,8 @@ pub struct Session {
     pub created_at: Timestamp,
     /// Place in the order of arrival; 0 for one that its host made.
     pub arrival: u64,
+    /// When its phase, or the reason for it, last changed.
+    pub changed_at: Timestamp,
     /// Where it is in its life.
     pub phase: Phase,
     /// Servers that failed to create it, in order.
@@ -208,6 +210,30 @@ pub struct Session {
     pub connections: u32,
     /// When the last client left, as last reported.
     pub last_disconnected_at: Option<Timestamp>,
+}
+
+impl Session {
+    /// State as callers see it, while its server counts as gone or is not
+    /// listed (`server_is_lost`), or is there.
+    pub const fn state(&self, server_is_lost: bool) -> SessionState {
+        match &self.phase {
+            Phase::Preparing { .. } | Phase::Withdrawing { .. } | Phase::Ready { .. } if server_is_lost => {
+                SessionState::Unknown
+            }
+            Phase::Placing { .. } | Phase::Preparing { .. } | Phase::Withdrawing { .. } => SessionState::Creating,
+            Phase::Ready { .. } => SessionState::Ready,
+            Phase::Deleting { .. } => SessionState::Deleting,
+            Phase::Deleted { .. } => SessionState::Deleted,
+        }
+    }
+
+    /// Why it is in a state, when something went wrong or ended.
+    pub fn reason_for(&self, state: SessionState) -> Option<&str> {
+        match state {
+            SessionState::Unknown => Some("the agent of its server cannot be reached"),
+            _ => self.state_reason.as_deref(),
+        }
+    }
 }
 
 /// State of a session as callers see it.

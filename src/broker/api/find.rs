@@ -1,15 +1,16 @@
 //! Finding the sessions and servers of one page. What a page costs is in
-//! proportion to the page; only filters by tag look at more.
+//! proportion to the page; only filters with several keys may look at more,
+//! at most at what the rarest of them finds.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::Error;
 use super::limits::ITEMS_MAX;
 use super::pages::{self, Fingerprint};
 use super::wire;
-use crate::domain::{Fleet, Owner, Server, ServerId, Session, SessionId};
+use crate::domain::fleet::{Label, Sighting};
+use crate::domain::{Fleet, Owner, Server, ServerId, SessionId};
 
 /// What is asked of the sessions; checked.
 #[derive(Debug)]
@@ -80,14 +81,19 @@ impl Filters {
         parts
     }
 
-    fn hold_for(&self, fleet: &Fleet, session: &Session) -> bool {
-        let is_owner = self.owners.as_ref().is_none_or(|owners| owners.contains(&session.spec.owner));
-        is_owner && (self.tags.is_empty() || self.tags_hold_for(fleet, session))
+    /// The labels that sessions must carry, one of each group.
+    fn groups(&self) -> Vec<Vec<Label>> {
+        let owners = self.owners.iter().map(|owners| owners.iter().cloned().map(Label::Owner).collect());
+        let tags = self.tags.iter().map(|(name, values)| {
+            values.iter().map(|value| Label::Tag { name: name.clone(), value: value.clone() }).collect()
+        });
+        owners.chain(tags).collect()
     }
 
-    fn tags_hold_for(&self, fleet: &Fleet, session: &Session) -> bool {
-        let Some(server) = session.phase.server().and_then(|id| fleet.server(id)) else { return false };
-        self.tags.iter().all(|(tag, values)| server.facts.tags.get(tag).is_some_and(|value| values.contains(value)))
+    fn hold_for(&self, seen: &Sighting<'_>) -> bool {
+        let is_owner = self.owners.as_ref().is_none_or(|owners| owners.contains(&seen.session.spec.owner));
+        let tag = |name: &String| seen.facts.and_then(|facts| facts.tags.get(name));
+        is_owner && self.tags.iter().all(|(name, values)| tag(name).is_some_and(|value| values.contains(value)))
     }
 }
 
@@ -133,36 +139,33 @@ fn resume<T, E>(
     id(&last).map(Some).map_err(|_| Error::BadRequest("NextToken is not a token of this broker".to_owned()))
 }
 
-impl SessionQuery {
-    /// The page, and the token for the next one.
-    pub(super) fn page<'a>(&'a self, fleet: &'a Fleet) -> (Vec<&'a Arc<Session>>, Option<String>) {
-        let matching = self.candidates(fleet).filter(|session| self.filters.hold_for(fleet, session));
-        let (page, last) = pages::cut(matching, self.size, |session| session.id.as_str());
-        (page, last.map(|last| self.fingerprint.token(&last)))
-    }
+/// A page, and the token for the next one.
+pub(super) type Page<T> = (Vec<T>, Option<String>);
 
-    /// Sessions by id, from the smallest set that holds all that match.
-    fn candidates<'a>(&'a self, fleet: &'a Fleet) -> Box<dyn Iterator<Item = &'a Arc<Session>> + 'a> {
+impl SessionQuery {
+    /// The page; `None` when more than `steps_max` sessions would have to be
+    /// looked at for it.
+    pub(super) fn page<'a>(&self, fleet: &'a Fleet, steps_max: usize) -> Option<Page<Sighting<'a>>> {
         let after = self.after.as_ref();
-        if let Some(ids) = &self.ids {
-            return Box::new(
-                ids.iter().filter(move |id| after.is_none_or(|after| *id > after)).filter_map(|id| fleet.session(id)),
-            );
-        }
-        match &self.filters.owners {
-            Some(owners) => {
-                let listings =
-                    owners.iter().map(|owner| -> Sessions<'a> { Box::new(fleet.sessions_of_owner_from(owner, after)) });
-                Box::new(Merged::new(listings))
+        let (page, last) = if let Some(ids) = &self.ids {
+            let left = ids.iter().filter(|id| after.is_none_or(|after| *id > after));
+            let matching = left.filter_map(|id| fleet.sighting(id)).filter(|seen| self.filters.hold_for(seen));
+            pages::cut(matching, self.size, |seen| seen.session.id.as_str())
+        } else {
+            let mut walk = fleet.walk(&self.filters.groups(), after, steps_max);
+            let cut = pages::cut(&mut walk, self.size, |seen| seen.session.id.as_str());
+            if walk.is_cut() {
+                return None;
             }
-            None => Box::new(fleet.sessions_from(after)),
-        }
+            cut
+        };
+        Some((page, last.map(|last| self.fingerprint.token(&last))))
     }
 }
 
 impl ServerQuery {
     /// The page, and the token for the next one.
-    pub(super) fn page<'a>(&'a self, fleet: &'a Fleet) -> (Vec<&'a Arc<Server>>, Option<String>) {
+    pub(super) fn page<'a>(&self, fleet: &'a Fleet) -> Page<&'a Arc<Server>> {
         let after = self.after.as_ref();
         let (page, last) = match &self.ids {
             Some(ids) => {
@@ -175,45 +178,6 @@ impl ServerQuery {
     }
 }
 
-type Sessions<'a> = Box<dyn Iterator<Item = &'a Arc<Session>> + 'a>;
-
-/// Several listings, each by id, as one by id.
-struct Merged<'a> {
-    rest: Vec<Sessions<'a>>,
-    heads: BinaryHeap<Reverse<(&'a SessionId, usize)>>,
-    sessions: Vec<Option<&'a Arc<Session>>>,
-}
-
-impl<'a> Merged<'a> {
-    fn new(listings: impl Iterator<Item = Sessions<'a>>) -> Self {
-        let rest: Vec<_> = listings.collect();
-        let sessions = vec![None; rest.len()];
-        let mut merged = Self { heads: BinaryHeap::with_capacity(rest.len()), sessions, rest };
-        for listing in 0..merged.rest.len() {
-            merged.pull(listing);
-        }
-        merged
-    }
-
-    /// Puts the next session of a listing among the heads.
-    fn pull(&mut self, listing: usize) {
-        let next = self.rest.get_mut(listing).and_then(Iterator::next);
-        if let Some(slot) = self.sessions.get_mut(listing) {
-            *slot = next;
-        }
-        if let Some(session) = next {
-            self.heads.push(Reverse((&session.id, listing)));
-        }
-    }
-}
-
-impl<'a> Iterator for Merged<'a> {
-    type Item = &'a Arc<Session>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Reverse((_, listing)) = self.heads.pop()?;
-        let session = self.sessions.get(listing).copied().flatten();
-        self.pull(listing);
-        session
-    }
-}
+#[cfg(test)]
+#[path = "find_tests.rs"]
+mod tests;

@@ -25,6 +25,14 @@ pub const RESULTS_MAX: usize = 1000;
 
 /// Longest time that a drain may take, in seconds: a week.
 pub const DRAIN_SECONDS_MAX: u32 = 7 * 24 * 3600;
+/// Sessions or servers that a request looks at before it leaves the threads
+/// that serve all requests: some pages' worth, a few milliseconds.
+pub const STEPS_INLINE_MAX: usize = 4 * RESULTS_MAX;
+/// Requests that look at more than that at the same time; others wait. Two
+/// leave the other processors of a small host to everybody else.
+pub const SCANS_MAX: usize = 2;
+/// How long a request waits for its turn among them.
+pub const SCAN_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Longest name of a session, in bytes, as desktop servers take it.
 pub const NAME_BYTES_MAX: usize = 256;

@@ -23,6 +23,8 @@ pub mod limits;
 mod pages;
 mod permissions;
 mod policy;
+mod rows;
+mod scan;
 mod screenshots;
 mod servers;
 mod sessions;
@@ -46,9 +48,11 @@ pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
 pub use error::Error;
 pub use policy::PLACEMENT_HEADER;
+pub use sessions::describe_page;
 
 use self::door::{AnyCore, AnyIdentity, Core, Identity};
 use self::idempotency::Running;
+use self::scan::Scans;
 use self::validate::Invalid;
 use crate::domain::{Fleet, Outcome, Refusal, SessionId};
 use crate::protocol::ImageFormat;
@@ -149,6 +153,7 @@ pub struct ApiState {
     event_places: v1::Places,
     ending: CancellationToken,
     running: Arc<Running>,
+    scans: Scans,
 }
 
 /// Why an item failed while its neighbours went on. The texts are for clients.
@@ -189,6 +194,7 @@ impl ApiState {
             running: Arc::default(),
             event_places: v1::Places::default(),
             ending: CancellationToken::new(),
+            scans: Scans::default(),
         }
     }
 

@@ -82,12 +82,8 @@ pub(super) fn wanted_ids(field: &str, ids: Option<Vec<String>>) -> Result<Option
 }
 
 /// Takes a page out of what is left, and tells the last one's id if more follows.
-pub(super) fn cut<'a, T>(
-    items: impl Iterator<Item = &'a T>,
-    size: usize,
-    id: impl Fn(&T) -> &str,
-) -> (Vec<&'a T>, Option<String>) {
-    let mut page: Vec<&T> = items.take(size + 1).collect();
+pub(super) fn cut<T>(items: impl Iterator<Item = T>, size: usize, id: impl Fn(&T) -> &str) -> (Vec<T>, Option<String>) {
+    let mut page: Vec<T> = items.take(size + 1).collect();
     if page.len() <= size {
         return (page, None);
     }

@@ -1,6 +1,5 @@
 //! Sessions: describe, create, delete.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
@@ -11,8 +10,9 @@ use super::envelope::RequestId;
 use super::error::Error;
 use super::find::SessionQuery;
 use super::policy::PlacementHeader;
-use super::{validate, view, wire};
-use crate::domain::{Command, Outcome, Refusal, SessionId, SessionSpec};
+use super::scan::JsonBytes;
+use super::{rows, validate, view, wire};
+use crate::domain::{Command, Fleet, Outcome, Refusal, SessionId, SessionSpec};
 
 /// Describes sessions, page by page.
 #[utoipa::path(
@@ -30,10 +30,27 @@ pub(super) async fn describe(
 ) -> Result<Response, Error> {
     let query = SessionQuery::try_from(request)?;
     let seen = api.see().await;
-    let (page, next_token) = query.page(&seen.fleet);
-    let sessions = page.into_iter().map(|session| view::session(&seen.fleet, session)).collect();
-    let body = wire::DescribeSessionsResponse { request_id, sessions, next_token };
-    Ok((seen.headers(), Json(body)).into_response())
+    let headers = seen.headers();
+    let body = api.scans.look(seen.fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
+    Ok((headers, JsonBytes(body)).into_response())
+}
+
+/// The body of an answer; `None` when too many sessions would have to be
+/// looked at for it.
+fn page(fleet: &Fleet, query: &SessionQuery, request_id: &str, steps_max: usize) -> Option<Vec<u8>> {
+    let (page, next_token) = query.page(fleet, steps_max)?;
+    Some(rows::sessions_body(&page, request_id, next_token.as_deref()))
+}
+
+/// The body of the answer to a describe call, as the handler makes it from its
+/// view of the fleet; for measuring.
+pub fn describe_page(
+    fleet: &Fleet,
+    request: wire::DescribeSessionsRequestData,
+    request_id: &str,
+) -> Result<Vec<u8>, Error> {
+    let query = SessionQuery::try_from(request)?;
+    page(fleet, &query, request_id, usize::MAX).ok_or(Error::Internal)
 }
 
 /// Creates sessions. What is accepted is being created when this answers.

@@ -4,18 +4,14 @@ use super::wire;
 use crate::domain::host::{self, EndpointProtocol, HostFacts};
 use crate::domain::server::Unavailability;
 use crate::domain::session::SessionState;
-use crate::domain::{Fleet, Phase, Server, Session, SessionId, SessionKind, SessionSpec, Timestamp};
+use crate::domain::{Fleet, Phase, Server, ServerId, Session, SessionId, SessionKind, SessionSpec, Timestamp};
 
 /// A session with the short form of its server.
 pub(super) fn session(fleet: &Fleet, session: &Session) -> wire::Session {
     let state = fleet.state_of(session);
-    let substate = match (state, &session.phase) {
-        (SessionState::Creating, Phase::Placing { .. }) => Some("SESSION_PLACING"),
-        (SessionState::Creating, _) => Some("PENDING_PREPARATION"),
-        _ => None,
-    };
+    let substate = substate_name(state, &session.phase);
     let server = session.phase.server().map(|id| match fleet.server(id) {
-        Some(server) => short_server(server),
+        Some(server) => short_server(&server.id, &server.facts),
         // Its record was dropped; the id is all there is.
         None => wire::Server { id: Some(id.as_str().to_owned()), tags: Some(Vec::new()), ..wire::Server::default() },
     });
@@ -67,23 +63,22 @@ pub(super) fn server(fleet: &Fleet, server: &Server) -> wire::Server {
     wire::Server {
         version: filled(&server.facts.desktop_version),
         session_manager_agent_version: filled(&server.facts.agent_version),
-        availability: Some(if unavailability.is_none() { "AVAILABLE" } else { "UNAVAILABLE" }.to_owned()),
+        availability: Some(availability_name(unavailability).to_owned()),
         unavailability_reason: unavailability.map(|reason| unavailability_name(reason).to_owned()),
         console_session_count: Some(int32(counts.console)),
         virtual_session_count: Some(int32(counts.virtual_)),
         host: Some(host(server)),
-        ..short_server(server)
+        ..short_server(&server.id, &server.facts)
     }
 }
 
 /// What a session says of its server: where it is, and its tags.
-fn short_server(server: &Server) -> wire::Server {
-    let facts: &HostFacts = &server.facts;
+pub(super) fn short_server(id: &ServerId, facts: &HostFacts) -> wire::Server {
     let http_port = facts.endpoints.iter().find(|endpoint| endpoint.protocol == EndpointProtocol::Http);
     let tags =
         facts.tags.iter().map(|(key, value)| wire::KeyValuePair { key: Some(key.clone()), value: Some(value.clone()) });
     wire::Server {
-        id: Some(server.id.as_str().to_owned()),
+        id: Some(id.as_str().to_owned()),
         ip: filled(&facts.ip),
         hostname: filled(&facts.hostname),
         default_dns_name: facts.dns_name.clone(),
@@ -109,7 +104,7 @@ fn endpoint(endpoint: &host::Endpoint) -> wire::Endpoint {
 }
 
 fn host(server: &Server) -> wire::Host {
-    let HostFacts { os, cpu, gpus, aws, .. } = &*server.facts;
+    let HostFacts { os, cpu, gpus, aws, .. } = &**server.facts;
     let load = &server.load;
     let average = load.load_average;
     wire::Host {
@@ -168,7 +163,16 @@ pub(super) const fn state_name(state: SessionState) -> &'static str {
     }
 }
 
-/// Name of a kind of session.
+/// Name of what a session that is being created waits for.
+pub(super) const fn substate_name(state: SessionState, phase: &Phase) -> Option<&'static str> {
+    match (state, phase) {
+        (SessionState::Creating, Phase::Placing { .. }) => Some("SESSION_PLACING"),
+        (SessionState::Creating, _) => Some("PENDING_PREPARATION"),
+        _ => None,
+    }
+}
+
+/// Name of a kind.
 pub(super) const fn kind_name(kind: SessionKind) -> &'static str {
     match kind {
         SessionKind::Console => "CONSOLE",
@@ -176,7 +180,13 @@ pub(super) const fn kind_name(kind: SessionKind) -> &'static str {
     }
 }
 
-const fn unavailability_name(reason: Unavailability) -> &'static str {
+/// Whether something can be placed on a server.
+pub(super) const fn availability_name(reason: Option<Unavailability>) -> &'static str {
+    if reason.is_none() { "AVAILABLE" } else { "UNAVAILABLE" }
+}
+
+/// Name of the reason why nothing is placed on a server.
+pub(super) const fn unavailability_name(reason: Unavailability) -> &'static str {
     match reason {
         Unavailability::ServerFull => "SERVER_FULL",
         Unavailability::ServerClosed => "SERVER_CLOSED",
@@ -190,9 +200,32 @@ const fn unavailability_name(reason: Unavailability) -> &'static str {
 /// RFC 3339 with milliseconds, in UTC. A time beyond the year 9999 is shown as
 /// the last one before it.
 pub(super) fn time(at: Timestamp) -> String {
+    String::from_utf8_lossy(&time_digits(at)).into_owned()
+}
+
+/// [`time`] as bytes.
+pub(super) fn time_digits(at: Timestamp) -> [u8; 24] {
     let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
     let at = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
-    at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+    let at = jiff::tz::Offset::UTC.to_datetime(at);
+    let mut digits = *b"0000-00-00T00:00:00.000Z";
+    let parts = [
+        (0, 4, at.year()),
+        (5, 2, at.month().into()),
+        (8, 2, at.day().into()),
+        (11, 2, at.hour().into()),
+        (14, 2, at.minute().into()),
+        (17, 2, at.second().into()),
+        (20, 3, at.millisecond()),
+    ];
+    for (from, length, value) in parts {
+        let mut rest = u16::try_from(value).unwrap_or(0);
+        for digit in digits.iter_mut().skip(from).take(length).rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+    }
+    digits
 }
 
 /// A text, unless the host did not tell it.
@@ -221,6 +254,14 @@ mod tests {
         assert_eq!(time(Timestamp(1_601_979_331_633)), "2020-10-06T10:15:31.633Z");
         assert_eq!(time(Timestamp(0)), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(Timestamp(1_601_979_331_000)), "2020-10-06T10:15:31.000Z");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn times_are_what_the_calendar_says(millis in 0..253_402_207_200_000_u64) {
+            let expected = jiff::Timestamp::from_millisecond(millis as i64).expect("in range");
+            proptest::prop_assert_eq!(time(Timestamp(millis)), expected.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string());
+        }
     }
 
     #[test]

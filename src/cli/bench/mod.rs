@@ -2,6 +2,7 @@
 //! holds what came out here.
 
 mod broker;
+mod describe;
 mod placement;
 
 /// Options of `berth bench`; without a word, `broker` is measured.
@@ -19,6 +20,8 @@ enum What {
     /// A broker with simulated desktops: durable creates per second and
     /// describe latency. Measured also when no word is given.
     Broker(broker::Args),
+    /// Pages of describeSessions out of few and out of many sessions.
+    Describe(describe::Args),
     /// Placements in fleets of few and of many servers.
     Placement(placement::Args),
 }
@@ -28,6 +31,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         None => broker::run(args.broker).await,
         Some(What::Broker(args)) => broker::run(args).await,
         // It computes and never waits.
+        Some(What::Describe(args)) => tokio::task::spawn_blocking(move || describe::run(&args)).await?,
         Some(What::Placement(args)) => tokio::task::spawn_blocking(move || placement::run(&args)).await?,
     }
 }

@@ -31,6 +31,7 @@ impl Fleet {
                     requested_by: Some(client.clone()),
                     created_at: stamp.at,
                     arrival: self.last_arrival,
+                    changed_at: stamp.at,
                     phase: Phase::Placing { deadline: *deadline },
                     failed_on: Vec::new(),
                     state_reason: None,
@@ -57,7 +58,7 @@ impl Fleet {
                 }
             }),
             Event::SessionReady { id } => self.become_ready(id),
-            Event::SessionAdopted { server, session } => self.put_session(adopted(server, session)),
+            Event::SessionAdopted { server, session } => self.put_session(adopted(stamp, server, session)),
             Event::SessionObserved { id, connections, last_disconnected_at } => self.change_session(id, |session| {
                 session.connections = *connections;
                 session.last_disconnected_at = *last_disconnected_at;
@@ -160,6 +161,7 @@ impl Fleet {
                 if self.closed.contains_key(server) || self.counts(server).total() > 0 {
                     self.departed.insert(server.clone(), lost_since.unwrap_or(stamp.at));
                 }
+                self.index.set_server(server, None);
                 self.index.sets.remove(server);
                 self.rearm_server(server);
             }
@@ -203,8 +205,9 @@ impl Fleet {
         }
     }
 
-    fn put_session(&mut self, session: Session) {
+    fn put_session(&mut self, mut session: Session) {
         let id = session.id.clone();
+        session.spec.owner = self.index.lookup().shared_owner(&session.spec.owner);
         let new = Arc::new(session);
         let old = self.sessions.insert(id, Arc::clone(&new));
         self.session_moved(old.as_deref(), &new);
@@ -214,12 +217,15 @@ impl Fleet {
         let Some(old) = self.sessions.get(id).cloned() else { return };
         let mut new = Session::clone(&old);
         change(&mut new);
+        if new.phase != old.phase || new.state_reason != old.state_reason {
+            new.changed_at = self.at;
+        }
         self.put_session(new);
     }
 
     /// Keeps the index true after a session changed, and works out anew where
     /// the servers stand on which it took, or now takes, up room.
-    fn session_moved(&mut self, old: Option<&Session>, new: &Session) {
+    fn session_moved(&mut self, old: Option<&Session>, new: &Arc<Session>) {
         self.index.replace_session(old, Some(new));
         let from = old.and_then(|session| session.phase.occupies());
         let to = new.phase.occupies();
@@ -279,7 +285,7 @@ impl Fleet {
         let avoided_until = known.and_then(|server| server.avoided_until);
         let mut server = Server {
             id: id.clone(),
-            facts: Arc::new(HostFacts::default()),
+            facts: Arc::new(HostFacts::default().into()),
             load: HostLoad::default(),
             health: crate::domain::host::Health::Healthy,
             link,
@@ -292,6 +298,7 @@ impl Fleet {
         take_report(&mut server, report);
         self.servers.insert(id.clone(), Arc::new(server));
         self.departed.remove(id);
+        self.show_server(id);
         self.rearm_server(id);
         self.restand(id, Changed::Facts);
         self.index.note_grown(id);
@@ -300,8 +307,14 @@ impl Fleet {
     fn change_server(&mut self, id: &ServerId, changed: Changed, change: impl FnOnce(&mut Server)) {
         let Some(server) = self.servers.get_mut(id) else { return };
         change(Arc::make_mut(server));
+        self.show_server(id);
         self.restand(id, changed);
         self.rearm_server(id);
+    }
+
+    /// Brings what sessions show of a server up to its record.
+    fn show_server(&mut self, id: &ServerId) {
+        self.index.set_server(id, self.servers.get(id).map(|server| &**server));
     }
 
     fn restand(&mut self, id: &ServerId, changed: Changed) {
@@ -325,6 +338,11 @@ impl Fleet {
     /// Works out everything that is derived, from nothing.
     pub(super) fn rebuild_index(&mut self) {
         self.index = super::index::Index::default();
+        let ids: Vec<ServerId> = self.servers.keys().cloned().collect();
+        // First the servers, so that each session finds its own.
+        for id in &ids {
+            self.show_server(id);
+        }
         let sessions: Vec<Arc<Session>> = self.sessions.values().cloned().collect();
         for session in sessions {
             self.index.replace_session(None, Some(&session));
@@ -345,7 +363,7 @@ impl Fleet {
 
 fn take_report(server: &mut Server, report: &Report) {
     if let Some(facts) = &report.facts {
-        server.facts = Arc::new(facts.clone());
+        server.facts = Arc::new(facts.clone().into());
     }
     if let Some(load) = &report.load {
         server.load = load.clone();
@@ -355,7 +373,7 @@ fn take_report(server: &mut Server, report: &Report) {
     }
 }
 
-fn adopted(server: &ServerId, reported: &ReportedSession) -> Session {
+fn adopted(stamp: Stamp, server: &ServerId, reported: &ReportedSession) -> Session {
     Session {
         id: reported.id.clone(),
         spec: SessionSpec {
@@ -366,6 +384,7 @@ fn adopted(server: &ServerId, reported: &ReportedSession) -> Session {
         requested_by: None,
         created_at: reported.created_at,
         arrival: 0,
+        changed_at: stamp.at,
         phase: Phase::Ready { server: server.clone() },
         failed_on: Vec::new(),
         state_reason: None,

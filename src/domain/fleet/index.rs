@@ -4,10 +4,11 @@
 //! and the same either way, or replicas would let deadlines pass in different
 //! orders.
 
-use std::ops::Bound;
+use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use super::lookup::Lookup;
 use super::waiting::Waiting;
 use crate::domain::ids::{Owner, ServerId, SessionId};
 use crate::domain::placement::{Changed, Counts, ServerSets};
@@ -24,8 +25,7 @@ pub(super) enum Due {
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Index {
-    by_server: OrdSet<(ServerId, SessionId)>,
-    by_owner: OrdSet<(Owner, SessionId)>,
+    lookup: Lookup,
     counts: OrdMap<ServerId, Counts>,
     /// Virtual sessions of an owner on a server; none is not listed.
     owner_counts: OrdMap<(Owner, ServerId), u32>,
@@ -45,15 +45,18 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn sessions_on<'a>(&'a self, server: &ServerId) -> impl Iterator<Item = &'a SessionId> + use<'a> {
-        range_of(&self.by_server, server, None)
+        self.lookup.sessions_on(server).map(|(id, _)| id)
     }
 
-    pub(super) fn sessions_of_owner_from<'a>(
-        &'a self,
-        owner: &Owner,
-        after: Option<&SessionId>,
-    ) -> impl Iterator<Item = &'a SessionId> + use<'a> {
-        range_of(&self.by_owner, owner, after)
+    /// Sessions by what listings ask for.
+    pub(super) const fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
+    /// Brings what sessions show of a server up to its record; `None` for a
+    /// server that is gone.
+    pub(super) fn set_server(&mut self, id: &ServerId, server: Option<&Server>) {
+        self.lookup.set_server(id, server);
     }
 
     pub(super) fn counts(&self, server: &ServerId) -> Counts {
@@ -104,13 +107,12 @@ impl Index {
     }
 
     /// Takes a session out as it was and puts it in as it is.
-    pub(super) fn replace_session(&mut self, old: Option<&Session>, new: Option<&Session>) {
+    pub(super) fn replace_session(&mut self, old: Option<&Session>, new: Option<&Arc<Session>>) {
+        self.lookup.replace_session(old, new);
         if let Some(session) = old {
             if let Some(server) = session.phase.occupies() {
-                self.by_server.remove(&(server.clone(), session.id.clone()));
                 self.count(server, session.spec.kind, &session.spec.owner, false);
             }
-            self.by_owner.remove(&(session.spec.owner.clone(), session.id.clone()));
             if matches!(session.phase, Phase::Placing { .. }) {
                 self.waiting.remove(session);
             }
@@ -124,10 +126,8 @@ impl Index {
         }
         if let Some(session) = new {
             if let Some(server) = session.phase.occupies() {
-                self.by_server.insert((server.clone(), session.id.clone()));
                 self.count(server, session.spec.kind, &session.spec.owner, true);
             }
-            self.by_owner.insert((session.spec.owner.clone(), session.id.clone()));
             if matches!(session.phase, Phase::Placing { .. }) {
                 self.waiting.insert(session);
             }
@@ -192,17 +192,4 @@ impl Index {
             self.note_grown(&server.id);
         }
     }
-}
-
-fn range_of<'a, K: Ord + Clone>(
-    set: &'a OrdSet<(K, SessionId)>,
-    key: &K,
-    after: Option<&SessionId>,
-) -> impl Iterator<Item = &'a SessionId> + use<'a, K> {
-    let key = key.clone();
-    let from = match after {
-        Some(after) => Bound::Excluded((key.clone(), after.clone())),
-        None => Bound::Included((key.clone(), SessionId::least())),
-    };
-    set.range((from, Bound::Unbounded)).take_while(move |(other, _)| *other == key).map(|(_, id)| id)
 }

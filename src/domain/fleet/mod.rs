@@ -7,6 +7,7 @@
 //! - `fold.rs`: events change the state, nothing else does,
 //! - `index.rs`: what is derived from it to find things without walking,
 //! - `waiting.rs`: the queue, a part of the index,
+//! - `lookup.rs`, `walk.rs`, `slots.rs`: the part of it that listings use, and how,
 //! - `image.rs`: the state as a snapshot,
 //! - `invariants.rs`: what must hold at every log index.
 //!
@@ -20,11 +21,14 @@ mod fold;
 mod image;
 mod index;
 pub mod invariants;
+mod lookup;
 mod operators;
 mod queue;
 mod requests;
 mod sessions;
+mod slots;
 mod waiting;
+mod walk;
 
 use std::borrow::Cow;
 use std::ops::Bound;
@@ -32,6 +36,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+pub use self::lookup::Sighting;
+pub use self::walk::{Label, Walk};
 pub use apply::{Applied, Stamp};
 pub use image::ImageError;
 
@@ -45,7 +51,7 @@ use super::placement::{Counts, Rule, ServerSets, Standing};
 use super::report::ReportedSession;
 use super::request::KeptRequest;
 use super::server::{Closed, Server, Unavailability};
-use super::session::{Phase, Session, SessionKind, SessionState};
+use super::session::{Session, SessionKind, SessionState};
 use super::settings::Settings;
 use super::time::Timestamp;
 
@@ -171,15 +177,6 @@ impl Fleet {
         self.sessions.len()
     }
 
-    /// Sessions of an owner whose ids come after one, by id.
-    pub fn sessions_of_owner_from(
-        &self,
-        owner: &Owner,
-        after: Option<&SessionId>,
-    ) -> impl Iterator<Item = &Arc<Session>> {
-        self.index.sessions_of_owner_from(owner, after).filter_map(|id| self.sessions.get(id))
-    }
-
     /// Sessions that take up room on a server.
     pub fn sessions_on(&self, server: &ServerId) -> impl Iterator<Item = &Arc<Session>> {
         self.index.sessions_on(server).filter_map(|id| self.sessions.get(id))
@@ -256,25 +253,17 @@ impl Fleet {
 
     /// State of a session as callers see it.
     pub fn state_of(&self, session: &Session) -> SessionState {
-        match &session.phase {
-            Phase::Preparing { server, .. } | Phase::Withdrawing { server, .. } | Phase::Ready { server }
-                if self.is_lost(server) =>
-            {
-                SessionState::Unknown
-            }
-            Phase::Placing { .. } | Phase::Preparing { .. } | Phase::Withdrawing { .. } => SessionState::Creating,
-            Phase::Ready { .. } => SessionState::Ready,
-            Phase::Deleting { .. } => SessionState::Deleting,
-            Phase::Deleted { .. } => SessionState::Deleted,
-        }
+        session.state(self.server_of(session).is_none_or(|server| server.link.is_lost()))
     }
 
     /// Why a session is in its state, when something went wrong or ended.
     pub fn state_reason_of<'a>(&self, session: &'a Session) -> Option<Cow<'a, str>> {
-        match self.state_of(session) {
-            SessionState::Unknown => Some(Cow::Borrowed("the agent of its server cannot be reached")),
-            _ => session.state_reason.as_deref().map(Cow::Borrowed),
-        }
+        session.reason_for(self.state_of(session)).map(Cow::Borrowed)
+    }
+
+    /// The record of the server that a session is, or was, on.
+    pub fn server_of(&self, session: &Session) -> Option<&Arc<Server>> {
+        self.servers.get(session.phase.server()?)
     }
 
     /// Why nothing is placed on a server; `None` when it is available.
@@ -305,10 +294,6 @@ impl Fleet {
     /// How many servers take some session of a kind.
     pub(super) fn servers_that_take(&self, kind: SessionKind) -> usize {
         self.index.sets.that_take(kind)
-    }
-
-    fn is_lost(&self, server: &ServerId) -> bool {
-        self.servers.get(server).is_none_or(|server| server.link.is_lost())
     }
 }
 

@@ -4,8 +4,13 @@
 
 mod drain;
 mod events;
+mod field;
+mod listing;
 mod placement;
 mod queue;
+mod select;
+mod servers;
+mod sessions;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -19,5 +24,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/v1/events", get(events::list))
         .route("/v1/placement:explain", post(placement::explain))
         .route("/v1/queue", get(queue::list))
+        .route("/v1/servers", get(servers::list))
         .route("/v1/servers:drain", post(drain::drain))
+        .route("/v1/sessions", get(sessions::list))
 }
