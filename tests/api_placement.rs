@@ -169,6 +169,12 @@ async fn a_drain_closes_a_server_and_ends_its_sessions_at_the_deadline() {
             ("INVALID_PARAMETER", "WithinSeconds must be between 0 and 604800"),
         ]
     );
+    let drain = async |api: &api_common::Api| {
+        let servers = api.call("GET", "/v1/servers?Draining=true", None).await.json();
+        servers["Servers"][0]["Drain"].clone()
+    };
+    let expected = json!({ "Deadline": "2020-10-06T10:16:31.633Z", "SessionsLeft": 1, "State": "DRAINING" });
+    assert_eq!(drain(&api).await, expected);
     let refused = api.post("/createSessions", json!([wish("bob")])).await;
     let reason = refused["UnsuccessfulList"][0]["FailureReason"].as_str().unwrap();
     assert_eq!(reason, "no dcv server found for placement: 1 of 1 servers: closed (s1: closed)");
@@ -178,4 +184,8 @@ async fn a_drain_closes_a_server_and_ends_its_sessions_at_the_deadline() {
     world.obey("s1", epoch);
     let described = api.post("/describeSessions", json!({ "SessionIds": [id.as_str()] })).await;
     assert_eq!(described["Sessions"][0]["State"], "DELETED");
+    let expected = json!({ "Deadline": "2020-10-06T10:16:31.633Z", "SessionsLeft": 0, "State": "DRAINED" });
+    assert_eq!(drain(&api).await, expected);
+    api.post("/openServers", json!([{ "ServerId": "s1" }])).await;
+    assert_eq!(drain(&api).await, Value::Null);
 }

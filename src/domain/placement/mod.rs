@@ -25,10 +25,10 @@ use serde::{Deserialize, Serialize};
 pub(super) use choose::refusal;
 pub(super) use choose::{Wish, choose_among, choose_or_explain};
 
-pub use explanation::{Explanation, Rule, SERVERS_LISTED_MAX, Survey, survey};
+pub use self::explanation::{Explanation, Rule, SERVERS_LISTED_MAX, Survey, survey};
+pub use self::rank::{Counts, WEIGHT_TAG};
 pub(super) use facts::{FactKey, required_facts};
 pub(super) use rank::Standing;
-pub use rank::{Counts, WEIGHT_TAG};
 pub(super) use sets::{Changed, ServerSets};
 
 /// Which of the servers that may take a session gets it.

@@ -65,8 +65,11 @@ pub(super) async fn explain(
             (None, SessionSpec { placement: policy, ..spec }, Vec::new())
         }
     };
-    let found = survey(&seen.fleet, &spec, &failed_on);
-    Ok((seen.headers(), Json(shown(request_id, session_id, found))).into_response())
+    let headers = seen.headers();
+    let look =
+        move |fleet: &Fleet, steps_max| (fleet.server_count() <= steps_max).then(|| survey(fleet, &spec, &failed_on));
+    let found = api.scans.look(seen.fleet, look).await?;
+    Ok((headers, Json(shown(request_id, session_id, found))).into_response())
 }
 
 /// The session that the body names, when it names one.

@@ -59,10 +59,13 @@ pub(super) async fn list(
     let asked = Asked::parse(query.as_deref().unwrap_or_default())?;
     let seen = api.see().await;
     let now = api.core.now();
-    let (requests, next_token) = asked.page(&seen.fleet, now);
+    let headers = seen.headers();
     let (length, max_length) = (seen.fleet.waiting_count(), seen.fleet.settings().queue_max);
+    // A position is how many come before: the queue is walked from its start.
+    let look = move |fleet: &Fleet, steps_max| (length <= steps_max).then(|| asked.page(fleet, now));
+    let (requests, next_token) = api.scans.look(seen.fleet, look).await?;
     let body = Queue { request_id, length, max_length, requests, next_token };
-    Ok((seen.headers(), Json(body)).into_response())
+    Ok((headers, Json(body)).into_response())
 }
 
 /// What is asked; checked.

@@ -14,7 +14,7 @@ use crate::broker::api::error::Error;
 use crate::broker::api::scan::{JsonBytes, json_bytes};
 use crate::broker::api::{ApiState, view, wire};
 use crate::domain::host::{Aws, Health};
-use crate::domain::server::Link;
+use crate::domain::server::{Drain, Link};
 use crate::domain::{Fleet, Server, ServerId};
 
 const ID: &str = "ServerId";
@@ -81,6 +81,16 @@ const FIELDS: &[Field<Server>] = &[
         name: "Health",
         kind: Kind::Word(&["HEALTHY", "UNHEALTHY", "IN_USE"]),
         value: |_, server| Value::text(health_name(&server.health)),
+    },
+    Field {
+        name: "Draining",
+        kind: FLAG,
+        value: |fleet, server| Value::flag(fleet.closed(&server.id).is_some_and(|closed| closed.drain.is_some())),
+    },
+    Field {
+        name: "ContestedTime",
+        kind: Kind::Time("Contested"),
+        value: |_, server| server.contested_at.map_or(Value::Absent, |at| Value::Number(at.0)),
     },
     Field { name: "Closed", kind: FLAG, value: |fleet, server| Value::flag(fleet.is_closed(&server.id)) },
     Field {
@@ -163,6 +173,18 @@ struct Row {
     first_seen_time: String,
     report_interval_seconds: u64,
     closed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<DrainProgress>,
+    /// It failed to create a session: until then, others are asked first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avoided_until: Option<String>,
+    /// When another agent last came with its id: a copied host as a rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contested_time: Option<String>,
     /// HEALTHY, UNHEALTHY or IN_USE.
     health: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,6 +192,33 @@ struct Row {
     limits: Limits,
     /// Sessions that take up room on it.
     sessions: u32,
+    /// Those of them whose ids sessions elsewhere have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conflicting_session_ids: Vec<String>,
+}
+
+/// How far a drain is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DrainProgress {
+    /// When the sessions that are left are deleted.
+    deadline: String,
+    /// Sessions that are left.
+    sessions_left: u32,
+    /// DRAINING until the deadline, ENDING while what is left is being
+    /// deleted, DRAINED when nothing is left.
+    state: &'static str,
+}
+
+impl DrainProgress {
+    fn of(drain: Drain, sessions_left: u32) -> Self {
+        let state = match (sessions_left, drain.is_over) {
+            (0, _) => "DRAINED",
+            (_, true) => "ENDING",
+            (_, false) => "DRAINING",
+        };
+        Self { deadline: view::time(drain.deadline), sessions_left, state }
+    }
 }
 
 /// Sessions that a server takes; what is absent is not limited.
@@ -191,6 +240,8 @@ impl Row {
             Link::Lost { since, .. } => (None, Some(view::time(*since))),
         };
         let limits = server.facts.limits;
+        let closed = fleet.closed(&server.id);
+        let sessions = fleet.counts(&server.id).total();
         Self {
             described: view::server(fleet, server),
             link: link_name(&server.link),
@@ -200,7 +251,12 @@ impl Row {
             last_heard_time: view::time(server.heard_at),
             first_seen_time: view::time(server.first_seen_at),
             report_interval_seconds: server.report_interval.as_secs(),
-            closed: fleet.is_closed(&server.id),
+            closed: closed.is_some(),
+            closed_by: closed.map(|closed| closed.client.as_str().to_owned()),
+            closed_time: closed.map(|closed| view::time(closed.since)),
+            drain: closed.and_then(|closed| closed.drain).map(|drain| DrainProgress::of(drain, sessions)),
+            avoided_until: server.avoided_until.map(view::time),
+            contested_time: server.contested_at.map(view::time),
             health: health_name(&server.health),
             health_reason: match &server.health {
                 Health::Unhealthy(reason) => Some(reason.clone()),
@@ -211,7 +267,11 @@ impl Row {
                 sessions_per_owner_max: limits.sessions_per_owner_max,
                 console_sessions: limits.console_sessions,
             },
-            sessions: fleet.counts(&server.id).total(),
+            sessions,
+            conflicting_session_ids: fleet
+                .conflicts_on(&server.id)
+                .map(|session| session.id.as_str().to_owned())
+                .collect(),
         }
     }
 }

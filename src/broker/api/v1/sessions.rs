@@ -124,6 +124,12 @@ struct Row {
     requested_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     requirements: Option<String>,
+    /// Servers that failed to create it, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failed_servers: Vec<String>,
+    /// Placement policy that the request asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: Option<&'static str>,
     changed_time: String,
     /// When what it waits for is given up, or a deleted one is forgotten.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,6 +143,8 @@ impl Row {
             server_id: session.phase.server().map(|id| id.as_str().to_owned()),
             requested_by: session.requested_by.as_ref().map(|client| client.as_str().to_owned()),
             requirements: session.spec.requirements.as_ref().map(ToString::to_string),
+            failed_servers: session.failed_on.iter().map(|server| server.as_str().to_owned()).collect(),
+            placement: session.spec.placement.map(crate::domain::placement::Policy::as_str),
             changed_time: view::time(session.changed_at),
             deadline: session.phase.deadline().map(view::time),
         }
