@@ -188,10 +188,12 @@ impl Fleet {
         report: &Report,
     ) {
         self.last_epoch = self.last_epoch.max(epoch);
-        let first_seen_at = self.servers.get(id).map_or(stamp.at, |server| server.first_seen_at);
+        let known = self.servers.get(id);
+        let first_seen_at = known.map_or(stamp.at, |server| server.first_seen_at);
+        let facts = known.map_or_else(|| Arc::new(HostFacts::default().into()), |server| Arc::clone(&server.facts));
         let mut server = Server {
             id: id.clone(),
-            facts: Arc::new(HostFacts::default().into()),
+            facts,
             load: HostLoad::default(),
             health: crate::domain::host::Health::Healthy,
             link: Link::Up { epoch, via },
@@ -263,7 +265,9 @@ impl Fleet {
 }
 
 fn take_report(server: &mut Server, report: &Report) {
-    if let Some(facts) = &report.facts {
+    if let Some(facts) = &report.facts
+        && **server.facts != *facts
+    {
         server.facts = Arc::new(facts.clone().into());
     }
     if let Some(load) = &report.load {
