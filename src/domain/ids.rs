@@ -1,6 +1,8 @@
 //! Identifiers. Each is a type of its own, so that none is taken for another.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -38,23 +40,40 @@ pub const ID_BYTES_MAX: usize = 256;
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Arc<str>);
         text_id!(@text $name, $what, |text| Self(Arc::from(text)), 0);
+
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                // Often a text meets itself.
+                if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+            }
+        }
     };
     // One that much is looked up by: it holds its rank beside the text, and so
     // finds its place in an ordered map without following each key's pointer.
     ($(#[$doc:meta])* $name:ident, $what:literal, ranked) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name {
-            // First: the derived order is that of the texts.
             rank: u64,
             text: Arc<str>,
         }
         text_id!(@text $name, $what, |text| Self { rank: uuid_rank(text), text: Arc::from(text) }, text);
+
+        impl Ord for $name {
+            /// The order of the texts.
+            fn cmp(&self, other: &Self) -> Ordering {
+                match self.rank.cmp(&other.rank) {
+                    Ordering::Equal if Arc::ptr_eq(&self.text, &other.text) => Ordering::Equal,
+                    Ordering::Equal => self.text.cmp(&other.text),
+                    order => order,
+                }
+            }
+        }
     };
     (@text $name:ident, $what:literal, |$text:ident| $make:expr, $field:tt) => {
         impl $name {
@@ -75,6 +94,26 @@ macro_rules! text_id {
             /// The identifier as text.
             pub fn as_str(&self) -> &str {
                 &self.$field
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.cmp(other) == Ordering::Equal
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                self.as_str().hash(state);
             }
         }
 

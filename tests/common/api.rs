@@ -119,8 +119,11 @@ impl Api {
     }
 
     pub async fn server_unreachable(&self, id: &str) -> Value {
-        let unreachable = |server: &Value| server["UnavailabilityReason"] == "UNREACHABLE_AGENT";
-        let server = self.server_when(id, "UNREACHABLE_AGENT", unreachable).await;
+        let unreachable = |server: &Value| {
+            let reason = &server["UnavailabilityReason"];
+            reason == "UNKNOWN" || reason == "UNREACHABLE_AGENT"
+        };
+        let server = self.server_when(id, "out of reach", unreachable).await;
         assert_eq!(server["Availability"], "UNAVAILABLE");
         server
     }

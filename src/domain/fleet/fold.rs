@@ -283,9 +283,10 @@ impl Fleet {
         let first_seen_at = known.map_or(stamp.at, |server| server.first_seen_at);
         let contested_at = known.and_then(|server| server.contested_at);
         let avoided_until = known.and_then(|server| server.avoided_until);
+        let facts = known.map_or_else(|| Arc::new(HostFacts::default().into()), |server| Arc::clone(&server.facts));
         let mut server = Server {
             id: id.clone(),
-            facts: Arc::new(HostFacts::default().into()),
+            facts,
             load: HostLoad::default(),
             health: crate::domain::host::Health::Healthy,
             link,
@@ -362,7 +363,9 @@ impl Fleet {
 }
 
 fn take_report(server: &mut Server, report: &Report) {
-    if let Some(facts) = &report.facts {
+    if let Some(facts) = &report.facts
+        && **server.facts != *facts
+    {
         server.facts = Arc::new(facts.clone().into());
     }
     if let Some(load) = &report.load {

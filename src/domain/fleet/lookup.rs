@@ -13,10 +13,9 @@
 //! A session carries the tags of the server that it is, or was, on.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use super::slots::{Slot, Slots};
 use super::walk::Run;
@@ -51,26 +50,19 @@ impl PartialOrd for TagKey {
 /// Places of sessions by a label and their id.
 pub(super) type Labelled<K> = OrdMap<(K, SessionId), Slot>;
 
-/// A session, and the place of what it shows of its server.
-#[derive(Debug, Clone)]
+/// A session, and what it shows of its server. Facts change seldom; whether
+/// the server is lost may change for many at a time, and is not in it.
+#[derive(Debug, Clone, PartialEq)]
 struct Row {
     session: Arc<Session>,
     /// `None` when it has no server, or none that is listed.
-    host: Option<Slot>,
-}
-
-/// What sessions show of a server. It changes seldom: neither load nor signs
-/// of life are in it.
-#[derive(Debug, Clone, PartialEq)]
-struct Host {
-    facts: Arc<Facts>,
-    is_lost: bool,
+    facts: Option<Arc<Facts>>,
 }
 
 /// A server that is listed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Listed {
-    host: Slot,
+    facts: Arc<Facts>,
     tags: Arc<[TagKey]>,
 }
 
@@ -99,8 +91,9 @@ pub(super) struct Lookup {
     /// that all others share.
     servers_with: OrdMap<TagKey, u32>,
     servers: OrdMap<ServerId, Listed>,
+    /// Servers that are listed and count as gone; mostly none.
+    lost: OrdSet<ServerId>,
     rows: Slots<Row>,
-    hosts: Slots<Host>,
 }
 
 impl Lookup {
@@ -132,13 +125,10 @@ impl Lookup {
 
     /// The session at a place.
     pub(super) fn sighting(&self, slot: Slot) -> Option<Sighting<'_>> {
-        let row = self.rows.get(slot)?;
-        let host = row.host.and_then(|host| self.hosts.get(host));
-        Some(Sighting {
-            session: &row.session,
-            facts: host.map(|host| &*host.facts),
-            is_lost: host.is_none_or(|host| host.is_lost),
-        })
+        let Row { session, facts } = self.rows.get(slot)?;
+        let is_lost = facts.is_none()
+            || (!self.lost.is_empty() && session.phase.server().is_some_and(|server| self.lost.contains(server)));
+        Some(Sighting { session, facts: facts.as_deref(), is_lost })
     }
 
     /// The owner as the others of the same name have it.
@@ -154,12 +144,12 @@ impl Lookup {
         let known = self.by_id.get(&id).copied();
         let slot = match (known, new) {
             (Some(slot), Some(session)) => {
-                let host = self.rows.get(slot).and_then(|row| row.host);
-                self.rows.set(slot, Row { session: Arc::clone(session), host });
+                let facts = self.rows.get(slot).and_then(|row| row.facts.clone());
+                self.rows.set(slot, Row { session: Arc::clone(session), facts });
                 slot
             }
             (None, Some(session)) => {
-                let slot = self.rows.add(Row { session: Arc::clone(session), host: None });
+                let slot = self.rows.add(Row { session: Arc::clone(session), facts: None });
                 self.by_id.insert(id.clone(), slot);
                 slot
             }
@@ -225,77 +215,72 @@ impl Lookup {
         for tag in listed.iter().flat_map(|listed| listed.tags.iter()) {
             self.by_tag.insert((tag.clone(), id.clone()), slot);
         }
-        self.set_host(slot, listed.map(|listed| listed.host));
+        self.set_facts(slot, listed.map(|listed| listed.facts));
     }
 
-    fn set_host(&mut self, slot: Slot, host: Option<Slot>) {
+    fn set_facts(&mut self, slot: Slot, facts: Option<Arc<Facts>>) {
         if let Some(session) = self.rows.get(slot).map(|row| Arc::clone(&row.session)) {
-            self.rows.set(slot, Row { session, host });
+            self.rows.set(slot, Row { session, facts });
         }
     }
 
     /// Brings what is shown of a server, and the tags of its sessions, up to
     /// its record; `None` for a server that is no longer listed.
     pub(super) fn set_server(&mut self, id: &ServerId, server: Option<&Server>) {
-        let known = self.servers.get(id).map(|listed| listed.host);
-        match (known, server) {
-            (Some(slot), Some(server)) => {
-                let old = self.hosts.get(slot);
-                let has_other_facts = old.is_none_or(|old| !Arc::ptr_eq(&old.facts, &server.facts));
-                if has_other_facts || old.is_none_or(|old| old.is_lost != server.link.is_lost()) {
-                    self.hosts.set(slot, host_of(server));
-                }
-                if has_other_facts {
-                    self.set_tags(id, &server.facts.tags);
-                }
-            }
-            (None, Some(server)) => {
-                let host = self.hosts.add(host_of(server));
-                self.servers.insert(id.clone(), Listed { host, tags: Arc::default() });
-                self.set_host_of_all(id, Some(host));
-                self.set_tags(id, &server.facts.tags);
-            }
-            (Some(slot), None) => {
-                self.set_tags(id, &BTreeMap::new());
-                self.set_host_of_all(id, None);
-                self.hosts.remove(slot);
-                self.servers.remove(id);
-            }
-            (None, None) => {}
+        let is_lost = server.is_some_and(|server| server.link.is_lost());
+        if is_lost {
+            self.lost.insert(id.clone());
+        } else if !self.lost.is_empty() {
+            self.lost.remove(id);
         }
-    }
-
-    /// Sessions that are, or were, on a server.
-    fn sessions_ever_on(&self, server: &ServerId) -> Vec<(SessionId, Slot)> {
-        self.sessions_on(server).chain(self.ended_on(server)).map(|(id, slot)| (id.clone(), slot)).collect()
-    }
-
-    fn set_host_of_all(&mut self, server: &ServerId, host: Option<Slot>) {
-        for (_, slot) in self.sessions_ever_on(server) {
-            self.set_host(slot, host);
+        let facts = server.map(|server| Arc::clone(&server.facts));
+        let known = self.servers.get(id).map(|listed| &listed.facts);
+        match (known, &facts) {
+            (None, None) => return,
+            (Some(known), Some(facts)) if Arc::ptr_eq(known, facts) => return,
+            _ => {}
         }
+        let sessions = self.sessions_ever_on(id);
+        for (_, slot) in &sessions {
+            self.set_facts(*slot, facts.clone());
+        }
+        let old = self.servers.get(id).map(|listed| Arc::clone(&listed.tags)).unwrap_or_default();
+        let tags = facts.iter().flat_map(|facts| &facts.tags).map(|(name, value)| TagKey::new(name, value));
+        let new = self.replace_tags(&sessions, &old, tags.collect());
+        match facts {
+            Some(facts) => self.servers.insert(id.clone(), Listed { facts, tags: new }),
+            None => self.servers.remove(id),
+        };
     }
 
-    fn set_tags(&mut self, server: &ServerId, tags: &BTreeMap<String, String>) {
-        let Some(listed) = self.servers.get(server).cloned() else { return };
-        let old = listed.tags;
-        let wanted: Vec<TagKey> = tags.iter().map(|(name, value)| TagKey::new(name, value)).collect();
-        if *old == *wanted {
-            return;
+    /// Gives sessions other tags; returns them as they are shared.
+    fn replace_tags(
+        &mut self,
+        sessions: &[(SessionId, Slot)],
+        old: &Arc<[TagKey]>,
+        wanted: Vec<TagKey>,
+    ) -> Arc<[TagKey]> {
+        if **old == *wanted {
+            return Arc::clone(old);
         }
         let new: Arc<[TagKey]> = wanted.into_iter().map(|tag| self.carried_by_one_more(tag)).collect();
         for tag in old.iter() {
             self.carried_by_one_less(tag);
         }
-        for (session, slot) in self.sessions_ever_on(server) {
+        for (session, slot) in sessions {
             for tag in old.iter().filter(|tag| !new.contains(tag)) {
                 self.by_tag.remove(&(tag.clone(), session.clone()));
             }
             for tag in new.iter().filter(|tag| !old.contains(tag)) {
-                self.by_tag.insert((tag.clone(), session.clone()), slot);
+                self.by_tag.insert((tag.clone(), session.clone()), *slot);
             }
         }
-        self.servers.insert(server.clone(), Listed { tags: new, ..listed });
+        new
+    }
+
+    /// Sessions that are, or were, on a server.
+    fn sessions_ever_on(&self, server: &ServerId) -> Vec<(SessionId, Slot)> {
+        self.sessions_on(server).chain(self.ended_on(server)).map(|(id, slot)| (id.clone(), slot)).collect()
     }
 
     /// Counts a server that carries a tag, and gives the text that all share.
@@ -329,12 +314,6 @@ impl Lookup {
 /// Two are equal when they find the same, wherever they keep it.
 impl PartialEq for Lookup {
     fn eq(&self, other: &Self) -> bool {
-        let listed = |lookup: &Self| -> Vec<(ServerId, Arc<[TagKey]>, Option<Host>)> {
-            let servers = lookup.servers.iter();
-            servers
-                .map(|(id, server)| (id.clone(), Arc::clone(&server.tags), lookup.hosts.get(server.host).cloned()))
-                .collect()
-        };
         self.by_id.keys().eq(other.by_id.keys())
             && self.by_owner.keys().eq(other.by_owner.keys())
             && self.on_server.keys().eq(other.on_server.keys())
@@ -342,14 +321,10 @@ impl PartialEq for Lookup {
             && self.by_tag.keys().eq(other.by_tag.keys())
             && self.servers_with == other.servers_with
             && self.rows.len() == other.rows.len()
-            && self.hosts.len() == other.hosts.len()
-            && listed(self) == listed(other)
+            && self.servers == other.servers
+            && self.lost == other.lost
             && self.found().eq(other.found())
     }
 }
 
 impl Eq for Lookup {}
-
-fn host_of(server: &Server) -> Host {
-    Host { facts: Arc::clone(&server.facts), is_lost: server.link.is_lost() }
-}

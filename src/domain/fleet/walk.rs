@@ -178,8 +178,15 @@ pub struct Walk<'a> {
     lookup: &'a Lookup,
     source: Source<'a>,
     steps_left: usize,
+    /// Found already, the next one last.
+    batch: Vec<Sighting<'a>>,
+    batch_size: usize,
     is_cut: bool,
 }
+
+/// Sessions found at a time, at first and at most: growing, so that a walk
+/// finds little more than it is asked for.
+const BATCH_SIZES: (usize, usize) = (8, 512);
 
 enum Source<'a> {
     All(RangedIter<'a, SessionId, Slot, DefaultSharedPtr>),
@@ -198,7 +205,7 @@ impl Fleet {
         } else {
             Source::Labels(groups.iter().map(|labels| Group::new(lookup, labels, after)).collect())
         };
-        Walk { lookup, source, steps_left: steps_max, is_cut: false }
+        Walk { lookup, source, steps_left: steps_max, batch: Vec::new(), batch_size: BATCH_SIZES.0, is_cut: false }
     }
 
     /// A session with what it shows of its server.
@@ -208,18 +215,14 @@ impl Fleet {
     }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// Whether it ended because it took as many steps as it may.
     pub const fn is_cut(&self) -> bool {
         self.is_cut
     }
 
     fn next_slot(&mut self) -> Option<Slot> {
-        loop {
-            if self.steps_left == 0 {
-                self.is_cut = true;
-                return None;
-            }
+        while self.steps_left > 0 {
             self.steps_left -= 1;
             match &mut self.source {
                 Source::All(sessions) => return sessions.next().map(|(_, slot)| *slot),
@@ -233,6 +236,22 @@ impl Walk<'_> {
                 }
             }
         }
+        None
+    }
+
+    /// First the places, then what stands there: the latter comes from all
+    /// over the memory, which answers several requests at a time unless other
+    /// work stands between them.
+    fn fill(&mut self) {
+        let mut slots = Vec::with_capacity(self.batch_size);
+        while slots.len() < self.batch_size
+            && let Some(slot) = self.next_slot()
+        {
+            slots.push(slot);
+        }
+        self.batch_size = (2 * self.batch_size).min(BATCH_SIZES.1);
+        // Listings name only places that are taken.
+        self.batch.extend(slots.iter().rev().filter_map(|slot| self.lookup.sighting(*slot)));
     }
 }
 
@@ -240,9 +259,12 @@ impl<'a> Iterator for Walk<'a> {
     type Item = Sighting<'a>;
 
     fn next(&mut self) -> Option<Sighting<'a>> {
-        let slot = self.next_slot()?;
-        // Listings name only places that are taken.
-        self.lookup.sighting(slot)
+        if self.batch.is_empty() {
+            self.fill();
+        }
+        let next = self.batch.pop();
+        self.is_cut = next.is_none() && self.steps_left == 0;
+        next
     }
 }
 
