@@ -5,6 +5,7 @@
 mod behaviour;
 mod histories;
 mod lifecycle;
+mod model;
 mod placing;
 
 use std::collections::BTreeMap;
