@@ -1,5 +1,7 @@
 //! What agents say, and what their silence means.
 
+use std::sync::Arc;
+
 use super::Fleet;
 use super::apply::Transition;
 use super::operators;
@@ -109,8 +111,8 @@ fn closed(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, by: Instruc
 
 /// The connection to an agent broke.
 pub(super) fn disconnect(t: &mut Transition<'_>, server: ServerId, epoch: Epoch) -> Outcome {
-    recover(t, &server, epoch);
-    if !is_current(t, &server, epoch) {
+    let found = t.fleet.server(&server);
+    if !found.is_some_and(|server| server.link.held_by().is_some() && server.link.epoch() == epoch) {
         return Outcome::Refused(Refusal::StaleEpoch);
     }
     t.emit(Event::ServerInterrupted { server });
@@ -119,12 +121,8 @@ pub(super) fn disconnect(t: &mut Transition<'_>, server: ServerId, epoch: Epoch)
 
 /// A replica began anew: whatever agents it held are connected no longer.
 pub(super) fn replica_started(t: &mut Transition<'_>, replica: ReplicaId) -> Outcome {
-    let held = |server: &Server| match server.link {
-        Link::Up { via, .. } => via == replica,
-        Link::Interrupted { .. } | Link::Lost { .. } => false,
-    };
-    let interrupted: Vec<ServerId> =
-        t.fleet.servers().filter(|server| held(server)).map(|server| server.id.clone()).collect();
+    let held = |server: &&Arc<Server>| server.link.held_by() == Some(replica);
+    let interrupted: Vec<ServerId> = t.fleet.servers().filter(held).map(|server| server.id.clone()).collect();
     for server in interrupted {
         t.emit(Event::ServerInterrupted { server });
     }
@@ -158,7 +156,9 @@ fn next_due(fleet: &Fleet, id: &ServerId) -> Option<(Timestamp, ServerDue)> {
     let Some(server) = fleet.server(id) else {
         let since = *fleet.departed.get(id)?;
         let kept = MARKS_RETENTION.max(settings.lost_session_retention.unwrap_or_default());
-        return [sessions_expire(since), Some((since + kept, ServerDue::MarksExpire))].into_iter().flatten().min();
+        let marks_expire = fleet.is_closed(id) || !has_sessions;
+        let marks_expire = marks_expire.then_some((since + kept, ServerDue::MarksExpire));
+        return [sessions_expire(since), drain, marks_expire].into_iter().flatten().min();
     };
     let (link, sessions) = match server.link {
         Link::Up { .. } | Link::Interrupted { .. } => {
@@ -209,6 +209,11 @@ fn sessions_expired(t: &mut Transition<'_>, server: &ServerId) {
         }
     }
     set_nothing_aside(t, server);
+    // A word of its agent alone would not say what is there: it is to connect
+    // again, with a full report.
+    if t.fleet.server(server).is_some_and(|server| server.link.held_by().is_some()) {
+        t.emit(Event::ServerInterrupted { server: server.clone() });
+    }
 }
 
 /// A server was away for too long. Its sessions may live on unseen; those that
