@@ -464,6 +464,28 @@ async fn an_agent_that_is_turned_away_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_says_which_run_of_it_connects_and_tries_on_while_another_one_is_preferred() {
+    let broker = Broker::start().await;
+    let agent = Agent::start(broker.config());
+    let mut instances = Vec::new();
+    for _ in 0..3 {
+        let (mut peer, hello) = broker.accept().await;
+        let frame = CloseFrame { code: protocol::close::CLONED.into(), reason: protocol::CLONED_REASON.into() };
+        peer.socket.close(Some(frame)).await.unwrap();
+        instances.push((hello.server, hello.instance));
+    }
+    let (_peer, hello) = broker.welcome(1).await;
+    assert!(instances.iter().all(|known| *known == (hello.server.clone(), hello.instance.clone())), "{instances:?}");
+    agent.stop().await;
+
+    let agent = Agent::start(broker.config());
+    let (_peer, next) = broker.welcome(2).await;
+    assert_eq!(next.server, hello.server, "the server stays the same");
+    assert_ne!(next.instance, hello.instance, "each run has an instance of its own");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_with_a_foreign_certificate_is_trusted_only_without_strictness() {
     let broker = Broker::start().await;
     let foreign = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();

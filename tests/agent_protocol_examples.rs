@@ -9,8 +9,8 @@ use berth::domain::ids::ID_BYTES_MAX;
 use berth::domain::instruction::{Action, Answer};
 use berth::domain::report::Inventory;
 use berth::protocol::{
-    self, FromAgent, FromBroker, HELLO_TIMEOUT, MESSAGE_BYTES_MAX, PING_INTERVAL, PINGS_MISSED_MAX, Question,
-    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, close,
+    self, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, MESSAGE_BYTES_MAX, PING_INTERVAL, PINGS_MISSED_MAX,
+    Question, REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, close,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -178,11 +178,13 @@ fn every_number_of_the_protocol_stands_on_the_page() {
         format!("from {REPORT_INTERVAL_MS_MIN} to {REPORT_INTERVAL_MS_MAX}"),
         format!("sends a ping every {} s", PING_INTERVAL.as_secs()),
         format!("three pings ({} s)", (PING_INTERVAL * PINGS_MISSED_MAX).as_secs()),
+        format!("no answer within {} s of", CONTEST_TIMEOUT.as_secs()),
         format!("No answer within {} s", settings.prepare_timeout.as_secs()),
         format!("| {} | this side ends |", close::GOING_AWAY),
         format!("| {} | nonsense", close::NONSENSE),
         format!("| {} | silence", close::SILENT),
         format!("| {} | another connection", close::REPLACED),
+        format!("| {} | another agent", close::CLONED),
         format!("| {} | the version", close::VERSION),
         format!("| {} | the log takes nothing", close::UNAVAILABLE),
     ];

@@ -318,7 +318,10 @@ async fn what_is_asked_for_arrives_in_the_log() {
     assert_eq!((init_file.as_deref(), autorun_file.as_deref()), (Some("old.sh"), Some("run.sh")));
     assert_eq!(autorun_arguments, &["a", "b"]);
     assert_eq!(permissions.as_deref(), Some("%owner% allow builtin"));
-    assert_eq!((requirements.as_deref(), storage_root.as_deref()), (Some("tag:color = 'pink'"), Some("%home%/s")));
+    assert_eq!(
+        (requirements.as_ref().map(ToString::to_string).as_deref(), storage_root.as_deref()),
+        (Some("tag:color = 'pink'"), Some("%home%/s"))
+    );
     assert!(*enqueue && *retry_disabled);
 }
 

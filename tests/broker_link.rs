@@ -98,6 +98,8 @@ async fn nonsense_ends_its_own_connection_with_a_reason_and_no_other() {
         (hello_text(|hello| hello["server"] = json!("")), "server id"),
         (hello_text(|hello| hello["server"] = json!("x".repeat(257))), "256"),
         (hello_text(|hello| hello["server"] = json!("two\nlines")), "control"),
+        (hello_text(|hello| hello["instance"] = Value::Null), "not understood"),
+        (hello_text(|hello| hello["instance"] = json!("")), "agent instance"),
         (hello_text(|hello| hello["report_interval_ms"] = json!(999)), "report_interval_ms"),
         (hello_text(|hello| hello["report_interval_ms"] = json!(600_001)), "report_interval_ms"),
         (without("facts"), "full report"),
@@ -202,7 +204,7 @@ async fn an_agent_that_says_no_hello_or_nothing_more_is_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_connection_of_a_server_takes_the_place_of_the_first() {
+async fn a_second_connection_of_an_agent_takes_the_place_of_its_first() {
     let broker = Broker::start().await;
     let api = broker.api().await;
     let mut first = Peer::join(&broker, "twice", Vec::new()).await;

@@ -25,7 +25,7 @@ use super::snapshot::Snapshot;
 use crate::domain::host::Limits;
 use crate::domain::instruction::{Action, Answer, Instruction};
 use crate::domain::report::Report;
-use crate::domain::{Epoch, InstructionId, Owner, ServerId, SessionId, SessionKind, SessionSpec};
+use crate::domain::{AgentInstance, Epoch, InstructionId, Owner, ServerId, SessionId, SessionKind, SessionSpec};
 use crate::protocol::{self, FromAgent, FromBroker, Hello, Question, Reply};
 
 /// Instructions that are carried out at a time. Starting a desktop keeps a
@@ -44,6 +44,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// What an engine is made of.
 pub(super) struct Parts {
     pub(super) server: ServerId,
+    pub(super) instance: AgentInstance,
     pub(super) limits: Limits,
     pub(super) report_interval: Duration,
     pub(super) advertise_ip: Option<IpAddr>,
@@ -56,6 +57,7 @@ pub(super) struct Parts {
 
 pub(super) struct Engine {
     server: ServerId,
+    instance: AgentInstance,
     limits: Limits,
     report_interval: Duration,
     advertise_ip: Option<IpAddr>,
@@ -111,6 +113,7 @@ impl Engine {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
             server: parts.server,
+            instance: parts.instance,
             limits: parts.limits,
             report_interval: parts.report_interval,
             advertise_ip: parts.advertise_ip,
@@ -213,6 +216,7 @@ impl Engine {
                 let _ = hello.send(Hello {
                     version: *protocol::VERSIONS.end(),
                     server: self.server.clone(),
+                    instance: self.instance.clone(),
                     report_interval_ms,
                     report,
                 });

@@ -7,6 +7,7 @@
 //! dead peer may leave a socket open for hours.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -21,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use zeroize::Zeroizing;
 
 use super::tls::{self, Connector};
@@ -141,6 +142,8 @@ pub(super) struct Link {
     pub(super) secret: Zeroizing<String>,
     /// TLS with what it trusts.
     pub(super) connector: Connector,
+    /// The file with the server's id, for the operator of a copied host.
+    pub(super) server_id_file: PathBuf,
     /// The engine.
     pub(super) events: mpsc::Sender<Event>,
 }
@@ -162,7 +165,7 @@ impl Link {
             if logged == Some(problem.kind()) {
                 debug!(%problem, "still no link to the broker");
             } else {
-                warn!(broker = %self.address(), %problem, "no link to the broker; trying again");
+                self.tell_operator(&problem);
                 logged = Some(problem.kind());
             }
             if welcomed.is_some_and(|at: Instant| at.elapsed() >= LASTED) {
@@ -180,6 +183,21 @@ impl Link {
                 () = sleep(jittered) => {}
             }
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Says once what the matter is.
+    fn tell_operator(&self, problem: &Problem) {
+        let broker = self.address();
+        match problem {
+            Problem::Closed { code: protocol::close::CLONED, reason } => error!(
+                broker,
+                reason,
+                "another agent uses the id of this server; if this host is a copy of another one, delete {} and \
+                 restart the agent, which makes it a server of its own; trying again",
+                self.server_id_file.display()
+            ),
+            problem => warn!(broker, %problem, "no link to the broker; trying again"),
         }
     }
 

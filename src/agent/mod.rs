@@ -32,8 +32,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::domain::ServerId;
 use crate::domain::host::Limits;
+use crate::domain::{AgentInstance, ServerId};
 
 use crate::files;
 pub use crate::files::FileError;
@@ -123,8 +123,10 @@ async fn run_locked(
     if !config.tls_strict {
         warn!("tls_strict is false: whoever answers at the broker's address is believed to be the broker");
     }
-    let server = server_id(&config.data_folder.join("server-id"))?;
-    info!(%server, desktops = desktops.version(), "the agent starts");
+    let server_id_file = config.data_folder.join("server-id");
+    let server = server_id(&server_id_file)?;
+    let instance = AgentInstance::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is short and printable");
+    info!(%server, %instance, desktops = desktops.version(), "the agent starts");
     // Simulated sessions end with the agent; their ledger does, too.
     let ledger_folder = config.data_folder.join("ledger");
     let ledger = Ledger::open((config.desktops != DesktopKind::Simulated).then_some(ledger_folder.as_path()))?;
@@ -135,6 +137,7 @@ async fn run_locked(
         port: config.broker_port,
         secret: config.secret()?,
         connector: Connector::new(ca_file)?,
+        server_id_file,
         events: event_sender,
     };
     let console_sessions = desktops.console_sessions();
@@ -144,6 +147,7 @@ async fn run_locked(
     let first = snapshots.recv().await.ok_or(Error::Task("snapshot"))?;
     let engine = Engine::new(Parts {
         server,
+        instance,
         limits: Limits {
             virtual_sessions_max: config.max_virtual_sessions,
             sessions_per_owner_max: config.max_concurrent_sessions_per_user,

@@ -137,4 +137,8 @@ impl door::Core for Broker {
     fn new_id(&self) -> String {
         uuid::Uuid::now_v7().to_string()
     }
+
+    fn now(&self) -> Timestamp {
+        Self::now(self)
+    }
 }

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::client::KeyPurpose;
-use super::ids::{ClientId, Epoch, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{AgentInstance, ClientId, Epoch, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::Answer;
 use super::report::Report;
 use super::session::{Session, SessionSpec, SessionState};
@@ -85,10 +85,13 @@ pub enum Command {
     },
 
     /// An agent connected to a replica and said hello. Its new connection
-    /// takes the place of an older one.
+    /// takes the place of an older one of its own; while the connection of
+    /// another agent stands, it is refused.
     ConnectAgent {
         /// Its server.
         server: ServerId,
+        /// The run of the agent.
+        instance: AgentInstance,
         /// The replica that holds the connection.
         via: ReplicaId,
         /// How often it reports.
@@ -215,4 +218,7 @@ pub enum Refusal {
     /// It exists already, with another content.
     #[error("it exists already")]
     Exists,
+    /// Another agent with the same server id is connected.
+    #[error("another agent with this server id is connected")]
+    OtherInstance,
 }

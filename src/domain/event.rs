@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{ApiClient, SigningKey};
 use super::ids::InstructionId;
-use super::ids::{ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{AgentInstance, ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::{Action, Answer, Instruction};
 use super::report::{Report, ReportedSession};
 use super::session::SessionSpec;
@@ -179,6 +179,8 @@ pub enum Event {
     ServerConnected {
         /// Which server.
         server: ServerId,
+        /// The run of the agent.
+        instance: AgentInstance,
         /// Number of the connection.
         epoch: Epoch,
         /// The replica that holds it.
@@ -252,6 +254,14 @@ pub enum Event {
         server: ServerId,
         /// By whom.
         client: ClientId,
+    },
+    /// Another agent came with the id of a server whose agent is connected,
+    /// and was refused. Told at most once in
+    /// [`CONTEST_INTERVAL`](super::server::CONTEST_INTERVAL). The replica that
+    /// holds the connection finds out whether its agent still answers.
+    ServerContested {
+        /// Which server.
+        server: ServerId,
     },
 
     /// An API client was registered.

@@ -10,12 +10,14 @@ use std::path::PathBuf;
 
 use super::client::KeyPurpose;
 use super::codec::{decode_command, encode_command};
-use super::command::Command;
+use super::command::{Command, Outcome, Refusal};
 use super::fleet::{Fleet, Stamp};
 use super::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
-use super::ids::{ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{
+    AgentInstance, ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId,
+};
 use super::instruction::Answer;
 use super::placement::Policy;
 use super::report::{EndedSession, Inventory, Report, ReportedSession};
@@ -150,9 +152,20 @@ fn commands() -> Vec<(&'static str, Command)> {
             "connect-agent",
             Command::ConnectAgent {
                 server: server.clone(),
+                instance: AgentInstance::new("run-1").expect("valid"),
                 via: ReplicaId(1),
                 report_interval: Millis(30_000),
                 report: report(Inventory::Full(vec![reported("console")])),
+            },
+        ),
+        (
+            "connect-agent-of-a-copy",
+            Command::ConnectAgent {
+                server: server.clone(),
+                instance: AgentInstance::new("run-2").expect("valid"),
+                via: ReplicaId(2),
+                report_interval: Millis(30_000),
+                report: report(Inventory::Full(Vec::new())),
             },
         ),
         ("create-session", Command::CreateSession { id: session.clone(), spec: spec(), client: client.clone() }),
@@ -211,7 +224,11 @@ fn fleet() -> Fleet {
         let stamp = Stamp { index: LogIndex(number + 1), at: Timestamp(1_700_000_000_000 + number) };
         fleet.advance(stamp);
         let outcome = fleet.apply(stamp, command).outcome;
-        assert!(!matches!(outcome, super::Outcome::Refused(_)), "{name}: {outcome:?}");
+        match outcome {
+            Outcome::Refused(Refusal::OtherInstance) => assert_eq!(name, "connect-agent-of-a-copy"),
+            Outcome::Refused(refusal) => panic!("{name}: {refusal}"),
+            _ => {}
+        }
     }
     fleet
 }

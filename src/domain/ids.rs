@@ -96,6 +96,11 @@ text_id! {
     ServerId, "server id"
 }
 text_id! {
+    /// One run of an agent: a random UUID that it draws at its start. Tells an
+    /// agent that connects again from another one with the same server id.
+    AgentInstance, "agent instance"
+}
+text_id! {
     /// A session. A UUID when the broker made it; whatever the host chose
     /// otherwise (`console`, for example).
     SessionId, "session id"

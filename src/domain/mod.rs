@@ -33,7 +33,7 @@ mod golden_tests;
 pub use command::{Command, Outcome, Refusal};
 pub use event::Event;
 pub use fleet::Fleet;
-pub use ids::{ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
+pub use ids::{AgentInstance, ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
 pub use instruction::{Action, Instruction};
 pub use server::Server;
 pub use session::{Phase, Session, SessionKind, SessionSpec};

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::host::{Health, HostFacts, HostLoad};
-use super::ids::{ClientId, Epoch, ReplicaId, ServerId};
+use super::ids::{AgentInstance, ClientId, Epoch, ReplicaId, ServerId};
 use super::requirements::{Property, Subject, Value};
 use super::time::{Millis, Timestamp};
+
+/// Shortest time between two events that tell of a server that it is contested:
+/// agents on copied hosts try for ever, and must not fill the journal.
+pub const CONTEST_INTERVAL: Millis = Millis::from_secs(60);
 
 /// A server as the log knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,22 @@ pub struct Server {
     pub first_seen_at: Timestamp,
     /// It failed to create a session: until then, others are asked first.
     pub avoided_until: Option<Timestamp>,
+    /// When another agent last came with its id while its own was connected,
+    /// to within [`CONTEST_INTERVAL`]; a copied host as a rule.
+    pub contested_at: Option<Timestamp>,
+}
+
+impl Server {
+    /// Whether an agent is connected that is another one than this.
+    pub fn is_held_by_other(&self, instance: &AgentInstance) -> bool {
+        matches!(&self.link, Link::Up { instance: holder, .. } if holder != instance)
+    }
+
+    /// Whether it was told that the server is contested so shortly before a
+    /// time that it is not told again.
+    pub fn is_contest_told(&self, at: Timestamp) -> bool {
+        self.contested_at.is_some_and(|told| at < told + CONTEST_INTERVAL)
+    }
 }
 
 /// A server that an operator closed.
@@ -61,6 +81,8 @@ pub enum Link {
         epoch: Epoch,
         /// Replica that holds it.
         via: ReplicaId,
+        /// The run of the agent at its other end.
+        instance: AgentInstance,
     },
     /// The connection broke a moment ago: nothing new is placed there, its
     /// sessions still count as reachable.
@@ -74,9 +96,9 @@ pub enum Link {
         epoch: Epoch,
         /// Since when.
         since: Timestamp,
-        /// The replica that held the connection, if it did not break: a word
-        /// from the agent brings the server back.
-        via: Option<ReplicaId>,
+        /// The replica that held the connection and the agent's run, if it did
+        /// not break: a word from the agent brings the server back.
+        via: Option<(ReplicaId, AgentInstance)>,
     },
 }
 
@@ -93,7 +115,8 @@ impl Link {
         match self {
             Self::Up { via, .. } => Some(*via),
             Self::Interrupted { .. } => None,
-            Self::Lost { via, .. } => *via,
+            Self::Lost { via: Some((via, _)), .. } => Some(*via),
+            Self::Lost { via: None, .. } => None,
         }
     }
 

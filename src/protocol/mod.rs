@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::instruction::{Answer, Instruction};
 use crate::domain::report::Report;
-use crate::domain::{Epoch, InstructionId, ServerId, SessionId};
+use crate::domain::{AgentInstance, Epoch, InstructionId, ServerId, SessionId};
 
 /// Where the broker takes agents, on the agents' port.
 pub const PATH: &str = "/agent/link";
@@ -40,6 +40,16 @@ pub const PINGS_MISSED_MAX: u32 = 3;
 /// How long the broker waits for the agent's hello, and the agent for the
 /// broker's welcome.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an agent has to answer a ping after another one came with its
+/// server's id. It is dropped then, and the other one is let in when it tries
+/// again: a host that lost its power is back within seconds, while a copy of a
+/// host stays out as long as the original answers.
+pub const CONTEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What an agent is told that is refused because another one with the same
+/// server id is connected; no more bytes than a close frame takes.
+pub const CLONED_REASON: &str = "this server id is in use by another agent; on a copied host delete server-id in the data_folder, restart the agent";
 
 /// From agent to broker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +97,8 @@ pub struct Hello {
     pub version: u32,
     /// Id of the server: made once by the agent, kept for ever.
     pub server: ServerId,
+    /// This run of the agent: drawn at random at its start.
+    pub instance: AgentInstance,
     /// How often it will report, in milliseconds; between
     /// [`REPORT_INTERVAL_MS_MIN`] and [`REPORT_INTERVAL_MS_MAX`].
     pub report_interval_ms: u64,
@@ -221,10 +233,23 @@ pub mod close {
     pub const VERSION: u16 = 4426;
     /// Another connection of the same server took over.
     pub const REPLACED: u16 = 4409;
+    /// Another agent with the same server id is connected.
+    pub const CLONED: u16 = 4423;
     /// Nothing was heard for three pings.
     pub const SILENT: u16 = 4408;
     /// The broker cannot take it now (no leader, or the disk is full): try again.
     pub const UNAVAILABLE: u16 = 4503;
     /// The broker ends.
     pub const GOING_AWAY: u16 = 1001;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_for_a_copied_host_fits_into_a_close_frame() {
+        assert!(CLONED_REASON.len() <= 123, "{} bytes", CLONED_REASON.len());
+        assert!(CONTEST_TIMEOUT < PING_INTERVAL * PINGS_MISSED_MAX, "silence alone would be noticed as soon");
+    }
 }

@@ -20,8 +20,8 @@ use berth::domain::host::{
 };
 use berth::domain::report::{Inventory, Report, ReportedSession};
 use berth::domain::{
-    Action, ClientId, Command, Epoch, Fleet, InstructionId, LogIndex, Millis, Outcome, Owner, ReplicaId, ServerId,
-    Session, SessionId, SessionKind, Timestamp,
+    Action, AgentInstance, ClientId, Command, Epoch, Fleet, InstructionId, LogIndex, Millis, Outcome, Owner, ReplicaId,
+    ServerId, Session, SessionId, SessionKind, Timestamp,
 };
 use berth::protocol::{Image, ImageFormat, Question, Reply};
 use serde_json::Value;
@@ -101,6 +101,7 @@ impl World {
         };
         let outcome = self.apply(Command::ConnectAgent {
             server: server_id(id),
+            instance: AgentInstance::new(id).unwrap(),
             via: ReplicaId(1),
             report_interval: Millis::from_secs(30),
             report,
@@ -204,6 +205,10 @@ impl Core for World {
 
     fn new_id(&self) -> String {
         format!("00000000-0000-4000-8000-{:012}", self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.log.lock().unwrap().at)
     }
 }
 

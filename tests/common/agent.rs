@@ -36,6 +36,18 @@ impl Agent {
         Self::start(broker, "desktops = 'xvnc'", Some(program))
     }
 
+    /// An agent on a copy of this one's host: everything in its folder is the
+    /// same but the level of the log, which shows each attempt to connect.
+    pub fn on_a_copy(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(self.folder.path(), folder.path());
+        let configuration = folder.path().join("agent.conf");
+        let text = std::fs::read_to_string(&configuration).unwrap();
+        std::fs::write(&configuration, text.replace("[log]\n", "[log]\nlevel = 'debug'\n")).unwrap();
+        let process = Process::start(command(folder.path(), None));
+        Self { process, folder, hides: None }
+    }
+
     fn start(broker: &Broker, configuration: &str, hides: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["init", "autorun", "tags"] {
@@ -93,12 +105,29 @@ impl Agent {
     }
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // First the agent, so that it starts nothing more.
         let _ = kill_process(self.process.pid(), Signal::KILL);
         end_desktops(&self.folder.path().join("data/sessions"));
     }
+}
+
+/// Another agent with the configuration in a folder.
+pub fn another(folder: &Path) -> Command {
+    command(folder, None)
 }
 
 /// With a program to hide it runs in a mount namespace of its own, where a

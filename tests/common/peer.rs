@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth::domain::host::{Health, HostFacts, HostLoad, Limits};
 use berth::domain::instruction::{Answer, Instruction};
 use berth::domain::report::{Inventory, Report, ReportedSession};
-use berth::domain::{Epoch, InstructionId, Owner, ServerId, SessionId, SessionKind, Timestamp};
+use berth::domain::{AgentInstance, Epoch, InstructionId, Owner, ServerId, SessionId, SessionKind, Timestamp};
 use berth::protocol::{self, FromAgent, FromBroker, Hello, Question};
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
@@ -167,6 +167,8 @@ pub fn hello(server: &str, sessions: Vec<ReportedSession>) -> Hello {
     Hello {
         version: 1,
         server: ServerId::new(server).unwrap(),
+        // The same for each connection, as with an agent that connects again.
+        instance: AgentInstance::new(&format!("run of {server}")).unwrap(),
         report_interval_ms: 30_000,
         report: Report {
             facts: Some(HostFacts {

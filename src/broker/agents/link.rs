@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use super::Agents;
 use super::registry::{Asked, Registered};
@@ -21,8 +21,8 @@ use crate::domain::instruction::Answer;
 use crate::domain::report::{Inventory, Report};
 use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
 use crate::protocol::{
-    self, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL, PINGS_MISSED_MAX, REPORT_INTERVAL_MS_MAX,
-    REPORT_INTERVAL_MS_MIN, Reply, close,
+    self, CLONED_REASON, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL, PINGS_MISSED_MAX,
+    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, close,
 };
 
 /// Messages of one agent that may wait for the log, and that become one entry.
@@ -111,7 +111,13 @@ pub(super) async fn serve(mut socket: WebSocket, agents: Agents) {
 async fn part(socket: &mut WebSocket, server: Option<&ServerId>, farewell: Farewell) {
     let server = server.map_or("unknown", ServerId::as_str);
     let farewell = Farewell { reason: shortened(farewell.reason), ..farewell };
-    tracing::info!(server, code = farewell.code, reason = farewell.reason, "agent connection ends");
+    if farewell.code == close::CLONED {
+        // It comes again and again. The replica with the other agent's
+        // connection tells it, once a minute.
+        tracing::debug!(server, "an agent was refused: another one with its server id is connected");
+    } else {
+        tracing::info!(server, code = farewell.code, reason = farewell.reason, "agent connection ends");
+    }
     let frame = CloseFrame { code: farewell.code, reason: Utf8Bytes::from(farewell.reason) };
     let _ = timeout(WRITE_TIMEOUT, async {
         socket.send(Message::Close(Some(frame))).await?;
@@ -217,8 +223,14 @@ fn bounded(answer: Answer) -> Answer {
 }
 
 async fn connect(broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
+    let cloned = || Farewell::new(close::CLONED, CLONED_REASON);
+    // Spares the log; an outdated state only makes the agent try once more.
+    if broker.fleet().refuses_silently(&hello.server, &hello.instance) {
+        return Err(cloned());
+    }
     let command = Command::ConnectAgent {
         server: hello.server,
+        instance: hello.instance,
         via: broker.id(),
         report_interval: Millis(hello.report_interval_ms),
         report: hello.report,
@@ -226,6 +238,7 @@ async fn connect(broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
     match broker.propose(vec![command]).await {
         Ok(outcomes) => match outcomes.first() {
             Some(Outcome::Welcome { epoch }) => Ok(*epoch),
+            Some(Outcome::Refused(Refusal::OtherInstance)) => Err(cloned()),
             other => Err(Farewell::new(close::UNAVAILABLE, format!("not welcome: {other:?}"))),
         },
         Err(error) => Err(Farewell::new(close::UNAVAILABLE, error.to_string())),
@@ -256,6 +269,7 @@ async fn converse(
         last_question: 0,
         last_ping: 0,
         heard_at: Instant::now(),
+        answer_due: None,
     };
     let farewell = talk.run(socket, &mut registered, recorded, agents).await;
     // Dropping the sender ends the recorder. What it did not record was not
@@ -323,6 +337,9 @@ struct Talk {
     last_question: u64,
     last_ping: u64,
     heard_at: Instant,
+    /// When the agent must have said something, because another one claims to
+    /// be this server.
+    answer_due: Option<Instant>,
 }
 
 impl Talk {
@@ -339,6 +356,7 @@ impl Talk {
         let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let answer_due = self.answer_due;
             // What was recorded goes out before more is read, so that no more
             // is under way than the channels hold.
             let step = tokio::select! {
@@ -351,11 +369,15 @@ impl Talk {
                     Err(farewell) => Err(farewell),
                 },
                 () = registered.woken.notified() => self.instruct(socket).await,
+                () = registered.contested.notified() => self.challenge(socket).await,
                 Some(asked) = registered.questions.recv() => self.ask(socket, asked).await,
                 // Before the ping: after a standstill of ours, what the agent
                 // said meanwhile is read before it is taken for silent.
                 message = socket.next() => self.heard(socket, message).await,
                 _ = pings.tick() => self.ping(socket).await,
+                () = sleep_until(answer_due.unwrap_or_else(Instant::now)), if answer_due.is_some() => {
+                    Err(Farewell::new(close::SILENT, "another agent came for this server, and this one did not answer"))
+                }
             };
             if let Err(farewell) = step {
                 return farewell;
@@ -405,12 +427,26 @@ impl Talk {
         send(socket, &FromBroker::Ping { number: self.last_ping }).await
     }
 
+    /// Another agent said that it is this server, and was refused: whether
+    /// this one lives must be known soon.
+    async fn challenge(&mut self, socket: &mut WebSocket) -> Result<(), Farewell> {
+        tracing::warn!(
+            server = %self.server,
+            epoch = %self.epoch,
+            "another agent with this server's id was refused: a copied host, unless this one is gone"
+        );
+        self.answer_due.get_or_insert(Instant::now() + CONTEST_TIMEOUT);
+        self.last_ping += 1;
+        send(socket, &FromBroker::Ping { number: self.last_ping }).await
+    }
+
     async fn heard(
         &mut self,
         socket: &mut WebSocket,
         message: Option<Result<Message, axum::Error>>,
     ) -> Result<(), Farewell> {
         self.heard_at = Instant::now();
+        self.answer_due = None;
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),

@@ -26,6 +26,8 @@ pub(super) struct Asked {
 pub(super) struct Registered {
     /// Something in the log concerns this server.
     pub(super) woken: Arc<Notify>,
+    /// Another agent came with the id of this server.
+    pub(super) contested: Arc<Notify>,
     /// Questions for its agent.
     pub(super) questions: mpsc::Receiver<Asked>,
 }
@@ -33,6 +35,7 @@ pub(super) struct Registered {
 struct Entry {
     epoch: Epoch,
     woken: Arc<Notify>,
+    contested: Arc<Notify>,
     questions: mpsc::Sender<Asked>,
 }
 
@@ -51,9 +54,9 @@ impl Links {
     /// A connection counts from now on. One of an older epoch is woken, and
     /// sees that it was replaced.
     pub(super) fn register(&self, server: &ServerId, epoch: Epoch) -> Registered {
-        let woken = Arc::new(Notify::new());
+        let (woken, contested) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
-        let entry = Entry { epoch, woken: Arc::clone(&woken), questions: sender };
+        let entry = Entry { epoch, woken: Arc::clone(&woken), contested: Arc::clone(&contested), questions: sender };
         let mut entries = self.entries();
         match entries.get(server) {
             // A newer connection was faster; this one will see so in the log.
@@ -64,7 +67,7 @@ impl Links {
                 }
             }
         }
-        Registered { woken, questions }
+        Registered { woken, contested, questions }
     }
 
     /// A connection ended.
@@ -89,13 +92,14 @@ impl Links {
             return;
         }
         let concerned = events.iter().filter_map(|event| match event {
-            Event::InstructionIssued { server, .. } | Event::ServerConnected { server, .. } => Some(server),
+            Event::InstructionIssued { server, .. } | Event::ServerConnected { server, .. } => Some((server, false)),
+            Event::ServerContested { server } => Some((server, true)),
             _ => None,
         });
         let mut entries = None;
-        for server in concerned {
+        for (server, contested) in concerned {
             if let Some(entry) = entries.get_or_insert_with(|| self.entries()).get(server) {
-                entry.woken.notify_one();
+                if contested { &entry.contested } else { &entry.woken }.notify_one();
             }
         }
     }
@@ -127,7 +131,7 @@ mod tests {
 
     use super::*;
     use crate::domain::report::Report;
-    use crate::domain::{Millis, ReplicaId};
+    use crate::domain::{AgentInstance, Millis, ReplicaId};
 
     fn woken(registered: &Registered) -> bool {
         registered.woken.notified().now_or_never().is_some()
@@ -140,7 +144,8 @@ mod tests {
         let at_one = links.register(&one, Epoch(1));
         let at_two = links.register(&two, Epoch(1));
         links.notice(&[Event::ServerConnected {
-            server: one,
+            server: one.clone(),
+            instance: AgentInstance::new("run").unwrap(),
             epoch: Epoch(1),
             via: ReplicaId(1),
             report_interval: Millis(5_000),
@@ -150,5 +155,11 @@ mod tests {
         links.notice(&[]);
         assert_eq!((woken(&at_one), woken(&at_two)), (true, true));
         assert_eq!((woken(&at_one), woken(&at_two)), (false, false), "once each");
+
+        let contested = |registered: &Registered| registered.contested.notified().now_or_never().is_some();
+        assert!(!contested(&at_one), "nobody came with its id");
+        links.notice(&[Event::ServerContested { server: one }]);
+        assert_eq!((contested(&at_one), contested(&at_two)), (true, false));
+        assert!(!woken(&at_one), "there is nothing to send");
     }
 }

@@ -46,6 +46,28 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Query<T> 
     }
 }
 
+/// One JSON object, or an array with one: what a part of it means is found
+/// out by the handler.
+#[derive(Debug)]
+pub(super) struct One(pub(super) Value);
+
+impl<S: Send + Sync> FromRequest<S> for One {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        let body = read(request, state).await?;
+        let one = match parse(&body)? {
+            Value::Array(mut items) if items.len() == 1 => items.pop().unwrap_or_default(),
+            other => other,
+        };
+        if one.is_object() {
+            Ok(Self(one))
+        } else {
+            Err(Error::BadRequest("the body must be one JSON object".to_owned()))
+        }
+    }
+}
+
 /// Reads a JSON body as bytes.
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Error> {
     let is_json = has_json_type(request.headers());
@@ -146,7 +168,8 @@ fn normalise(value: &mut Value) {
     }
 }
 
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+/// Decodes what is JSON already; an error names the field.
+pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     if let Value::Array(items) = &value
         && let Some(place) = items.iter().position(|item| !item.is_object())
     {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{ClientId, Command, Fleet, Outcome, ServerId, Session};
+use crate::domain::{ClientId, Command, Fleet, Outcome, ServerId, Session, Timestamp};
 use crate::protocol::{Question, Reply};
 
 /// Commands into the replicated log, and views of the fleet out of it.
@@ -27,6 +27,9 @@ pub trait Core: Send + Sync + 'static {
 
     /// A new UUID as text.
     fn new_id(&self) -> String;
+
+    /// The time by this host's clock; for telling ages, not for deciding.
+    fn now(&self) -> Timestamp;
 }
 
 /// Who calls, and the tokens.
@@ -150,6 +153,7 @@ pub(super) trait AnyCore: Send + Sync + 'static {
     fn local(&self) -> Arc<Fleet>;
     fn ask<'a>(&'a self, server: &'a ServerId, question: Question) -> Later<'a, Result<Reply, AskError>>;
     fn new_id(&self) -> String;
+    fn now(&self) -> Timestamp;
 }
 
 impl<C: Core> AnyCore for C {
@@ -171,6 +175,10 @@ impl<C: Core> AnyCore for C {
 
     fn new_id(&self) -> String {
         Core::new_id(self)
+    }
+
+    fn now(&self) -> Timestamp {
+        Core::now(self)
     }
 }
 

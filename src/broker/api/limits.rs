@@ -21,6 +21,9 @@ pub const ITEMS_MAX: usize = 1000;
 /// not say.
 pub const RESULTS_MAX: usize = 1000;
 
+/// Longest time that a drain may take, in seconds: a week.
+pub const DRAIN_SECONDS_MAX: u32 = 7 * 24 * 3600;
+
 /// Longest name of a session, in bytes, as desktop servers take it.
 pub const NAME_BYTES_MAX: usize = 256;
 /// Longest path of an init or autorun file or of a storage root, in bytes.

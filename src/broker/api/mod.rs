@@ -20,10 +20,12 @@ mod form;
 pub mod limits;
 mod pages;
 mod permissions;
+mod policy;
 mod screenshots;
 mod servers;
 mod sessions;
 mod token;
+mod v1;
 mod validate;
 mod view;
 pub mod wire;
@@ -40,6 +42,7 @@ use serde::Serialize;
 pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
 pub use error::Error;
+pub use policy::PLACEMENT_HEADER;
 
 use self::door::{AnyCore, AnyIdentity, Core, Identity};
 use self::validate::Invalid;
@@ -108,6 +111,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/getSessionScreenshots", post(screenshots::take))
         .route("/openServers", post(servers::open))
         .route("/closeServers", post(servers::close))
+        .merge(v1::routes())
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
         .route("/oauth2/token", post(token::token).layer(DefaultBodyLimit::max(limits::FORM_BYTES_MAX)))
         .route("/health", get(health));

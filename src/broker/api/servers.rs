@@ -119,7 +119,7 @@ pub(super) async fn close(
 
 /// The id of a server that should exist. A text that cannot be an id is told
 /// like the id of nothing.
-fn existing_server(text: Option<&str>) -> Result<ServerId, Failure> {
+pub(super) fn existing_server(text: Option<&str>) -> Result<ServerId, Failure> {
     match validate::server_id(text) {
         Ok(id) => Ok(id),
         Err(missing @ (validate::Invalid::Missing { .. } | validate::Invalid::Blank { .. })) => Err(missing.into()),
@@ -127,7 +127,7 @@ fn existing_server(text: Option<&str>) -> Result<ServerId, Failure> {
     }
 }
 
-const fn failure_code(failure: &Failure) -> &'static str {
+pub(super) const fn failure_code(failure: &Failure) -> &'static str {
     match failure {
         Failure::Refused(Refusal::UnknownServer) => "DCV_SERVER_NOT_FOUND",
         Failure::Refused(Refusal::ServerHasSessions { .. }) => "DCV_SERVER_HAS_SESSIONS",

@@ -10,8 +10,9 @@ use super::body::{Items, Query};
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::SessionQuery;
+use super::policy::PlacementHeader;
 use super::{validate, view, wire};
-use crate::domain::{Command, Outcome, Refusal, SessionId};
+use crate::domain::{Command, Outcome, Refusal, SessionId, SessionSpec};
 
 /// Describes sessions, page by page.
 #[utoipa::path(
@@ -51,11 +52,12 @@ pub(super) async fn create(
     State(api): State<ApiState>,
     Extension(Caller(client)): Extension<Caller>,
     RequestId(request_id): RequestId,
+    PlacementHeader(placement): PlacementHeader,
     Items(items): Items<wire::CreateSessionRequestData>,
 ) -> Result<Json<wire::CreateSessionsResponse>, Error> {
     let results = api
         .carry_out(items, |item| {
-            let spec = validate::session_spec(item)?;
+            let spec = SessionSpec { placement, ..validate::session_spec(item)? };
             let id = api.new_session_id()?;
             Ok(Command::CreateSession { id, spec, client: client.clone() })
         })

@@ -154,6 +154,16 @@ pub(super) fn required_permissions(text: Option<&str>) -> Result<String, Invalid
     permissions(required("PermissionsFile", text)?)
 }
 
+/// A span of seconds, from 0.
+pub(super) fn seconds(field: &'static str, seconds: Option<i64>, max: u32) -> Result<u64, Invalid> {
+    let seconds = seconds.ok_or(Invalid::Missing { field })?;
+    u64::try_from(seconds).ok().filter(|seconds| *seconds <= u64::from(max)).ok_or(Invalid::OutOfRange {
+        field,
+        min: 0,
+        max,
+    })
+}
+
 /// A largest side of a picture: greater than 0, or not given.
 pub(super) fn side_max(field: &'static str, pixels: Option<i64>) -> Result<Option<u32>, Invalid> {
     let Some(pixels) = pixels else { return Ok(None) };

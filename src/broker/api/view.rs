@@ -165,7 +165,7 @@ pub(super) const fn state_name(state: SessionState) -> &'static str {
     }
 }
 
-const fn kind_name(kind: SessionKind) -> &'static str {
+pub(super) const fn kind_name(kind: SessionKind) -> &'static str {
     match kind {
         SessionKind::Console => "CONSOLE",
         SessionKind::Virtual => "VIRTUAL",

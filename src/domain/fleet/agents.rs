@@ -8,24 +8,44 @@ use super::operators;
 use super::sessions::{attempt_failed, close_failed, end, end_by_itself, issue, withdraw};
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
-use crate::domain::ids::{Epoch, InstructionId, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{AgentInstance, Epoch, InstructionId, ReplicaId, ServerId, SessionId};
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::report::{EndedSession, Inventory, Report, ReportedSession};
 use crate::domain::server::{Link, Server};
 use crate::domain::session::{Phase, Session};
 use crate::domain::time::{Millis, Timestamp};
 
-/// An agent connected: its new connection replaces an older one.
+impl Fleet {
+    /// Whether a hello of this agent would be refused and leave no trace but
+    /// its entry in the log, which it can be spared then: another agent with
+    /// the same server id is connected, and that was told a moment ago.
+    pub fn refuses_silently(&self, server: &ServerId, instance: &AgentInstance) -> bool {
+        self.server(server).is_some_and(|server| server.is_held_by_other(instance) && server.is_contest_told(self.at()))
+    }
+}
+
+/// An agent connected. Its new connection replaces an older one of its own, and
+/// one that broke. While another agent is connected it is refused: the host was
+/// copied, or the other one is gone and its replica has yet to find out.
 pub(super) fn connect(
     t: &mut Transition<'_>,
     server: &ServerId,
+    instance: AgentInstance,
     via: ReplicaId,
     report_interval: Millis,
     mut report: Report,
 ) -> Outcome {
+    if let Some(known) = t.fleet.server(server)
+        && known.is_held_by_other(&instance)
+    {
+        if !known.is_contest_told(t.stamp.at) {
+            t.emit(Event::ServerContested { server: server.clone() });
+        }
+        return Outcome::Refused(Refusal::OtherInstance);
+    }
     let epoch = t.fleet.last_epoch.next();
     let inventory = report.sessions.take();
-    t.emit(Event::ServerConnected { server: server.clone(), epoch, via, report_interval, report });
+    t.emit(Event::ServerConnected { server: server.clone(), instance, epoch, via, report_interval, report });
     if let Some(inventory) = inventory {
         observe(t, server, inventory);
     }
@@ -332,10 +352,12 @@ fn present(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession)
 /// A host has a session under an id that another session has. One that the
 /// broker once ordered there is closed: it runs somewhere else now.
 fn set_aside(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession) {
-    if reported.created_by.is_some() && !is_being_closed(t, server, &reported.id) {
+    let key = (server.clone(), reported.id.clone());
+    // One that its host could not close is not closed again and again.
+    let is_new = !t.fleet.conflicts.contains_key(&key);
+    if is_new && reported.created_by.is_some() && !is_being_closed(t, server, &reported.id) {
         issue(t, server, Action::CloseSession { session: reported.id.clone() });
     }
-    let key = (server.clone(), reported.id.clone());
     let known = t.fleet.conflicts.get(&key);
     if reported.usable && known.is_none_or(|known| known.kind != reported.kind || known.owner != reported.owner) {
         t.emit(Event::SessionConflict { server: server.clone(), session: Box::new(reported) });

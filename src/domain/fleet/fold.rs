@@ -6,7 +6,7 @@ use super::apply::Stamp;
 use super::{Fleet, agents};
 use crate::domain::event::Event;
 use crate::domain::host::{HostFacts, HostLoad};
-use crate::domain::ids::{ClientId, Epoch, InstructionId, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{ClientId, InstructionId, ServerId, SessionId};
 use crate::domain::placement::Changed;
 use crate::domain::report::{Report, ReportedSession};
 use crate::domain::server::{Closed, Drain, Link, Server};
@@ -113,8 +113,9 @@ impl Fleet {
             Event::InstructionSettled { server, instruction, answer: _ } => {
                 self.outbox.remove(&(server.clone(), *instruction));
             }
-            Event::ServerConnected { server, epoch, via, report_interval, report } => {
-                self.connect_server(stamp, server, *epoch, *via, *report_interval, report);
+            Event::ServerConnected { server, instance, epoch, via, report_interval, report } => {
+                let link = Link::Up { epoch: *epoch, via: *via, instance: instance.clone() };
+                self.connect_server(stamp, server, link, *report_interval, report);
             }
             Event::ServerReported { server, report } => {
                 let changed = match report {
@@ -133,8 +134,8 @@ impl Fleet {
                 }
             }
             Event::ServerRecovered { server } => self.change_server(server, Changed::Standing, |server| {
-                if let Link::Lost { epoch, via: Some(via), .. } = server.link {
-                    server.link = Link::Up { epoch, via };
+                if let Link::Lost { epoch, via: Some((via, instance)), .. } = &server.link {
+                    server.link = Link::Up { epoch: *epoch, via: *via, instance: instance.clone() };
                     server.heard_at = stamp.at;
                 }
             }),
@@ -149,8 +150,8 @@ impl Fleet {
                 self.change_server(server, Changed::Standing, |server| server.avoided_until = None);
             }
             Event::ServerLost { server } => self.change_server(server, Changed::Standing, |server| {
-                let via = match server.link {
-                    Link::Up { via, .. } => Some(via),
+                let via = match &server.link {
+                    Link::Up { via, instance, .. } => Some((*via, instance.clone())),
                     Link::Interrupted { .. } | Link::Lost { .. } => None,
                 };
                 server.link = Link::Lost { epoch: server.link.epoch(), since: stamp.at, via };
@@ -173,6 +174,9 @@ impl Fleet {
                 }
                 self.closed.remove(server);
                 self.rearm_server(server);
+            }
+            Event::ServerContested { server } => {
+                self.change_server(server, Changed::Standing, |server| server.contested_at = Some(stamp.at));
             }
             Event::ServerOpened { server, client: _ } => {
                 self.closed.remove(server);
@@ -273,29 +277,23 @@ impl Fleet {
         }
     }
 
-    fn connect_server(
-        &mut self,
-        stamp: Stamp,
-        id: &ServerId,
-        epoch: Epoch,
-        via: ReplicaId,
-        report_interval: Millis,
-        report: &Report,
-    ) {
-        self.last_epoch = self.last_epoch.max(epoch);
-        let before = self.servers.get(id);
-        let first_seen_at = before.map_or(stamp.at, |server| server.first_seen_at);
-        let avoided_until = before.and_then(|server| server.avoided_until);
+    fn connect_server(&mut self, stamp: Stamp, id: &ServerId, link: Link, report_interval: Millis, report: &Report) {
+        self.last_epoch = self.last_epoch.max(link.epoch());
+        let known = self.servers.get(id);
+        let first_seen_at = known.map_or(stamp.at, |server| server.first_seen_at);
+        let contested_at = known.and_then(|server| server.contested_at);
+        let avoided_until = known.and_then(|server| server.avoided_until);
         let mut server = Server {
             id: id.clone(),
             facts: Arc::new(HostFacts::default()),
             load: HostLoad::default(),
             health: crate::domain::host::Health::Healthy,
-            link: Link::Up { epoch, via },
+            link,
             report_interval,
             heard_at: stamp.at,
             first_seen_at,
             avoided_until,
+            contested_at,
         };
         take_report(&mut server, report);
         self.servers.insert(id.clone(), Arc::new(server));

@@ -34,12 +34,10 @@ impl fmt::Display for Position {
 /// all are safe to show to the client that sent the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The text, or its canonical form, is longer than [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX).
-    #[error(
-        "Requirements too long: {bytes} bytes as given or with single blanks between all parts; at most {limit} are allowed"
-    )]
+    /// The text is longer than [`TEXT_BYTES_MAX`](super::TEXT_BYTES_MAX).
+    #[error("Requirements too long: {bytes} bytes; at most {limit} are allowed")]
     TooLong {
-        /// Bytes of the form that is too long.
+        /// Bytes of the text.
         bytes: usize,
         /// The limit in bytes.
         limit: usize,

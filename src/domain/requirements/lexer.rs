@@ -1,8 +1,9 @@
 //! From text to tokens. Blanks are never needed: at each place the longest token wins.
 
 use super::error::{Error, Position, excerpt};
-use super::expression::Comparison;
 use super::number;
+use super::steps;
+use super::term::Comparison;
 
 /// The smallest parts of the language. Texts and names borrow from the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +60,15 @@ impl<'a> Lexer<'a> {
 
     /// The place `byte` bytes into the source.
     pub(super) fn position(&self, byte: usize) -> Position {
+        steps::took(byte);
         Position::new(self.source, byte)
     }
 
     /// The next token and the byte at which it begins.
     pub(super) fn next(&mut self) -> Result<(Token<'a>, usize), Error> {
-        self.rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
+        let text = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
+        steps::took(self.rest.len() - text.len() + 1);
+        self.rest = text;
         let at = self.source.len() - self.rest.len();
         let (token, length) = self.scan(at)?;
         self.rest = self.rest.get(length..).unwrap_or("");
@@ -91,7 +95,8 @@ impl<'a> Lexer<'a> {
             let path = property_path(path).ok_or_else(|| Error::InvalidServerKey { at: self.position(at) })?;
             return Ok((Token::Server(path), "server:".len() + path.len()));
         }
-        if let Some(number) = rest.get(..number::prefix_length(rest)).filter(|number| !number.is_empty()) {
+        let number = rest.get(..number::prefix_length(rest)).unwrap_or("");
+        if !number.is_empty() {
             return Ok((Token::Number(number), number.len()));
         }
         let word = leading(rest, |c| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.'));
@@ -103,14 +108,18 @@ impl<'a> Lexer<'a> {
 
     /// The text whose opening quote stands at `at`.
     fn text(&self, at: usize) -> Result<(Token<'a>, usize), Error> {
-        let quotes = self.rest.match_indices('\'').map(|(index, _)| index).skip(1);
-        let mut quotes = quotes.peekable();
-        while let Some(quote) = quotes.next() {
-            if quotes.next_if_eq(&(quote + 1)).is_none() {
+        // Behind the opening quote, later behind the pair of quotes found last.
+        let mut behind = 1;
+        while let Some(length) = self.rest.get(behind..).and_then(|rest| rest.find('\'')) {
+            let quote = behind + length;
+            steps::took(length + 2);
+            if self.rest.as_bytes().get(quote + 1) != Some(&b'\'') {
                 let inside = self.rest.get(1..quote).unwrap_or("");
                 return Ok((Token::Text(inside), quote + 1));
             }
+            behind = quote + 2;
         }
+        steps::took(self.rest.len().saturating_sub(behind));
         Err(Error::UnterminatedText { at: self.position(at) })
     }
 }
@@ -130,6 +139,7 @@ fn fixed(rest: &str) -> Option<(Token<'static>, usize)> {
     ];
     const KEYWORDS: [(&str, Token<'static>); 3] = [("and", Token::And), ("or", Token::Or), ("not", Token::Not)];
 
+    steps::took(SIGNS.len() + KEYWORDS.len());
     let sign = SIGNS.into_iter().find(|(sign, _)| rest.starts_with(sign));
     let keyword = || {
         let fits = |word: &str| rest.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
@@ -166,5 +176,6 @@ fn property_path(text: &str) -> Option<&str> {
 /// The longest beginning of `text` whose characters all fit.
 fn leading(text: &str, fits: impl Fn(char) -> bool) -> &str {
     let end = text.find(|c| !fits(c)).unwrap_or(text.len());
+    steps::took(end + 1);
     text.get(..end).unwrap_or(text)
 }

@@ -7,6 +7,8 @@
 use std::cmp::Ordering;
 use std::fmt::{self, Write};
 
+use super::steps;
+
 /// Greatest power of ten of a number's first digit: that of the greatest double, 1.8e308.
 const EXPONENT_MAX: i64 = 308;
 /// Least power of ten of a number's first digit: that of the least double above zero, 5e-324.
@@ -41,6 +43,7 @@ fn past_sign(bytes: &[u8], at: usize) -> usize {
 /// The index behind the digits at `at`; `None` if there are none.
 fn past_digits(bytes: &[u8], at: usize) -> Option<usize> {
     let digits = bytes.iter().skip(at).take_while(|byte| byte.is_ascii_digit()).count();
+    steps::took(digits + 1);
     (digits > 0).then_some(at + digits)
 }
 
@@ -62,6 +65,8 @@ impl<'a> Decimal<'a> {
         if text.is_empty() || prefix_length(text) != text.len() {
             return None;
         }
+        // Splitting at the exponent and the point, trimming zeros, and reading what is left.
+        steps::took(4 * text.len());
         let (mantissa, written_exponent) = match text.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => (mantissa, saturating_integer(exponent)),
             None => (text, 0),

@@ -121,8 +121,14 @@ impl Property {
         }
     }
 
-    /// Whether it changes with the load of a server.
-    pub(super) const fn is_load(self) -> bool {
+    /// Whether the value is a text. All others are numbers.
+    pub const fn is_text(self) -> bool {
+        !self.is_load() && !matches!(self, Self::CpuNumberOfCpus | Self::CpuPhysicalCoresPerCpu)
+    }
+
+    /// Whether the value comes with the load that an agent reports again and again, total sizes
+    /// included. All others are facts, which seldom change.
+    pub const fn is_load(self) -> bool {
         matches!(
             self,
             Self::MemoryTotalBytes

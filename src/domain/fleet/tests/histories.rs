@@ -61,14 +61,15 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (sessions.clone(), owners.clone()).prop_map(|(id, o)| Step::Command(Command::UpdatePermissions {
             id: session_id(id), owner: owner(o), permissions: "[permissions]".to_owned(), client: client(),
         })),
-        4 => (servers.clone(), 0..4u32, proptest::option::of(1..3u32), any::<bool>(), any::<bool>(),
+        4 => ((servers.clone(), 0..3u8), 0..4u32, proptest::option::of(1..3u32), any::<bool>(), any::<bool>(),
               proptest::collection::vec((sessions.clone(), owners.clone(), any::<bool>()), 0..3)).prop_map(
-            |(server, max, per_owner, console, pool, there)| {
+            |((server, run), max, per_owner, console, pool, there)| {
                 let mut facts = facts((max > 0).then_some(max), per_owner, console);
                 facts.tags.insert("pool".to_owned(), if pool { "a" } else { "b" }.to_owned());
                 let there = there.into_iter().map(|(id, owner, usable)| reported(id, owner, usable)).collect();
                 Step::Command(Command::ConnectAgent {
-                    server: server_id(server), via: ReplicaId(1), report_interval: Millis(30_000),
+                    server: server_id(server), instance: instance(run), via: ReplicaId(1),
+                    report_interval: Millis(30_000),
                     report: full_report(facts, there),
                 })
             }

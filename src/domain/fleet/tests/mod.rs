@@ -1,12 +1,15 @@
 //! Properties of the fleet: what callers rely on in `behaviour`, what becomes of
-//! a session that meets trouble in `lifecycle`, where it goes in `placing`,
-//! invariants over random histories in `histories`. Here is what both build with.
+//! a session that meets trouble in `lifecycle`, where it goes in `placing`, two
+//! agents with one server id in `contests`, invariants over random histories in
+//! `histories`. Here is what all build with.
 
 mod behaviour;
+mod contests;
 mod histories;
 mod lifecycle;
 mod model;
 mod placing;
+mod server_facts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +20,9 @@ use crate::domain::codec::{decode_command, encode_command};
 use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::host::{Health, HostFacts, HostLoad, Limits, OsFamily};
-use crate::domain::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{
+    AgentInstance, ClientId, Epoch, InstructionId, LogIndex, Owner, ReplicaId, ServerId, SessionId,
+};
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::placement::{Policy, Rule, WEIGHT_TAG};
 use crate::domain::report::{EndedSession, Inventory, Report, ReportedSession};
@@ -29,6 +34,11 @@ use crate::domain::time::{Millis, Timestamp};
 
 fn server_id(number: u8) -> ServerId {
     ServerId::new(&format!("server-{number}")).expect("valid")
+}
+
+/// A run of an agent; number 0 is the one that servers have here as a rule.
+fn instance(number: u8) -> AgentInstance {
+    AgentInstance::new(&format!("run-{number}")).expect("valid")
 }
 
 fn session_id(number: u8) -> SessionId {
@@ -129,16 +139,21 @@ impl Log {
     }
 
     fn connect_with(&mut self, number: u8, facts: HostFacts, sessions: Vec<ReportedSession>) -> Epoch {
-        let outcome = self.apply(Command::ConnectAgent {
-            server: server_id(number),
-            via: ReplicaId(1),
-            report_interval: Millis::from_secs(30),
-            report: full_report(facts, sessions),
-        });
-        match outcome {
+        match self.hello(number, 0, facts, sessions) {
             Outcome::Welcome { epoch } => epoch,
             other => panic!("not welcome: {other:?}"),
         }
+    }
+
+    /// A run of a server's agent says hello.
+    fn hello(&mut self, number: u8, run: u8, facts: HostFacts, sessions: Vec<ReportedSession>) -> Outcome {
+        self.apply(Command::ConnectAgent {
+            server: server_id(number),
+            instance: instance(run),
+            via: ReplicaId(1),
+            report_interval: Millis::from_secs(30),
+            report: full_report(facts, sessions),
+        })
     }
 
     fn create(&mut self, number: u8, spec: SessionSpec) -> Outcome {

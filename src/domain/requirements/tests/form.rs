@@ -1,7 +1,12 @@
 //! The canonical text and the stored form.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
 use super::expression;
-use crate::domain::requirements::{Expression, TEXT_BYTES_MAX};
+use crate::domain::requirements::{CANONICAL_BYTES_MAX, Expression, TEXT_BYTES_MAX};
 
 #[test]
 fn blank_text_is_no_requirement() {
@@ -54,24 +59,53 @@ fn an_expression_is_stored_as_its_text_and_checked_on_reading() {
     assert_eq!(json, r#""tag:who = 'o''neil' and (tag:a = 1 or not tag:b := 'x')""#);
     assert_eq!(serde_json::from_str::<Expression>(&json).unwrap(), original);
 
-    let bytes = bincode::serde::encode_to_vec(&original, bincode::config::standard()).unwrap();
-    let (read, used): (Expression, _) = bincode::serde::decode_from_slice(&bytes, bincode::config::standard()).unwrap();
-    assert_eq!((read, used), (original, bytes.len()));
-
-    for (text, reason) in [("\"tag:a\"", "Unexpected end"), ("\" \"", "blank"), ("7", "invalid type")] {
+    let too_long = format!("\"tag:a = '{}'\"", "x".repeat(CANONICAL_BYTES_MAX));
+    for (text, reason) in
+        [("\"tag:a\"", "Unexpected end"), ("\" \"", "Unexpected end"), ("7", "invalid type"), (&too_long, "too long")]
+    {
         let error = serde_json::from_str::<Expression>(text).unwrap_err().to_string();
         assert!(error.contains(reason), "{text}: {error}");
     }
 }
 
 #[test]
-fn a_dense_text_whose_canonical_form_is_too_long_to_be_read_again_is_refused() {
-    let text = vec!["tag:a=1"; 900].join("or");
-    assert!(text.len() <= TEXT_BYTES_MAX);
-    let error = Expression::parse(&text).unwrap_err();
-    assert!(error.to_string().contains("too long"), "{error}");
+fn a_shared_expression_is_stored_as_its_text_too() {
+    let original = Some(Arc::new(expression("tag:a=1")));
+    let bytes = bincode::serde::encode_to_vec(&original, bincode::config::standard()).unwrap();
+    assert_eq!(bytes, [&[1, 9][..], b"tag:a = 1"].concat());
+    let (read, used): (Option<Arc<Expression>>, _) =
+        bincode::serde::decode_from_slice(&bytes, bincode::config::standard()).unwrap();
+    assert_eq!((read, used), (original, bytes.len()));
+}
 
-    let text = vec!["tag:a=1"; 600].join("or");
-    let expression = expression(&text);
-    assert_eq!(Expression::parse(&expression.to_string()), Ok(Some(expression)));
+#[test]
+fn expressions_serve_as_keys_and_equal_ones_are_one_key() {
+    let [same, again, other] =
+        ["tag:a=1.0and tag:b='x'", "(tag:a = +1) AND (tag:b = 'x')", "tag:a = 1"].map(expression);
+    assert_eq!(BTreeSet::from([same.clone(), again.clone(), other.clone()]).len(), 2);
+    assert_eq!(same.cmp(&again), Ordering::Equal);
+    assert_eq!(same.cmp(&other), other.cmp(&same).reverse());
+    let hash = |expression: &Expression| {
+        let mut hasher = DefaultHasher::new();
+        expression.hash(&mut hasher);
+        hasher.finish()
+    };
+    assert_eq!(hash(&same), hash(&again));
+}
+
+#[test]
+fn the_densest_text_prints_within_the_limit_of_printed_texts_and_reads_back() {
+    for (term, connective) in
+        [("tag:a=1", "or"), ("tag:a=1e20", "or"), ("nottag:a=-1e20", "or"), ("server:Id:=1", "or")]
+    {
+        let count = (TEXT_BYTES_MAX + connective.len()) / (term.len() + connective.len());
+        let text = vec![term; count].join(connective);
+        assert!(text.len() <= TEXT_BYTES_MAX);
+        let expression = expression(&text);
+        let printed = expression.to_string();
+        assert!(TEXT_BYTES_MAX < printed.len() && printed.len() <= CANONICAL_BYTES_MAX, "{term}: {}", printed.len());
+        assert_eq!(Expression::from_canonical(&printed), Ok(expression.clone()));
+        let stored = serde_json::to_string(&expression).unwrap();
+        assert_eq!(serde_json::from_str::<Expression>(&stored).unwrap(), expression);
+    }
 }

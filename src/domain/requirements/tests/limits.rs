@@ -1,5 +1,7 @@
 //! Texts at the limits and one beyond.
 
+use std::thread;
+
 use super::{Server, expression, holds};
 use crate::domain::requirements::{DEPTH_MAX, Error, Expression, Property, TEXT_BYTES_MAX};
 
@@ -16,8 +18,10 @@ fn a_text_of_the_greatest_length_is_read_and_a_longer_one_is_not() {
 }
 
 #[test]
-fn blanks_alone_are_no_requirement_however_many() {
-    assert_eq!(Expression::parse(&" ".repeat(TEXT_BYTES_MAX * 2)), Ok(None));
+fn blanks_count_towards_the_length_also_alone() {
+    assert_eq!(Expression::parse(&" ".repeat(TEXT_BYTES_MAX)), Ok(None));
+    let bytes = TEXT_BYTES_MAX + 1;
+    assert_eq!(Expression::parse(&" ".repeat(bytes)), Err(Error::TooLong { bytes, limit: TEXT_BYTES_MAX }));
 }
 
 #[test]
@@ -37,6 +41,23 @@ fn parentheses_nest_to_the_limit_and_no_deeper() {
 fn a_text_of_nothing_but_parentheses_is_refused_without_running_out_of_stack() {
     for text in ["(".repeat(TEXT_BYTES_MAX), "not(".repeat(TEXT_BYTES_MAX / 4)] {
         assert!(matches!(Expression::parse(&text), Err(Error::TooDeep { .. })));
+    }
+}
+
+#[test]
+fn the_deepest_expression_is_read_printed_asked_and_dropped_on_a_small_stack() {
+    const STACK_BYTES: usize = 512 * 1024;
+    for opening in ["(tag:b = 1 or ", "not (tag:b = 1 and ", "(tag:b = 2 and (tag:b = 1 or "] {
+        let depth = DEPTH_MAX / opening.matches('(').count();
+        let text = format!("{}tag:a = 1{}", opening.repeat(depth), ")".repeat(DEPTH_MAX));
+        let work = move || {
+            let expression = expression(&text);
+            assert_eq!(Expression::from_canonical(&expression.to_string()).as_ref(), Ok(&expression));
+            let _ = expression.clone().holds(&Server::default().with_tag("a", "1"));
+            expression.terms().count()
+        };
+        let terms = thread::Builder::new().stack_size(STACK_BYTES).spawn(work).unwrap().join().unwrap();
+        assert!(terms > DEPTH_MAX);
     }
 }
 

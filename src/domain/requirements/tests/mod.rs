@@ -5,7 +5,10 @@ mod documentation;
 mod form;
 mod limits;
 mod meaning;
+mod placing;
 mod random;
+mod trees;
+mod work;
 
 use std::collections::BTreeMap;
 

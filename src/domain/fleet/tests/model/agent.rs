@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{Check, ensure};
 use crate::domain::command::Command;
 use crate::domain::host::{Health, HostFacts, HostLoad};
-use crate::domain::ids::{Epoch, InstructionId, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{AgentInstance, Epoch, InstructionId, ReplicaId, ServerId, SessionId};
 use crate::domain::instruction::{Action, Answer, Instruction};
 use crate::domain::report::{EndedSession, Inventory, Report, ReportedSession};
 use crate::domain::session::{SessionKind, SessionSpec};
@@ -63,8 +63,9 @@ pub(super) struct Host {
     pub(super) health: Health,
     pub(super) desktops: BTreeMap<SessionId, ReportedSession>,
     pub(super) link: Option<Link>,
-    /// A hello is on its way.
-    pub(super) greets: bool,
+    /// This run of the agent.
+    pub(super) instance: AgentInstance,
+    runs: u32,
     ledger: BTreeMap<InstructionId, Entry>,
     /// Creations that were ever carried out: the truth, which no crash takes away.
     made: BTreeSet<InstructionId>,
@@ -82,7 +83,9 @@ pub(super) enum Luck {
 }
 
 impl Host {
-    pub(super) fn new(id: ServerId, character: Character, facts: HostFacts, load: HostLoad) -> Self {
+    pub(super) fn new(id: ServerId, number: u8, character: Character, facts: HostFacts, load: HostLoad) -> Self {
+        // Two hosts with one id are two agents.
+        let runs = u32::from(number) * 100_000;
         Self {
             id,
             character,
@@ -92,7 +95,8 @@ impl Host {
             health: Health::Healthy,
             desktops: BTreeMap::new(),
             link: None,
-            greets: false,
+            instance: instance(runs),
+            runs,
             ledger: BTreeMap::new(),
             made: BTreeSet::new(),
             epoch: Epoch(0),
@@ -100,10 +104,10 @@ impl Host {
     }
 
     /// A hello through a replica, with everything.
-    pub(super) fn hello(&mut self, via: ReplicaId) -> Command {
-        self.greets = true;
+    pub(super) fn hello(&self, via: ReplicaId) -> Command {
         Command::ConnectAgent {
             server: self.id.clone(),
+            instance: self.instance.clone(),
             via,
             report_interval: REPORT_INTERVAL,
             report: Report {
@@ -117,7 +121,6 @@ impl Host {
 
     /// The hello is in the log; this is what it said.
     pub(super) fn connected(&mut self, via: ReplicaId, epoch: Epoch, oldest: InstructionId, report: &Report) {
-        self.greets = false;
         let told = match &report.sessions {
             Some(Inventory::Full(all)) => all.iter().map(|found| (found.id.clone(), Some(found.clone()))).collect(),
             _ => BTreeMap::new(),
@@ -252,6 +255,13 @@ impl Host {
                 answer = failed("it was made and has ended");
             }
         }
+        // What a host says of a session while it is told to close it is passed
+        // over: if it is there all the same, it is told again.
+        if let Action::CloseSession { session } = &entry.action
+            && self.desktops.contains_key(session)
+        {
+            link.told.insert(session.clone(), None);
+        }
         let (server, epoch) = (self.id.clone(), link.epoch);
         link.to_broker.push_back(Command::Answer { server, epoch, instruction: id, answer });
     }
@@ -302,7 +312,8 @@ impl Host {
 
     /// The agent is killed. What ran may be gone with it, and then so is the ledger.
     pub(super) fn crash(&mut self, loses_desktops: bool) {
-        self.greets = false;
+        self.runs += 1;
+        self.instance = instance(self.runs);
         if loses_desktops {
             self.desktops.clear();
             self.ledger.clear();
@@ -319,10 +330,12 @@ impl Host {
         }
     }
 
-    /// Has the agent carry out again what it did already, as one without a
-    /// ledger would.
+    /// The agent forgets what was asked of it, and is asked again.
     pub(super) fn forget_ledger(&mut self) {
         self.ledger.clear();
+        if let Some(link) = &mut self.link {
+            link.sent = InstructionId(0);
+        }
     }
 }
 
@@ -345,6 +358,10 @@ pub(super) fn desktop(
         storage_root: None,
         created_by,
     }
+}
+
+fn instance(run: u32) -> AgentInstance {
+    AgentInstance::new(&format!("run-{run}")).expect("valid")
 }
 
 fn failed(reason: &str) -> Answer {

@@ -76,7 +76,7 @@ fn servers_agree(fleet: &Fleet, shadow: &Shadow) -> Check {
         let link = match found.link {
             Link::Up { via, .. } => shadow::Link::Up { via },
             Link::Interrupted { .. } => shadow::Link::Broken,
-            Link::Lost { since, via, .. } => shadow::Link::Lost { since, via },
+            Link::Lost { since, ref via, .. } => shadow::Link::Lost { since, via: via.as_ref().map(|(via, _)| *via) },
         };
         let same = *found.facts == told.facts
             && found.load == told.load
@@ -84,6 +84,7 @@ fn servers_agree(fleet: &Fleet, shadow: &Shadow) -> Check {
             && found.link.epoch() == told.epoch
             && found.heard_at == told.heard_at
             && found.avoided_until == told.avoided_until
+            && found.contested_at == told.contested_at
             && link == told.link;
         ensure!(same, "{id} is {found:?}, but events told something else: {:?}", told.link);
         let (counts, naive) = (fleet.counts(id).total() as usize, shadow.room_taken_on(id).len());
@@ -199,13 +200,15 @@ pub(super) fn outcome(before: &Shadow, fleet: &Fleet, command: &Command, applied
             };
             ensure!(*outcome == expected, "closing {id} came to {outcome:?}");
         }
-        (Command::ConnectAgent { server, .. }, Outcome::Welcome { epoch }) => {
-            ensure!(
-                fleet.server(server).is_some_and(|server| server.link.epoch() == *epoch),
-                "{server} is not welcome"
-            );
+        (Command::ConnectAgent { server, instance, .. }, outcome) => {
+            let epoch = fleet.server(server).map(|server| server.link.epoch());
+            let expected = match outcome {
+                Outcome::Welcome { epoch: new } => epoch == Some(*new),
+                Outcome::Refused(Refusal::OtherInstance) => before.is_held_by_other(server, instance),
+                _ => false,
+            };
+            ensure!(expected, "connecting {server} came to {outcome:?}");
         }
-        (Command::ConnectAgent { server, .. }, other) => return Err(format!("connecting {server} came to {other:?}")),
         _ => {}
     }
     Ok(())

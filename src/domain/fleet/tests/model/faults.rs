@@ -1,7 +1,7 @@
 //! Deliberate faults between the fleet and those who look at it: a model that
 //! does not notice them would prove nothing.
 
-use super::placing;
+use super::placing::{self, Wish};
 use super::shadow::Shadow;
 use super::world::World;
 use crate::domain::command::Command;
@@ -9,7 +9,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{Epoch, ServerId, SessionId};
 use crate::domain::instruction::Action;
 use crate::domain::placement::Rule;
-use crate::domain::session::Phase;
+use crate::domain::session::{Phase, SessionSpec};
 
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) const ALL: [(Fault, &str); 16] = [
     (Fault::StaleWordCounts, "a word of an old connection had an effect"),
     (Fault::InventoryIgnored, "not what the broker has"),
     (Fault::InstructionDoubled, "runs on"),
-    (Fault::LedgerLost, "twice"),
+    (Fault::LedgerLost, "carried out"),
     (Fault::PlacedOnClosed, "although its closing was acknowledged"),
     (Fault::PlacedBeyondLimit, "which refuses it: full"),
     (Fault::PlacedAgainstRequirements, "which refuses it: requirements not met"),
@@ -115,52 +115,71 @@ impl World {
     }
 }
 
-/// The request that was placed first, and where its placement stands.
-fn first_placement(shadow: &Shadow, events: &[Event]) -> Option<(SessionId, ServerId)> {
-    events.iter().find_map(|event| match event {
-        Event::SessionPlaced { id, server, .. } if shadow.sessions.contains_key(id) => {
-            Some((id.clone(), server.clone()))
-        }
-        _ => None,
-    })
+/// The first placement of some events, and the request as it stood before them.
+struct Placement {
+    id: SessionId,
+    server: ServerId,
+    spec: SessionSpec,
+    failed_on: Vec<ServerId>,
+    arrival: u64,
 }
 
-/// Puts a session that waited elsewhere.
+impl Placement {
+    fn first(shadow: &Shadow, events: &[Event]) -> Option<Self> {
+        let placed = events.iter().find_map(|event| match event {
+            Event::SessionPlaced { id, server, .. } => Some((id.clone(), server.clone())),
+            _ => None,
+        });
+        let (id, server) = placed?;
+        let known = shadow.sessions.get(&id);
+        let created = events.iter().find_map(|event| match event {
+            Event::SessionCreated { id: new, spec, .. } if *new == id => Some(spec.clone()),
+            _ => None,
+        });
+        let spec = known.map(|session| session.spec.clone()).or(created)?;
+        let failed_on = known.map(|session| session.failed_on.clone()).unwrap_or_default();
+        Some(Self { id, server, spec, failed_on, arrival: known.map_or(u64::MAX, |session| session.arrival) })
+    }
+}
+
+/// Puts a session elsewhere.
 fn misplace(shadow: &Shadow, events: &mut [Event], wanted: impl Fn(&ServerId, Option<Rule>) -> bool) {
-    let Some((id, chosen)) = first_placement(shadow, events) else { return };
-    let session = &shadow.sessions[&id];
+    let Some(placed) = Placement::first(shadow, events) else { return };
+    let wish = Wish { spec: &placed.spec, failed_on: &placed.failed_on };
     let other = shadow
         .servers
         .keys()
-        .find(|server| **server != chosen && wanted(server, placing::refusal(shadow, server, &id, session.wish())));
+        .find(|server| **server != placed.server && wanted(server, placing::refusal(shadow, server, &placed.id, wish)));
     let Some(other) = other else { return };
     for event in events {
         match event {
-            Event::InstructionIssued { server, instruction } if *instruction.action.session() == id => {
+            Event::InstructionIssued { server, instruction } if *instruction.action.session() == placed.id => {
                 *server = other.clone();
             }
-            Event::SessionPlaced { id: of, server, .. } if *of == id => *server = other.clone(),
+            Event::SessionPlaced { id, server, .. } if *id == placed.id => *server = other.clone(),
             _ => {}
         }
     }
 }
 
-/// Gives the place of a session that waited to a later one that fits there.
+/// Gives the place of a session that waited to a later one that asked for the same.
 fn exchange(shadow: &Shadow, events: &mut [Event]) {
-    let Some((id, server)) = first_placement(shadow, events) else { return };
-    let arrival = shadow.sessions[&id].arrival;
-    let later = shadow.waiting().find(|(later, other)| {
-        other.arrival > arrival && placing::refusal(shadow, &server, later, other.wish()).is_none()
+    let Some(placed) = Placement::first(shadow, events) else { return };
+    let asks_for = |spec: &SessionSpec| (spec.kind, spec.owner.clone(), spec.requirements.clone());
+    let later = shadow.waiting().find(|(_, other)| {
+        other.arrival > placed.arrival
+            && asks_for(&other.spec) == asks_for(&placed.spec)
+            && !other.failed_on.contains(&placed.server)
     });
     let Some((later, _)) = later else { return };
     for event in events {
         match event {
-            Event::InstructionIssued { instruction, .. } if *instruction.action.session() == id => {
+            Event::InstructionIssued { instruction, .. } if *instruction.action.session() == placed.id => {
                 if let Action::CreateSession { session, .. } = &mut instruction.action {
                     *session = later.clone();
                 }
             }
-            Event::SessionPlaced { id: of, .. } if *of == id => *of = later.clone(),
+            Event::SessionPlaced { id, .. } if *id == placed.id => *id = later.clone(),
             _ => {}
         }
     }

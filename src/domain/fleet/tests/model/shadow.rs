@@ -9,9 +9,10 @@ use super::{Check, ensure, placing};
 use crate::domain::command::{Command, Outcome};
 use crate::domain::event::Event;
 use crate::domain::host::{Health, HostFacts, HostLoad};
-use crate::domain::ids::{ClientId, Epoch, InstructionId, Owner, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{AgentInstance, ClientId, Epoch, InstructionId, Owner, ReplicaId, ServerId, SessionId};
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::report::{Inventory, Report, ReportedSession};
+use crate::domain::server::CONTEST_INTERVAL;
 use crate::domain::session::{Phase, SessionKind, SessionSpec};
 use crate::domain::settings::Settings;
 use crate::domain::time::{Millis, Timestamp};
@@ -36,6 +37,8 @@ pub(super) struct ShadowServer {
     pub(super) health: Health,
     pub(super) link: Link,
     pub(super) epoch: Epoch,
+    pub(super) instance: AgentInstance,
+    pub(super) contested_at: Option<Timestamp>,
     pub(super) avoided_until: Option<Timestamp>,
     pub(super) heard_at: Timestamp,
     pub(super) interval: Millis,
@@ -106,6 +109,12 @@ impl Shadow {
         })
     }
 
+    /// Whether another agent than this is connected under a server's id.
+    pub(super) fn is_held_by_other(&self, server: &ServerId, instance: &AgentInstance) -> bool {
+        let found = self.servers.get(server);
+        found.is_some_and(|server| matches!(server.link, Link::Up { .. }) && server.instance != *instance)
+    }
+
     /// A new command, or time alone, is what causes the next events.
     pub(super) fn begin(&mut self) {
         self.settled.clear();
@@ -153,6 +162,7 @@ impl Shadow {
             | Event::ServerReported { .. }
             | Event::ServerInterrupted { .. }
             | Event::ServerLost { .. }
+            | Event::ServerContested { .. }
             | Event::ServerRecovered { .. }
             | Event::ServerForgotten { .. }
             | Event::ServerMarksDropped { .. }
@@ -180,7 +190,7 @@ impl Shadow {
 
     fn read_of_server(&mut self, at: Timestamp, cause: Option<&Command>, event: &Event) -> Check {
         match event {
-            Event::ServerConnected { server, epoch, via, report_interval, report } => {
+            Event::ServerConnected { server, instance, epoch, via, report_interval, report } => {
                 ensure!(*epoch > self.last_epoch, "epoch {epoch} is not new");
                 self.last_epoch = *epoch;
                 let new = ShadowServer {
@@ -189,6 +199,8 @@ impl Shadow {
                     health: report.health.clone().unwrap_or_default(),
                     link: Link::Up { via: *via },
                     epoch: *epoch,
+                    instance: instance.clone(),
+                    contested_at: self.servers.get(server).and_then(|old| old.contested_at),
                     avoided_until: self.servers.get(server).and_then(|old| old.avoided_until),
                     heard_at: at,
                     interval: *report_interval,
@@ -203,6 +215,14 @@ impl Shadow {
                 found.facts = facts.unwrap_or_else(|| found.facts.clone());
                 found.load = load.unwrap_or_else(|| found.load.clone());
                 found.health = health.unwrap_or_else(|| found.health.clone());
+            }
+            Event::ServerContested { server } => {
+                let other = matches!(cause, Some(Command::ConnectAgent { server: of, instance, .. })
+                    if of == server && self.is_held_by_other(server, instance));
+                let found = self.server(server)?;
+                let is_new = found.contested_at.is_none_or(|told| told + CONTEST_INTERVAL <= at);
+                ensure!(other && is_new, "{server} is not contested, or it was told a moment ago");
+                found.contested_at = Some(at);
             }
             Event::ServerRecovered { server } => {
                 ensure!(speaks(cause, server), "{server} did not speak and recovered");

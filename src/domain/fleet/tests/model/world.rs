@@ -98,7 +98,7 @@ impl World {
             let id = if bad == Character::Twin && number == HOSTS - 1 { 0 } else { number };
             let character = if is_bad { bad } else { Character::Honest };
             let (facts, load) = (wishes::any_facts(&mut rng), wishes::any_load(&mut rng));
-            Host::new(super::super::server_id(id), character, facts, load)
+            Host::new(super::super::server_id(id), number, character, facts, load)
         });
         let hosts = hosts.collect();
         Self {
@@ -208,13 +208,13 @@ impl World {
             self.trail.pop_front();
         }
         self.trail.push_back(Trace { stamp, due: Vec::new(), commands: Vec::new() });
-        if self.fault != Some(Fault::TimersStopped) {
-            let due = self.fleet.advance(stamp);
-            for replica in &mut self.replicas {
-                ensure!(replica.advance(stamp) == due, "a replay lets something else happen when time passes");
-            }
-            self.read(stamp, None, due)?;
+        let told = if self.fault == Some(Fault::TimersStopped) { Timestamp(0) } else { stamp.at };
+        let moved = Stamp { at: told, ..stamp };
+        let due = self.fleet.advance(moved);
+        for replica in &mut self.replicas {
+            ensure!(replica.advance(moved) == due, "a replay lets something else happen when time passes");
         }
+        self.read(stamp, None, due)?;
         checks::nothing_is_overdue(&self.shadow, stamp.at)?;
         for proposal in batch {
             self.apply(stamp, proposal)?;
@@ -294,6 +294,14 @@ impl World {
                 let oldest = self.fleet.oldest_instruction(&server);
                 host.connected(via, *epoch, oldest, &report);
             }
+            (Command::ConnectAgent { server, .. }, Outcome::Refused(Refusal::OtherInstance)) => {
+                // The replica asks the agent that it holds, and lets go of one that is not there.
+                let Some(epoch) = self.fleet.server(&server).map(|server| server.link.epoch()) else { return };
+                let is_there = |host: &Host| host.id == server && host.link.as_ref().is_some_and(|l| l.epoch == epoch);
+                if !self.hosts.iter().any(is_there) {
+                    self.late.push(Command::DisconnectAgent { server, epoch });
+                }
+            }
             (Command::Report { epoch, .. } | Command::Answer { epoch, .. }, Outcome::Refused(Refusal::StaleEpoch)) => {
                 self.drop_link(of, epoch);
             }
@@ -358,8 +366,6 @@ impl World {
     /// Nothing goes wrong for a while and everybody says everything: what the
     /// broker has must then be what runs. Agents tell changes only, as ever.
     fn calm(&mut self) -> Check {
-        let late = std::mem::take(&mut self.late);
-        self.enter(late.into_iter().map(|command| Proposal { command, of: None }).collect())?;
         for _ in 0..CALM_ROUNDS {
             self.at += 1_000;
             self.enter(Vec::new())?;
@@ -374,7 +380,8 @@ impl World {
 
     /// Whether anybody had anything to say or to do.
     fn let_everybody_speak(&mut self, is_first: bool) -> Result<bool, String> {
-        let mut batch = Vec::new();
+        let late = self.late.drain(..).map(|command| Proposal { command, of: None });
+        let mut batch: Vec<Proposal> = late.collect();
         for number in 0..self.hosts.len() {
             let host = &mut self.hosts[number];
             if host.character != Character::Honest || host.has_vanished {

@@ -1,4 +1,4 @@
-//! `berth bench`: how fast a broker is, measured as its clients see it.
+//! `berth bench broker`: how fast a broker is, measured as its clients see it.
 //!
 //! Without a URL it starts a broker and agents with simulated desktops of its
 //! own, on loopback and in a folder that it removes. Every create that is
@@ -13,12 +13,12 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::http::{Api, Credentials};
+use super::super::http::{Api, Credentials};
 use crate::agent::{self, config::DesktopKind};
 use crate::broker::{self, config::Config};
 use crate::secret::Secret;
 
-/// Options of `berth bench`.
+/// Options of `berth bench broker`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// How long each measurement takes, in seconds.
