@@ -9,7 +9,7 @@ use common::broker::Broker;
 use common::process::Process;
 use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_acknowledged_is_there_after_a_gentle_end() {
@@ -153,6 +153,42 @@ async fn damage_stops_the_start_with_the_name_of_the_file() {
             assert!(!said.contains("panicked"), "{name}: {said}");
         }
     }
+}
+
+/// Fields of an answer, to be compared with another one.
+async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Option<String>, String) {
+    let answer = request.send().await.unwrap();
+    let replayed = answer.headers().get("idempotency-replayed").map(|value| value.to_str().unwrap().to_owned());
+    (answer.status(), replayed, answer.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_repeated_after_kill_9_is_done_once() {
+    let mut broker = Broker::start_to_be_restarted().await;
+    let mut api = broker.api().await;
+    let item = |name: &str| {
+        let requirements = "tag:pool = 'future'";
+        json!({ "Name": name, "Owner": "ann", "Type": "VIRTUAL", "Requirements": requirements, "EnqueueRequest": true })
+    };
+    let mut refused = item("refused");
+    refused["EnqueueRequest"] = json!(false);
+    let body = json!([item("first"), refused, item("second")]);
+    let create = |api: &Api, body: &Value| {
+        api.request(Method::POST, "/createSessions").header("Idempotency-Key", "\"night shift\"").json(body)
+    };
+    let first = answer(create(&api, &body)).await;
+    assert_eq!((first.0, &first.1), (StatusCode::OK, &None), "{first:?}");
+    assert!(first.2.contains("no dcv server found for placement"), "{first:?}");
+    for _ in 0..2 {
+        broker.restart(Signal::KILL).await;
+        api.url = broker.url();
+        let again = answer(create(&api, &body)).await;
+        assert_eq!(again, (StatusCode::OK, Some("true".to_owned()), first.2.clone()));
+        let other = answer(create(&api, &json!([item("third")]))).await;
+        assert_eq!(other.0, StatusCode::UNPROCESSABLE_ENTITY, "{other:?}");
+    }
+    let sessions = api.call("describeSessions", json!({})).await;
+    assert_eq!(sessions["Sessions"].as_array().unwrap().len(), 2, "{sessions}");
 }
 
 type Damage = fn(&mut Vec<u8>);

@@ -429,13 +429,11 @@ impl Engine {
     /// for ever on one that has ended since, a create is done only while its
     /// session is here, and from then on reports tell of its end.
     ///
-    /// What is said of a session while the broker has it closed is passed over.
-    /// Is it here all the same, because it could not be closed or was made anew,
-    /// the next report tells of it again.
+    /// What is said of a session while the broker has it made or closed is
+    /// passed over. Is another one of its id here, or is it here all the same,
+    /// because it could not be closed or was made anew, the next report tells of
+    /// it again.
     fn answer(&mut self, instruction: InstructionId, action: &Action, mut answer: Answer) {
-        if let (Action::CloseSession { session }, Link::Up(connection)) = (action, &mut self.link) {
-            connection.told.again(session);
-        }
         if let (Answer::Done, Action::CreateSession { session, .. }) = (&answer, action) {
             let state = self.state.borrow();
             if state.sessions.get(session).is_some_and(|found| found.created_by == Some(instruction)) {
@@ -446,6 +444,14 @@ impl Engine {
                 let why = state.reason_of_end(session).unwrap_or("it was closed");
                 answer = Answer::Failed { reason: format!("the session was made and has ended: {why}") };
             }
+        }
+        let passed_over = match action {
+            Action::CreateSession { .. } => answer != Answer::Done,
+            Action::CloseSession { .. } => true,
+            Action::SetPermissions { .. } => false,
+        };
+        if let (true, Link::Up(connection)) = (passed_over, &mut self.link) {
+            connection.told.again(action.session());
         }
         self.send(FromAgent::Answer { instruction, answer });
     }

@@ -29,6 +29,10 @@ pub struct Config {
     pub agents: AgentListener,
     /// Sessions and their times.
     pub sessions: Sessions,
+    /// Journal of what happened.
+    pub journal: Journal,
+    /// Requests that clients may repeat.
+    pub idempotency: Idempotency,
     /// Screenshots.
     pub screenshots: Screenshots,
     /// Serve the API description at `/dcv-session-manager-api.yaml`.
@@ -49,6 +53,8 @@ impl Default for Config {
             clients: Listener::default(),
             agents: AgentListener::default(),
             sessions: Sessions::default(),
+            journal: Journal::default(),
+            idempotency: Idempotency::default(),
             screenshots: Screenshots::default(),
             enable_api_yaml: true,
             access_token_seconds: 3600,
@@ -152,8 +158,6 @@ pub struct Sessions {
     /// Which server gets a session when the request does not say: `spread`,
     /// `pack` or `affinity`.
     pub placement: Policy,
-    /// Records that the journal keeps.
-    pub journal_records_max: u32,
 }
 
 impl Default for Sessions {
@@ -171,30 +175,51 @@ impl Default for Sessions {
             create_retries_max: settings.create_retries_max,
             avoid_failed_server_seconds: settings.avoid_failed_server.as_secs(),
             placement: settings.placement,
-            journal_records_max: settings.journal_records_max,
         }
     }
 }
 
-impl Sessions {
-    /// The part that is replicated.
-    pub const fn settings(&self) -> Settings {
-        Settings {
-            deleted_retention: Millis::from_secs(self.deleted_retention_seconds),
-            prepare_timeout: Millis::from_secs(self.prepare_timeout_seconds),
-            delete_timeout: Millis::from_secs(self.delete_timeout_seconds),
-            queue_max: self.queue_max,
-            queue_timeout: Millis::from_secs(self.queue_timeout_seconds),
-            reports_missed_max: self.reports_missed_max,
-            lost_server_retention: Millis::from_secs(self.lost_server_retention_seconds),
-            lost_session_retention: match self.lost_session_retention_seconds {
-                0 => None,
-                seconds => Some(Millis::from_secs(seconds)),
-            },
-            create_retries_max: self.create_retries_max,
-            avoid_failed_server: Millis::from_secs(self.avoid_failed_server_seconds),
-            placement: self.placement,
-            journal_records_max: self.journal_records_max,
+/// How much of what happened is kept. What goes beyond one of the bounds is
+/// dropped, the oldest first. Replicated like [`Sessions`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// Records.
+    pub records_max: u32,
+    /// Bytes of all records together, as they are in a snapshot.
+    pub bytes_max: u64,
+    /// Age of a record in seconds; 0 sets no limit.
+    pub retention_seconds: u64,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            records_max: settings.journal_records_max,
+            bytes_max: settings.journal_bytes_max,
+            retention_seconds: settings.journal_retention.as_secs(),
+        }
+    }
+}
+
+/// Requests that clients may repeat. Every replica proposes it at its start;
+/// it is part of the replicated state.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Idempotency {
+    /// How long an answer is kept, in seconds.
+    pub retention_seconds: u64,
+    /// Keys that are kept for one client; further ones push out its oldest.
+    pub keys_max_per_client: u32,
+}
+
+impl Default for Idempotency {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            retention_seconds: settings.idempotency_retention.as_secs(),
+            keys_max_per_client: settings.idempotency_keys_max,
         }
     }
 }
@@ -266,9 +291,36 @@ impl Config {
         Ok(config)
     }
 
+    /// The part that is replicated.
+    pub const fn settings(&self) -> Settings {
+        let Self { sessions, journal, idempotency, .. } = self;
+        Settings {
+            deleted_retention: Millis::from_secs(sessions.deleted_retention_seconds),
+            prepare_timeout: Millis::from_secs(sessions.prepare_timeout_seconds),
+            delete_timeout: Millis::from_secs(sessions.delete_timeout_seconds),
+            queue_max: sessions.queue_max,
+            queue_timeout: Millis::from_secs(sessions.queue_timeout_seconds),
+            reports_missed_max: sessions.reports_missed_max,
+            lost_server_retention: Millis::from_secs(sessions.lost_server_retention_seconds),
+            lost_session_retention: match sessions.lost_session_retention_seconds {
+                0 => None,
+                seconds => Some(Millis::from_secs(seconds)),
+            },
+            create_retries_max: sessions.create_retries_max,
+            avoid_failed_server: Millis::from_secs(sessions.avoid_failed_server_seconds),
+            placement: sessions.placement,
+            journal_records_max: journal.records_max,
+            journal_bytes_max: journal.bytes_max,
+            journal_retention: Millis::from_secs(journal.retention_seconds),
+            idempotency_retention: Millis::from_secs(idempotency.retention_seconds),
+            idempotency_keys_max: idempotency.keys_max_per_client,
+        }
+    }
+
     /// Checks what types cannot say.
     pub fn check(&self) -> Result<(), ConfigError> {
         const YEAR_SECONDS: u64 = 366 * 24 * 3600;
+        const MONTH_SECONDS: u64 = 31 * 24 * 3600;
         let sessions = &self.sessions;
         let bounds = [
             ("replica", self.replica, 1, u64::MAX, "at least 1"),
@@ -302,12 +354,22 @@ impl Config {
             ),
             ("sessions.create_retries_max", u64::from(sessions.create_retries_max), 0, 10, "at most 10"),
             ("sessions.avoid_failed_server_seconds", sessions.avoid_failed_server_seconds, 0, 86_400, "at most 86400"),
+            ("journal.records_max", u64::from(self.journal.records_max), 0, 10_000_000, "at most 10000000"),
+            ("journal.bytes_max", self.journal.bytes_max, 1 << 20, 1 << 36, "1048576 to 68719476736"),
+            ("journal.retention_seconds", self.journal.retention_seconds, 0, YEAR_SECONDS, "at most a year"),
             (
-                "sessions.journal_records_max",
-                u64::from(sessions.journal_records_max),
-                0,
-                10_000_000,
-                "at most 10000000",
+                "idempotency.retention_seconds",
+                self.idempotency.retention_seconds,
+                1,
+                MONTH_SECONDS,
+                "1 second to 31 days",
+            ),
+            (
+                "idempotency.keys_max_per_client",
+                u64::from(self.idempotency.keys_max_per_client),
+                1,
+                1_000_000,
+                "1 to 1000000",
             ),
             ("screenshots.width_max", u64::from(self.screenshots.width_max), 1, 8_192, "1 to 8192"),
             ("screenshots.height_max", u64::from(self.screenshots.height_max), 1, 8_192, "1 to 8192"),
@@ -351,6 +413,6 @@ mod tests {
     fn the_settings_of_an_empty_file_are_the_default_ones() {
         let config: Config = toml::from_str("").expect("valid");
         assert_eq!(config, Config::default());
-        assert_eq!(config.sessions.settings(), Settings::default());
+        assert_eq!(config.settings(), Settings::default());
     }
 }

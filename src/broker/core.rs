@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_raft::{ProposeError, ReadError, Replica, Status};
+use tokio::sync::watch;
 
 use super::agents::Links;
 use super::api::door::{self, AskError, Unavailable, UnavailableReason};
 use super::machine::Machine;
+use crate::domain::journal::Position;
 use crate::domain::{Command, Fleet, Outcome, ReplicaId, ServerId, Timestamp};
 use crate::protocol::{Question, Reply};
 
@@ -20,12 +22,20 @@ pub struct Broker {
     id: ReplicaId,
     clock: Arc<dyn berth_raft::Clock>,
     links: Arc<Links>,
+    journaled: watch::Receiver<Option<Position>>,
 }
 
 impl Broker {
-    /// Puts the parts together.
-    pub fn new(replica: Replica<Machine>, id: ReplicaId, clock: Arc<dyn berth_raft::Clock>, links: Arc<Links>) -> Self {
-        Self { replica, id, clock, links }
+    /// Puts the parts together. `journaled` follows the newest record of the
+    /// journal; it changes when that can be read.
+    pub fn new(
+        replica: Replica<Machine>,
+        id: ReplicaId,
+        clock: Arc<dyn berth_raft::Clock>,
+        links: Arc<Links>,
+        journaled: watch::Receiver<Option<Position>>,
+    ) -> Self {
+        Self { replica, id, clock, links, journaled }
     }
 
     /// This replica's number.
@@ -128,6 +138,14 @@ impl door::Core for Broker {
 
     fn local(&self) -> Arc<Fleet> {
         self.fleet()
+    }
+
+    async fn journaled_after(&self, position: Position) {
+        let mut journaled = self.journaled.clone();
+        if journaled.wait_for(|last| *last > Some(position)).await.is_err() {
+            // The replica is gone: nothing will be written any more.
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {

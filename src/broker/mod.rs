@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_raft::{Replica, StorageCondition, SystemClock};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -115,15 +116,20 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let id = ReplicaId(config.replica);
     let links = Arc::new(Links::default());
     let clock = Arc::new(SystemClock);
+    let (journal, journaled) = watch::channel(None);
     let observer = {
         let links = Arc::clone(&links);
-        Arc::new(move |_: &Machine, events: &[crate::domain::Event]| links.notice(events))
+        Arc::new(move |machine: &Machine, events: &[crate::domain::Event]| {
+            links.notice(events);
+            let last = machine.0.journal().last();
+            journal.send_if_modified(|known| std::mem::replace(known, last) != last);
+        })
     };
     // The store locks the folder; everything else in it is touched after that.
     let replica_config = berth_raft::Config::new(folder.join("replica"), berth_raft::ReplicaId(id.0));
     let replica =
         Replica::start(replica_config, clock.clone(), Machine::default(), observer).await.map_err(Error::Start)?;
-    let broker = Arc::new(Broker::new(replica, id, clock, links));
+    let broker = Arc::new(Broker::new(replica, id, clock, links, journaled));
 
     let cluster_key_path = folder.join("cluster.key");
     let has_keys = broker.fleet().key(crate::domain::client::KeyPurpose::AccessToken).is_some();
@@ -142,7 +148,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
 
     let opened = CancellationToken::new();
-    let opening = vec![Command::Configure(config.sessions.settings()), Command::ReplicaStarted { replica: id }];
+    let opening = vec![Command::Configure(config.settings()), Command::ReplicaStarted { replica: id }];
     let first = open(&broker, opening.clone()).await;
     match &first {
         Ok(()) => opened.cancel(),
@@ -168,7 +174,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     if first.is_err() {
         tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
     }
-    let api = api::router(api::ApiState::new(Arc::clone(&broker), Arc::clone(&identity), api_settings(&config)));
+    let api = api::ApiState::new(Arc::clone(&broker), Arc::clone(&identity), api_settings(&config));
+    let api = api::router(api.ending_with(shutdown.clone()));
     let agents_router = agents::router(Agents {
         broker: Arc::clone(&broker),
         secret: Arc::new(agent_secret),
@@ -234,6 +241,7 @@ fn api_settings(config: &Config) -> api::ApiSettings {
     api::ApiSettings {
         screenshots: api::Screenshots { width_max, height_max, format, ..api::Screenshots::default() },
         description_served: config.enable_api_yaml,
+        ..api::ApiSettings::default()
     }
 }
 

@@ -119,6 +119,25 @@ pub(super) fn write<T: Serialize>(value: &T, mut out: &mut dyn Write) -> Result<
     Ok(())
 }
 
+/// How many bytes a value has when it is written.
+pub(super) fn encoded_len<T: Serialize>(value: &T) -> u64 {
+    struct Counter(u64);
+    impl Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    // What cannot be written has no further bytes.
+    let _ = bincode::serde::encode_into_std_write(value, &mut counter, config());
+    counter.0
+}
+
 /// Reads one value. Never takes more memory than its limit, whatever the
 /// bytes say.
 pub(super) fn read<T: DeserializeOwned>(mut input: &mut dyn Read) -> Result<T, CodecError> {

@@ -7,10 +7,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::client::KeyPurpose;
-use super::ids::{AgentInstance, ClientId, Epoch, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{
+    AgentInstance, ClientId, Epoch, IdempotencyKey, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId,
+};
 use super::instruction::Answer;
 use super::report::Report;
-use super::session::{Session, SessionSpec, SessionState};
+use super::request::Fingerprint;
+use super::session::{SessionSpec, SessionState};
 use super::settings::Settings;
 use super::time::{Millis, Timestamp};
 
@@ -151,6 +154,37 @@ pub enum Command {
         /// The private key, sealed with the cluster's key.
         sealed: Vec<u8>,
     },
+
+    /// An API client wants all of this once, however often it says so. What
+    /// came of it is kept under the key; the same request again changes
+    /// nothing and gets that.
+    Once {
+        /// Who wants it. Each client has keys of its own.
+        client: ClientId,
+        /// What the client calls the request by.
+        key: IdempotencyKey,
+        /// Tells another request under the same key.
+        fingerprint: Fingerprint,
+        /// Id of the request; a repeated answer bears that of the first.
+        request_id: String,
+        /// What is wanted, in order. Another `Once` among them is refused.
+        commands: Vec<Command>,
+    },
+}
+
+impl Command {
+    /// The API client that wants it, if one does.
+    pub const fn client(&self) -> Option<&ClientId> {
+        match self {
+            Self::CreateSession { client, .. }
+            | Self::DeleteSession { client, .. }
+            | Self::UpdatePermissions { client, .. }
+            | Self::OpenServer { client, .. }
+            | Self::CloseServer { client, .. }
+            | Self::DrainServer { client, .. } => Some(client),
+            _ => None,
+        }
+    }
 }
 
 /// What a command came to, for the one who proposed it.
@@ -158,8 +192,13 @@ pub enum Command {
 pub enum Outcome {
     /// Done; there is nothing to add.
     Done,
-    /// The session is being created; as it was right after the command.
-    Created(Box<Session>),
+    /// The session is being created.
+    Created {
+        /// Its id: that of the command.
+        id: SessionId,
+        /// When it was asked for.
+        created_at: Timestamp,
+    },
     /// The session is in this state now.
     Deleting(SessionState),
     /// The server takes nothing new and its sessions have a deadline.
@@ -176,6 +215,16 @@ pub enum Outcome {
     },
     /// Not done.
     Refused(Refusal),
+    /// The commands of a [`Command::Once`] came to this now, one by one.
+    Once(Vec<Outcome>),
+    /// The commands of a [`Command::Once`] came to this before; nothing was
+    /// done now.
+    Repeated {
+        /// Id of the request that did it.
+        request_id: String,
+        /// What its commands came to, one by one.
+        outcomes: Vec<Outcome>,
+    },
 }
 
 /// Why a command was refused. The texts that clients compare are made at the
@@ -221,4 +270,10 @@ pub enum Refusal {
     /// Another agent with the same server id is connected.
     #[error("another agent with this server id is connected")]
     OtherInstance,
+    /// The client used the idempotency key for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// A [`Command::Once`] inside another one.
+    #[error("what is done once holds something that is to be done once")]
+    Nested,
 }

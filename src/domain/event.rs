@@ -2,6 +2,8 @@
 //! they are what the journal keeps and what the broker acts on after an entry
 //! was applied.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::client::{ApiClient, SigningKey};
@@ -9,6 +11,7 @@ use super::ids::InstructionId;
 use super::ids::{AgentInstance, ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::{Action, Answer, Instruction};
 use super::report::{Report, ReportedSession};
+use super::request::KeptRequest;
 use super::session::SessionSpec;
 use super::settings::Settings;
 use super::time::{Millis, Timestamp};
@@ -273,24 +276,131 @@ pub enum Event {
     },
     /// A signing key was installed.
     KeyInstalled(SigningKey),
+
+    /// A request with an idempotency key was carried out.
+    RequestKept(Arc<KeptRequest>),
 }
 
 /// Longest text that the journal keeps of an event, in bytes.
 const JOURNAL_TEXT_BYTES_MAX: usize = 1024;
 
 impl Event {
-    /// The event as the journal keeps it: permission files and reasons are cut,
-    /// and what a host is made of is left to the server's record, so that the
-    /// journal's size is bounded by the number of its records.
+    /// The session that it names. What it concerns beyond that is in the
+    /// journal's [`Context`](super::journal::Context).
+    pub const fn session(&self) -> Option<&SessionId> {
+        match self {
+            Self::SessionCreated { id, .. }
+            | Self::SessionRefused { id, .. }
+            | Self::SessionPlaced { id, .. }
+            | Self::SessionReady { id }
+            | Self::SessionConflictEnded { id, .. }
+            | Self::SessionAttemptFailed { id, .. }
+            | Self::SessionWithdrawing { id, .. }
+            | Self::SessionDeletionFailed { id, .. }
+            | Self::SessionObserved { id, .. }
+            | Self::SessionDeleting { id, .. }
+            | Self::SessionDeleted { id, .. }
+            | Self::SessionForgotten { id }
+            | Self::PermissionsChanged { id, .. } => Some(id),
+            Self::SessionAdopted { session, .. } | Self::SessionConflict { session, .. } => Some(&session.id),
+            Self::InstructionIssued { instruction, .. } => Some(instruction.action.session()),
+            Self::Configured(_)
+            | Self::RequestKept(_)
+            | Self::InstructionSettled { .. }
+            | Self::ServerConnected { .. }
+            | Self::ServerReported { .. }
+            | Self::ServerInterrupted { .. }
+            | Self::ServerLost { .. }
+            | Self::ServerRecovered { .. }
+            | Self::ServerForgotten { .. }
+            | Self::ServerMarksDropped { .. }
+            | Self::ServerAvoidanceEnded { .. }
+            | Self::ServerDraining { .. }
+            | Self::ServerDrainExpired { .. }
+            | Self::ServerContested { .. }
+            | Self::ServerOpened { .. }
+            | Self::ServerClosed { .. }
+            | Self::ClientRegistered(_)
+            | Self::ClientDeactivated { .. }
+            | Self::KeyInstalled(_) => None,
+        }
+    }
+
+    /// The server that it names.
+    pub const fn server(&self) -> Option<&ServerId> {
+        match self {
+            Self::SessionPlaced { server, .. }
+            | Self::SessionAdopted { server, .. }
+            | Self::SessionConflict { server, .. }
+            | Self::SessionConflictEnded { server, .. }
+            | Self::SessionAttemptFailed { server, .. }
+            | Self::InstructionIssued { server, .. }
+            | Self::InstructionSettled { server, .. }
+            | Self::ServerConnected { server, .. }
+            | Self::ServerReported { server, .. }
+            | Self::ServerInterrupted { server }
+            | Self::ServerLost { server }
+            | Self::ServerRecovered { server }
+            | Self::ServerForgotten { server }
+            | Self::ServerMarksDropped { server }
+            | Self::ServerAvoidanceEnded { server }
+            | Self::ServerDraining { server, .. }
+            | Self::ServerDrainExpired { server }
+            | Self::ServerContested { server }
+            | Self::ServerOpened { server, .. }
+            | Self::ServerClosed { server, .. } => Some(server),
+            Self::Configured(_)
+            | Self::RequestKept(_)
+            | Self::SessionCreated { .. }
+            | Self::SessionRefused { .. }
+            | Self::SessionReady { .. }
+            | Self::SessionObserved { .. }
+            | Self::SessionWithdrawing { .. }
+            | Self::SessionDeletionFailed { .. }
+            | Self::SessionDeleting { .. }
+            | Self::SessionDeleted { .. }
+            | Self::SessionForgotten { .. }
+            | Self::PermissionsChanged { .. }
+            | Self::ClientRegistered(_)
+            | Self::ClientDeactivated { .. }
+            | Self::KeyInstalled(_) => None,
+        }
+    }
+
+    /// The API client that it names as the one who wanted it.
+    pub const fn client(&self) -> Option<&ClientId> {
+        match self {
+            Self::SessionCreated { client, .. }
+            | Self::SessionRefused { client, .. }
+            | Self::ServerOpened { client, .. }
+            | Self::ServerDraining { client, .. }
+            | Self::ServerClosed { client, .. } => Some(client),
+            _ => None,
+        }
+    }
+
+    /// The event as the journal keeps it. Texts are cut, so that the size of a
+    /// record is bounded; what another record or the host's own holds is left
+    /// out, and so is what may be secret: hashes, sealed keys, and arguments of
+    /// programs.
     #[must_use]
     pub fn abridged(&self) -> Self {
         let mut event = self.clone();
         match &mut event {
-            Self::SessionCreated { spec, .. } => cut_spec(spec),
+            Self::SessionCreated { spec, .. } => {
+                spec.permissions.iter_mut().for_each(cut);
+                spec.autorun_arguments.clear();
+            }
+            Self::SessionAdopted { session, .. } | Self::SessionConflict { session, .. } => {
+                cut(&mut session.name);
+                session.storage_root.iter_mut().for_each(cut);
+            }
             Self::PermissionsChanged { permissions, .. } => cut(permissions),
             Self::InstructionIssued { instruction, .. } => match &mut instruction.action {
-                Action::CreateSession { spec, .. } => cut_spec(spec),
-                Action::SetPermissions { permissions, .. } => cut(permissions),
+                Action::CreateSession { spec, .. } => {
+                    *spec = SessionSpec::plain(std::mem::take(&mut spec.name), spec.owner.clone(), spec.kind);
+                }
+                Action::SetPermissions { permissions, .. } => permissions.clear(),
                 Action::CloseSession { .. } => {}
             },
             Self::InstructionSettled { answer: Some(Answer::Failed { reason }), .. }
@@ -300,13 +410,16 @@ impl Event {
             | Self::SessionDeletionFailed { reason, .. }
             | Self::SessionDeleted { reason: Some(reason), .. } => cut(reason),
             Self::ServerConnected { report, .. } => *report = Report::default(),
+            Self::ClientRegistered(client) => client.secret_hash.clear(),
+            Self::KeyInstalled(key) => key.sealed.clear(),
             _ => {}
         }
         event
     }
 
     /// Whether the journal keeps it. What agents say at each interval would
-    /// push everything else out and is left aside.
+    /// push everything else out and is left aside, and so is a kept request,
+    /// which says nothing beyond the events of its commands.
     pub const fn is_journaled(&self) -> bool {
         !matches!(
             self,
@@ -315,15 +428,9 @@ impl Event {
                 | Self::SessionForgotten { .. }
                 | Self::ServerAvoidanceEnded { .. }
                 | Self::ServerMarksDropped { .. }
+                | Self::RequestKept(_)
         )
     }
-}
-
-fn cut_spec(spec: &mut SessionSpec) {
-    if let Some(permissions) = &mut spec.permissions {
-        cut(permissions);
-    }
-    spec.autorun_arguments.iter_mut().for_each(cut);
 }
 
 /// Shortens a text to what the journal keeps of it.

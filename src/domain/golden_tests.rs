@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::client::KeyPurpose;
 use super::codec::{decode_command, encode_command};
@@ -16,15 +17,21 @@ use super::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
 use super::ids::{
-    AgentInstance, ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId, SessionId,
+    AgentInstance, ClientId, Epoch, IdempotencyKey, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId,
+    SessionId,
 };
 use super::instruction::Answer;
 use super::placement::Policy;
 use super::report::{EndedSession, Inventory, Report, ReportedSession};
+use super::request::Fingerprint;
 use super::requirements::Expression;
 use super::session::{SessionKind, SessionSpec};
 use super::settings::Settings;
 use super::time::{Millis, Timestamp};
+
+fn requirements(text: &str) -> Option<Arc<Expression>> {
+    Expression::parse(text).expect("valid").map(Arc::new)
+}
 
 fn spec() -> SessionSpec {
     SessionSpec {
@@ -37,7 +44,7 @@ fn spec() -> SessionSpec {
         autorun_file: Some("run.sh".to_owned()),
         autorun_arguments: vec!["-a".to_owned(), "b c".to_owned()],
         permissions: Some("[permissions]".to_owned()),
-        requirements: Expression::parse("tag:pool = 'a'").expect("valid").map(std::sync::Arc::new),
+        requirements: requirements("tag:pool = 'a'"),
         storage_root: Some("%home%".to_owned()),
         enqueue: true,
         retry_disabled: true,
@@ -122,6 +129,33 @@ fn report(sessions: Inventory) -> Report {
     }
 }
 
+/// Commands whose outcomes are of each kind that a client's commands have.
+fn once(client: &ClientId) -> Vec<Command> {
+    let create = |id: &str, spec: SessionSpec| Command::CreateSession {
+        id: SessionId::new(id).expect("valid"),
+        spec,
+        client: client.clone(),
+    };
+    let nowhere = SessionSpec { requirements: requirements("tag:pool = 'b'"), enqueue: false, ..spec() };
+    let delete = |id: &str| Command::DeleteSession {
+        id: SessionId::new(id).expect("valid"),
+        owner: spec().owner,
+        force: false,
+        client: client.clone(),
+    };
+    let close =
+        |id: &str, force| Command::CloseServer { id: ServerId::new(id).expect("valid"), force, client: client.clone() };
+    vec![
+        create("session-2", spec()),
+        create("session-3", nowhere),
+        delete("session-2"),
+        delete("nothing"),
+        close("server-1", false),
+        close("server-1", true),
+        close("nothing", true),
+    ]
+}
+
 /// One of each command, in an order in which each does something.
 fn commands() -> Vec<(&'static str, Command)> {
     let server = ServerId::new("server-1").expect("valid");
@@ -130,7 +164,8 @@ fn commands() -> Vec<(&'static str, Command)> {
     let client = ClientId::new("client-1").expect("valid");
     let gone = EndedSession { id: SessionId::new("console").expect("valid"), reason: Some("logged out".to_owned()) };
     vec![
-        ("configure", Command::Configure(Settings { queue_max: 7, ..Settings::default() })),
+        // The journal keeps less than happens, so that the snapshot holds a horizon.
+        ("configure", Command::Configure(Settings { queue_max: 7, journal_records_max: 20, ..Settings::default() })),
         ("replica-started", Command::ReplicaStarted { replica: ReplicaId(1) }),
         (
             "register-client",
@@ -211,6 +246,16 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("close-server", Command::CloseServer { id: server.clone(), force: true, client: client.clone() }),
         ("delete-session", Command::DeleteSession { id: session, owner, force: false, client: client.clone() }),
         ("open-server", Command::OpenServer { id: server.clone(), client: client.clone() }),
+        (
+            "once",
+            Command::Once {
+                client: client.clone(),
+                key: IdempotencyKey::new("key-1").expect("valid"),
+                fingerprint: Fingerprint([7; 32]),
+                request_id: "request-1".to_owned(),
+                commands: once(&client),
+            },
+        ),
         ("disconnect-agent", Command::DisconnectAgent { server, epoch: Epoch(1) }),
         ("deactivate-client", Command::DeactivateClient { id: client }),
     ]
@@ -258,6 +303,7 @@ fn path() -> PathBuf {
 fn golden_bytes_of_version_1_are_written_and_read() {
     let mut current: Vec<(&str, Vec<u8>)> =
         commands().iter().map(|(name, command)| (*name, encode_command(command).expect("small"))).collect();
+    assert!(fleet().journal().horizon().is_some(), "the snapshot holds everything that it can hold");
     current.push(("image", image(&fleet())));
     if std::env::var_os("BERTH_WRITE_GOLDEN").is_some() {
         let lines: Vec<String> = current.iter().map(|(name, bytes)| format!("{name} {}", hex(bytes))).collect();

@@ -117,6 +117,10 @@ text_id! {
     /// A signing key.
     KeyId, "key id"
 }
+text_id! {
+    /// What a client calls a request by, so that it can repeat it.
+    IdempotencyKey, "idempotency key"
+}
 
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {

@@ -21,6 +21,7 @@ pub mod instruction;
 pub mod journal;
 pub mod placement;
 pub mod report;
+pub mod request;
 pub mod requirements;
 pub mod server;
 pub mod session;

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Bounds;
 use super::placement::Policy;
 use super::time::Millis;
 
@@ -39,6 +40,25 @@ pub struct Settings {
     pub placement: Policy,
     /// Records the journal keeps.
     pub journal_records_max: u32,
+    /// Bytes of records, encoded, that the journal keeps.
+    pub journal_bytes_max: u64,
+    /// How long the journal keeps a record; 0 sets no limit.
+    pub journal_retention: Millis,
+    /// How long the answer to a request with an idempotency key is kept.
+    pub idempotency_retention: Millis,
+    /// Idempotency keys that are kept for one client.
+    pub idempotency_keys_max: u32,
+}
+
+impl Settings {
+    /// How much the journal keeps.
+    pub(super) const fn journal_bounds(&self) -> Bounds {
+        Bounds {
+            records_max: self.journal_records_max,
+            bytes_max: self.journal_bytes_max,
+            retention: self.journal_retention,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -56,6 +76,10 @@ impl Default for Settings {
             avoid_failed_server: Millis::from_secs(300),
             placement: Policy::Spread,
             journal_records_max: 100_000,
+            journal_bytes_max: 256 * 1024 * 1024,
+            journal_retention: Millis::from_secs(7 * 24 * 3600),
+            idempotency_retention: Millis::from_secs(24 * 3600),
+            idempotency_keys_max: 50_000,
         }
     }
 }

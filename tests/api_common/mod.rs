@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use berth::broker::api::door::{
     AskError, Core, Identity, Token, TokenError, Unavailable, UnavailableReason, VerifyError,
 };
@@ -18,6 +18,7 @@ use berth::domain::fleet::Stamp;
 use berth::domain::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
+use berth::domain::journal::Position;
 use berth::domain::report::{Inventory, Report, ReportedSession};
 use berth::domain::{
     Action, AgentInstance, ClientId, Command, Epoch, Fleet, InstructionId, LogIndex, Millis, Outcome, Owner, ReplicaId,
@@ -25,6 +26,8 @@ use berth::domain::{
 };
 use berth::protocol::{Image, ImageFormat, Question, Reply};
 use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 pub const CLIENT: &str = "portal";
@@ -56,6 +59,14 @@ pub struct World {
     pub proposals: AtomicUsize,
     pub has_no_quorum: AtomicBool,
     pub is_panicking: AtomicBool,
+    pub tokens_are_refused: AtomicBool,
+    journaled: watch::Sender<Option<Position>>,
+    /// What is proposed happens, and its outcome is lost.
+    pub loses_outcomes: AtomicBool,
+    /// What is proposed waits until it is released.
+    pub is_holding: AtomicBool,
+    pub held: Notify,
+    pub released: Notify,
     ids: AtomicU64,
 }
 
@@ -70,12 +81,25 @@ impl World {
             proposals: AtomicUsize::new(0),
             has_no_quorum: AtomicBool::new(false),
             is_panicking: AtomicBool::new(false),
+            tokens_are_refused: AtomicBool::new(false),
+            journaled: watch::Sender::new(None),
+            loses_outcomes: AtomicBool::new(false),
+            is_holding: AtomicBool::new(false),
+            held: Notify::new(),
+            released: Notify::new(),
             ids: AtomicU64::new(0),
         })
     }
 
     pub fn apply(&self, command: Command) -> Outcome {
-        self.log.lock().unwrap().apply(command)
+        let outcome = self.log.lock().unwrap().apply(command);
+        self.announce();
+        outcome
+    }
+
+    /// Tells those who follow the journal how far it goes.
+    fn announce(&self) {
+        self.journaled.send_replace(self.fleet().journal().last());
     }
 
     pub fn fleet(&self) -> Fleet {
@@ -89,6 +113,8 @@ impl World {
         log.index += 1;
         let stamp = Stamp { index: LogIndex(log.index), at: Timestamp(log.at) };
         log.fleet.advance(stamp);
+        drop(log);
+        self.announce();
     }
 
     /// Connects a server with these sessions on it.
@@ -157,12 +183,21 @@ impl World {
     }
 
     pub fn api_with(self: &Arc<Self>, settings: ApiSettings) -> Api {
-        Api(router(ApiState::new(Arc::clone(self), Arc::new(Keys), settings)))
+        self.api_until(settings, CancellationToken::new())
+    }
+
+    /// An API that ends its streams when a token is cancelled.
+    pub fn api_until(self: &Arc<Self>, settings: ApiSettings, ending: CancellationToken) -> Api {
+        let state = ApiState::new(Arc::clone(self), Arc::new(Keys(Arc::clone(self))), settings);
+        Api(router(state.ending_with(ending)))
     }
 }
 
 const NO_QUORUM: Unavailable =
     Unavailable { reason: UnavailableReason::NoQuorum, retry_after: Duration::from_millis(1500) };
+
+const OUTCOME_UNKNOWN: Unavailable =
+    Unavailable { reason: UnavailableReason::OutcomeUnknown, retry_after: Duration::from_secs(1) };
 
 impl Core for World {
     async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
@@ -170,8 +205,13 @@ impl Core for World {
         if self.has_no_quorum.load(Ordering::Relaxed) {
             return Err(NO_QUORUM);
         }
+        if self.is_holding.load(Ordering::Relaxed) {
+            self.held.notify_one();
+            self.released.notified().await;
+        }
         self.proposals.fetch_add(1, Ordering::Relaxed);
-        Ok(commands.into_iter().map(|command| self.apply(command)).collect())
+        let outcomes = commands.into_iter().map(|command| self.apply(command)).collect();
+        if self.loses_outcomes.load(Ordering::Relaxed) { Err(OUTCOME_UNKNOWN) } else { Ok(outcomes) }
     }
 
     async fn read(&self) -> Result<Arc<Fleet>, Unavailable> {
@@ -180,6 +220,11 @@ impl Core for World {
 
     fn local(&self) -> Arc<Fleet> {
         Arc::new(self.fleet())
+    }
+
+    async fn journaled_after(&self, position: Position) {
+        let mut journaled = self.journaled.subscribe();
+        journaled.wait_for(|last| *last > Some(position)).await.unwrap();
     }
 
     async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
@@ -213,7 +258,7 @@ impl Core for World {
 }
 
 /// Tokens of the form `good:CLIENT`.
-pub struct Keys;
+pub struct Keys(Arc<World>);
 
 impl Identity for Keys {
     async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
@@ -226,6 +271,7 @@ impl Identity for Keys {
 
     fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
         match bearer {
+            _ if self.0.tokens_are_refused.load(Ordering::Relaxed) => Err(VerifyError::InactiveClient),
             "expired" => Err(VerifyError::Expired),
             other => {
                 other.strip_prefix("good:").and_then(|client| ClientId::new(client).ok()).ok_or(VerifyError::Invalid)
@@ -274,6 +320,19 @@ impl Api {
         let (head, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
         Answer { status: head.status, headers: head.headers, body }
+    }
+
+    /// Begins a stream of events with a good token of a client and these
+    /// further headers.
+    pub async fn follow(&self, client: &str, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer good:{client}"))
+            .header(header::ACCEPT, "text/event-stream");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.0.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     /// Calls with a good token.

@@ -58,6 +58,11 @@ impl Broker {
     /// Ends it by a signal and starts it again at the same ports.
     pub async fn restart(&mut self, by: Signal) {
         self.process.stop(by).await;
+        self.restart_after_end().await;
+    }
+
+    /// Starts it again, once it has ended, at the same ports.
+    pub async fn restart_after_end(&mut self) {
         self.process = Process::start(self.command());
         self.serves().await;
     }

@@ -30,7 +30,7 @@ pub(super) async fn authorise(
 }
 
 /// The token of `Authorization: Bearer <token>`; the scheme in any case.
-fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
     let invalid = |text: &str| Error::InvalidToken(text.to_owned());
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or(Error::NoAuthorization)?;

@@ -69,7 +69,7 @@ impl<S: Send + Sync> FromRequest<S> for One {
 }
 
 /// Reads a JSON body as bytes.
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Error> {
+pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Error> {
     let is_json = has_json_type(request.headers());
     let body = read_bytes(request, state).await?;
     if !is_json && !body.is_empty() {
@@ -101,7 +101,7 @@ fn has_json_type(headers: &HeaderMap) -> bool {
 }
 
 /// Decodes an array of items.
-fn items<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, Error> {
+pub(super) fn items<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, Error> {
     if is_blank(body) {
         return Err(Error::BadRequest("the body is empty; it must be a JSON array".to_owned()));
     }

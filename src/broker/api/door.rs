@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::journal::Position;
 use crate::domain::{ClientId, Command, Fleet, Outcome, ServerId, Session, Timestamp};
 use crate::protocol::{Question, Reply};
 
@@ -21,6 +22,10 @@ pub trait Core: Send + Sync + 'static {
 
     /// The fleet as this replica knows it, maybe stale.
     fn local(&self) -> Arc<Fleet>;
+
+    /// Resolves when the journal of [`local`](Self::local) has grown beyond a
+    /// position; at once when it has already.
+    fn journaled_after(&self, position: Position) -> impl Future<Output = ()> + Send;
 
     /// Asks the agent of a server something that leaves no trace in the log.
     fn ask(&self, server: &ServerId, question: Question) -> impl Future<Output = Result<Reply, AskError>> + Send;
@@ -151,6 +156,7 @@ pub(super) trait AnyCore: Send + Sync + 'static {
     fn propose(&self, commands: Vec<Command>) -> Later<'_, Result<Vec<Outcome>, Unavailable>>;
     fn read(&self) -> Later<'_, Result<Arc<Fleet>, Unavailable>>;
     fn local(&self) -> Arc<Fleet>;
+    fn journaled_after(&self, position: Position) -> Later<'_, ()>;
     fn ask<'a>(&'a self, server: &'a ServerId, question: Question) -> Later<'a, Result<Reply, AskError>>;
     fn new_id(&self) -> String;
     fn now(&self) -> Timestamp;
@@ -167,6 +173,10 @@ impl<C: Core> AnyCore for C {
 
     fn local(&self) -> Arc<Fleet> {
         Core::local(self)
+    }
+
+    fn journaled_after(&self, position: Position) -> Later<'_, ()> {
+        Box::pin(Core::journaled_after(self, position))
     }
 
     fn ask<'a>(&'a self, server: &'a ServerId, question: Question) -> Later<'a, Result<Reply, AskError>> {

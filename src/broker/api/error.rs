@@ -8,7 +8,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::OLDEST_INDEX_HEADER;
 use super::door::{Unavailable, VerifyError};
+
+/// When to look again for the answer to a request that is under way: requests
+/// end within moments, or with an error that the client sees.
+const KEY_RETRY_AFTER_SECS: u64 = 1;
 
 /// Why a request as a whole failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +30,23 @@ pub enum Error {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(&'static str),
+    /// The cursor lies before what is kept of the events.
+    #[error(
+        "events up to {dropped} are no longer kept, and some of them come after this cursor; the oldest index \
+         kept is {oldest}; begin again without a cursor, or go on with after={dropped}"
+    )]
+    EventsGone {
+        /// Cursor of the last event that is no longer kept.
+        dropped: String,
+        /// The oldest log index whose events are kept.
+        oldest: u64,
+    },
+    /// The client follows events with as many streams as it may.
+    #[error("this client has {max} streams of events already; end one of them first")]
+    TooManyStreams {
+        /// Allowed streams.
+        max: usize,
+    },
     /// The path exists, but not with this method.
     #[error("this method is not allowed here")]
     MethodNotAllowed,
@@ -43,6 +65,12 @@ pub enum Error {
     /// The body is of another kind.
     #[error("the body must be JSON; send it with Content-Type: application/json")]
     UnsupportedMediaType,
+    /// A request with the same idempotency key is under way.
+    #[error("a request with this Idempotency-Key is being carried out; try again in {KEY_RETRY_AFTER_SECS} s")]
+    KeyInUse,
+    /// The idempotency key belongs to another request.
+    #[error("this Idempotency-Key was used for another request")]
+    KeyReused,
     /// Not now.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -63,10 +91,14 @@ impl Error {
             Self::NoAuthorization | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::EventsGone { .. } => StatusCode::GONE,
+            Self::TooManyStreams { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::KeyInUse => StatusCode::CONFLICT,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -97,8 +129,14 @@ impl IntoResponse for Error {
                 let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
             }
+            Self::EventsGone { dropped: _, oldest } => {
+                headers.insert(OLDEST_INDEX_HEADER, HeaderValue::from(oldest));
+            }
             Self::Unavailable(unavailable) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(unavailable.retry_after_secs()));
+            }
+            Self::KeyInUse => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(KEY_RETRY_AFTER_SECS));
             }
             _ => {}
         }

@@ -1,4 +1,5 @@
-//! `application/x-www-form-urlencoded`: what the token end point takes.
+//! `application/x-www-form-urlencoded`: what the token end point takes, and
+//! how queries of URLs are written.
 
 /// Decodes one component: `+` is a blank, `%XX` a byte. `None` when an escape
 /// is broken or the bytes are no UTF-8.

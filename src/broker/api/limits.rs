@@ -13,6 +13,8 @@ pub const FORM_BYTES_MAX: usize = 16 * 1024;
 pub const ACCESS_TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest request id that is taken over from a client, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest idempotency key, in bytes: a UUID needs 36.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 /// Most items in one call, and most ids or filters in one query: as many as a
 /// page may have results.
@@ -37,6 +39,22 @@ pub const PERMISSIONS_BYTES_MAX: usize = 64 * 1024;
 pub const AUTORUN_ARGUMENTS_MAX: usize = 50;
 /// Longest argument of an autorun file, in characters.
 pub const AUTORUN_ARGUMENT_CHARS_MAX: usize = 150;
+
+/// Most events of one page.
+pub const EVENTS_MAX: usize = 1000;
+/// Events of a page when the client does not say.
+pub const EVENTS_DEFAULT: usize = 100;
+/// Events that are looked at for one page; a filter may let few of them through.
+pub const EVENTS_LOOKED_AT_MAX: usize = 10_000;
+/// Events that a stream reads ahead of its client.
+pub const EVENTS_AHEAD_MAX: usize = 100;
+/// Streams of events at a time on one replica: each holds a connection.
+pub const EVENT_STREAMS_MAX: usize = 256;
+/// Streams of events of one client at a time on one replica.
+pub const EVENT_STREAMS_PER_CLIENT_MAX: usize = 8;
+/// How often a stream shows a sign of life when nothing happens; proxies give
+/// up on silent connections after 60 s or less.
+pub const EVENT_KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Agents that one request for pictures asks at the same time.
 pub const AGENTS_ASKED_MAX: usize = 8;

@@ -3,13 +3,14 @@
 //!
 //! Handlers are thin. A request becomes domain types at once (`body`,
 //! `validate`, `find`), goes through the door (`door`) as
-//! commands or reads a view of the fleet, and what comes back is shown in the
-//! words of the API (`view`, `wire`). An answer never holds a field outside
-//! the 2023.0 description; what is new stands in headers. `docs/api.md` tells
-//! clients the rest.
+//! commands (`change`) or reads a view of the fleet, and what comes back is
+//! shown in the words of the API (`view`, `wire`). An answer never holds a
+//! field outside the 2023.0 description; what is new stands in headers, or
+//! under `/v1/` (`v1`). `docs/api.md` tells clients the rest.
 
 mod auth;
 mod body;
+mod change;
 mod connection;
 mod description;
 pub mod door;
@@ -17,6 +18,7 @@ mod envelope;
 mod error;
 mod find;
 mod form;
+mod idempotency;
 pub mod limits;
 mod pages;
 mod permissions;
@@ -38,6 +40,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
@@ -45,8 +48,9 @@ pub use error::Error;
 pub use policy::PLACEMENT_HEADER;
 
 use self::door::{AnyCore, AnyIdentity, Core, Identity};
+use self::idempotency::Running;
 use self::validate::Invalid;
-use crate::domain::{Command, Fleet, Outcome, Refusal, SessionId};
+use crate::domain::{Fleet, Outcome, Refusal, SessionId};
 use crate::protocol::ImageFormat;
 
 /// Header of answers: the log index that the answer shows.
@@ -54,6 +58,9 @@ pub const INDEX_HEADER: HeaderName = HeaderName::from_static("berth-index");
 /// Header of answers that may be out of date, because no majority of replicas
 /// could be reached: `true`.
 pub const STALE_HEADER: HeaderName = HeaderName::from_static("berth-stale");
+/// Header of answers to a cursor after which events were dropped: the oldest
+/// log index whose events are kept.
+pub const OLDEST_INDEX_HEADER: HeaderName = HeaderName::from_static("berth-oldest-index");
 
 /// What an operator can set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +70,9 @@ pub struct ApiSettings {
     /// Whether `GET /dcv-session-manager-api.yaml` answers
     /// (`enable-api-yaml` of the original).
     pub description_served: bool,
+    /// How often a stream of events shows a sign of life, and its token is
+    /// looked at.
+    pub event_keep_alive: Duration,
 }
 
 /// Pictures of sessions, when the client does not say.
@@ -82,7 +92,11 @@ pub struct Screenshots {
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { screenshots: Screenshots::default(), description_served: true }
+        Self {
+            screenshots: Screenshots::default(),
+            description_served: true,
+            event_keep_alive: limits::EVENT_KEEP_ALIVE,
+        }
     }
 }
 
@@ -132,6 +146,9 @@ pub struct ApiState {
     core: Arc<dyn AnyCore>,
     identity: Arc<dyn AnyIdentity>,
     settings: Arc<ApiSettings>,
+    event_places: v1::Places,
+    ending: CancellationToken,
+    running: Arc<Running>,
 }
 
 /// Why an item failed while its neighbours went on. The texts are for clients.
@@ -165,7 +182,20 @@ impl Seen {
 impl ApiState {
     /// Puts the parts together.
     pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
-        Self { core, identity, settings: Arc::new(settings) }
+        Self {
+            core,
+            identity,
+            settings: Arc::new(settings),
+            running: Arc::default(),
+            event_places: v1::Places::default(),
+            ending: CancellationToken::new(),
+        }
+    }
+
+    /// Ends what would never end by itself when a token is cancelled.
+    #[must_use]
+    pub fn ending_with(self, ending: CancellationToken) -> Self {
+        Self { ending, ..self }
     }
 
     /// The fleet as of now or, when that cannot be known, as this replica
@@ -178,45 +208,6 @@ impl ApiState {
                 Seen { fleet: self.core.local(), is_stale: true }
             }
         }
-    }
-
-    /// Makes a command of each item, proposes all of them as one, in order,
-    /// and tells what became of each item, in order.
-    async fn carry_out<T>(
-        &self,
-        items: Vec<T>,
-        command: impl Fn(&T) -> Result<Command, Failure>,
-    ) -> Result<Vec<(T, Result<Outcome, Failure>)>, Error> {
-        let mut commands = Vec::with_capacity(items.len());
-        let checked: Vec<(T, Result<(), Failure>)> = items
-            .into_iter()
-            .map(|item| {
-                let checked = command(&item).map(|command| commands.push(command));
-                (item, checked)
-            })
-            .collect();
-        let proposed = commands.len();
-        let outcomes = if commands.is_empty() { Vec::new() } else { self.core.propose(commands).await? };
-        if outcomes.len() != proposed {
-            tracing::error!(
-                proposed,
-                outcomes = outcomes.len(),
-                "a proposal came back with another number of outcomes"
-            );
-            return Err(Error::Internal);
-        }
-        let mut outcomes = outcomes.into_iter();
-        let results = checked.into_iter().map(|(item, checked)| {
-            let result = match checked {
-                Err(failure) => Err(failure),
-                Ok(()) => match outcomes.next().ok_or(Error::Internal)? {
-                    Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
-                    outcome => Ok(outcome),
-                },
-            };
-            Ok((item, result))
-        });
-        results.collect()
     }
 
     /// An id for a session that is to be made.

@@ -1,12 +1,9 @@
 //! Permissions of sessions.
 
 use axum::extract::State;
-use axum::{Extension, Json};
 
 use super::ApiState;
-use super::auth::Caller;
-use super::body::Items;
-use super::envelope::RequestId;
+use super::change::{Changed, Changing};
 use super::error::Error;
 use super::sessions::existing_session;
 use super::{validate, wire};
@@ -26,12 +23,10 @@ use crate::domain::{Command, Outcome};
 )]
 pub(super) async fn update(
     State(api): State<ApiState>,
-    Extension(Caller(client)): Extension<Caller>,
-    RequestId(request_id): RequestId,
-    Items(items): Items<wire::UpdateSessionPermissionsRequestData>,
-) -> Result<Json<wire::UpdateSessionPermissionsResponse>, Error> {
-    let results = api
-        .carry_out(items, |item| {
+    request: Changing<wire::UpdateSessionPermissionsRequestData>,
+) -> Result<Changed<wire::UpdateSessionPermissionsResponse>, Error> {
+    let done = api
+        .carry_out(request, |client, item| {
             Ok(Command::UpdatePermissions {
                 id: existing_session(item.session_id.as_deref())?,
                 owner: validate::owner(item.owner.as_deref())?,
@@ -40,9 +35,11 @@ pub(super) async fn update(
             })
         })
         .await?;
-    let mut body =
-        wire::UpdateSessionPermissionsResponse { request_id, ..wire::UpdateSessionPermissionsResponse::default() };
-    for (item, result) in results {
+    let mut body = wire::UpdateSessionPermissionsResponse {
+        request_id: done.request_id,
+        ..wire::UpdateSessionPermissionsResponse::default()
+    };
+    for (item, result) in done.results {
         let session_id = item.session_id;
         match result {
             Ok(Outcome::Done) => {
@@ -55,5 +52,5 @@ pub(super) async fn update(
             }),
         }
     }
-    Ok(Json(body))
+    Ok(Changed { body, is_repeated: done.is_repeated })
 }

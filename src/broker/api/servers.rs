@@ -1,11 +1,11 @@
 //! Servers: describe, open, close.
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 
-use super::auth::Caller;
-use super::body::{Items, Query};
+use super::body::Query;
+use super::change::{Changed, Changing};
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::ServerQuery;
@@ -49,18 +49,16 @@ pub(super) async fn describe(
 )]
 pub(super) async fn open(
     State(api): State<ApiState>,
-    Extension(Caller(client)): Extension<Caller>,
-    RequestId(request_id): RequestId,
-    Items(items): Items<wire::OpenServerRequestData>,
-) -> Result<Json<wire::OpenServersResponse>, Error> {
-    let results = api
-        .carry_out(items, |item| {
+    request: Changing<wire::OpenServerRequestData>,
+) -> Result<Changed<wire::OpenServersResponse>, Error> {
+    let done = api
+        .carry_out(request, |client, item| {
             let id = existing_server(item.server_id.as_deref())?;
             Ok(Command::OpenServer { id, client: client.clone() })
         })
         .await?;
-    let mut body = wire::OpenServersResponse { request_id, ..wire::OpenServersResponse::default() };
-    for (item, result) in results {
+    let mut body = wire::OpenServersResponse { request_id: done.request_id, ..wire::OpenServersResponse::default() };
+    for (item, result) in done.results {
         match result {
             Ok(Outcome::Done) => {
                 body.successful_list.push(wire::OpenServerSuccessfulResponse { server_id: item.server_id });
@@ -73,7 +71,7 @@ pub(super) async fn open(
             }),
         }
     }
-    Ok(Json(body))
+    Ok(Changed { body, is_repeated: done.is_repeated })
 }
 
 /// Closes servers for placement.
@@ -90,18 +88,16 @@ pub(super) async fn open(
 )]
 pub(super) async fn close(
     State(api): State<ApiState>,
-    Extension(Caller(client)): Extension<Caller>,
-    RequestId(request_id): RequestId,
-    Items(items): Items<wire::CloseServerRequestData>,
-) -> Result<Json<wire::CloseServersResponse>, Error> {
-    let results = api
-        .carry_out(items, |item| {
+    request: Changing<wire::CloseServerRequestData>,
+) -> Result<Changed<wire::CloseServersResponse>, Error> {
+    let done = api
+        .carry_out(request, |client, item| {
             let id = existing_server(item.server_id.as_deref())?;
             Ok(Command::CloseServer { id, force: item.force.unwrap_or(false), client: client.clone() })
         })
         .await?;
-    let mut body = wire::CloseServersResponse { request_id, ..wire::CloseServersResponse::default() };
-    for (item, result) in results {
+    let mut body = wire::CloseServersResponse { request_id: done.request_id, ..wire::CloseServersResponse::default() };
+    for (item, result) in done.results {
         match result {
             Ok(Outcome::Done) => {
                 body.successful_list.push(wire::CloseServerSuccessfulResponse { server_id: item.server_id });
@@ -114,7 +110,7 @@ pub(super) async fn close(
             }),
         }
     }
-    Ok(Json(body))
+    Ok(Changed { body, is_repeated: done.is_repeated })
 }
 
 /// The id of a server that should exist. A text that cannot be an id is told

@@ -1,12 +1,12 @@
 //! Sessions: describe, create, delete.
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 
 use super::ApiState;
-use super::auth::Caller;
-use super::body::{Items, Query};
+use super::body::Query;
+use super::change::{Changed, Changing};
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::SessionQuery;
@@ -50,30 +50,35 @@ pub(super) async fn describe(
 )]
 pub(super) async fn create(
     State(api): State<ApiState>,
-    Extension(Caller(client)): Extension<Caller>,
-    RequestId(request_id): RequestId,
     PlacementHeader(placement): PlacementHeader,
-    Items(items): Items<wire::CreateSessionRequestData>,
-) -> Result<Json<wire::CreateSessionsResponse>, Error> {
-    let results = api
-        .carry_out(items, |item| {
-            let spec = SessionSpec { placement, ..validate::session_spec(item)? };
+    request: Changing<wire::CreateSessionRequestData>,
+) -> Result<Changed<wire::CreateSessionsResponse>, Error> {
+    let request = request.map(|item| {
+        let spec = validate::session_spec(&item).map(|spec| SessionSpec { placement, ..spec });
+        (item, spec)
+    });
+    let done = api
+        .carry_out(request, |client, (_, spec)| {
+            let spec = spec.clone()?;
             let id = api.new_session_id()?;
             Ok(Command::CreateSession { id, spec, client: client.clone() })
         })
         .await?;
-    let mut body = wire::CreateSessionsResponse { request_id, ..wire::CreateSessionsResponse::default() };
-    for (item, result) in results {
-        match result {
-            Ok(Outcome::Created(session)) => body.successful_list.push(view::created_session(&session)),
-            Ok(other) => return Err(super::unexpected(&other)),
-            Err(failure) => body.unsuccessful_list.push(wire::UnsuccessfulCreateSessionRequestData {
+    let mut body =
+        wire::CreateSessionsResponse { request_id: done.request_id, ..wire::CreateSessionsResponse::default() };
+    for ((item, spec), result) in done.results {
+        match (result, spec) {
+            (Ok(Outcome::Created { id, created_at }), Ok(spec)) => {
+                body.successful_list.push(view::created_session(&id, created_at, &spec));
+            }
+            (Ok(other), _) => return Err(super::unexpected(&other)),
+            (Err(failure), _) => body.unsuccessful_list.push(wire::UnsuccessfulCreateSessionRequestData {
                 create_session_request_data: Some(item),
                 failure_reason: Some(failure.to_string()),
             }),
         }
     }
-    Ok(Json(body))
+    Ok(Changed { body, is_repeated: done.is_repeated })
 }
 
 /// Deletes sessions. What is accepted is being deleted when this answers.
@@ -90,12 +95,10 @@ pub(super) async fn create(
 )]
 pub(super) async fn delete(
     State(api): State<ApiState>,
-    Extension(Caller(client)): Extension<Caller>,
-    RequestId(request_id): RequestId,
-    Items(items): Items<wire::DeleteSessionRequestData>,
-) -> Result<Json<wire::DeleteSessionsResponse>, Error> {
-    let results = api
-        .carry_out(items, |item| {
+    request: Changing<wire::DeleteSessionRequestData>,
+) -> Result<Changed<wire::DeleteSessionsResponse>, Error> {
+    let done = api
+        .carry_out(request, |client, item| {
             Ok(Command::DeleteSession {
                 id: existing_session(item.session_id.as_deref())?,
                 owner: validate::owner(item.owner.as_deref())?,
@@ -104,8 +107,9 @@ pub(super) async fn delete(
             })
         })
         .await?;
-    let mut body = wire::DeleteSessionsResponse { request_id, ..wire::DeleteSessionsResponse::default() };
-    for (item, result) in results {
+    let mut body =
+        wire::DeleteSessionsResponse { request_id: done.request_id, ..wire::DeleteSessionsResponse::default() };
+    for (item, result) in done.results {
         let session_id = item.session_id;
         match result {
             Ok(Outcome::Deleting(state)) => body.successful_list.push(wire::DeleteSessionSuccessfulResponse {
@@ -119,7 +123,7 @@ pub(super) async fn delete(
             }),
         }
     }
-    Ok(Json(body))
+    Ok(Changed { body, is_repeated: done.is_repeated })
 }
 
 /// The id of a session that should exist. A text that cannot be an id is told

@@ -4,7 +4,7 @@ use super::wire;
 use crate::domain::host::{self, EndpointProtocol, HostFacts};
 use crate::domain::server::Unavailability;
 use crate::domain::session::SessionState;
-use crate::domain::{Fleet, Phase, Server, Session, SessionKind, Timestamp};
+use crate::domain::{Fleet, Phase, Server, Session, SessionId, SessionKind, SessionSpec, Timestamp};
 
 /// A session with the short form of its server.
 pub(super) fn session(fleet: &Fleet, session: &Session) -> wire::Session {
@@ -24,36 +24,39 @@ pub(super) fn session(fleet: &Fleet, session: &Session) -> wire::Session {
         state: Some(state_name(state).to_owned()),
         substate: substate.map(str::to_owned),
         state_reason: fleet.state_reason_of(session).map(std::borrow::Cow::into_owned),
-        ..plain_session(session)
+        last_disconnection_time: session.last_disconnected_at.map(time),
+        num_of_connections: Some(i64::from(session.connections)),
+        ..plain_session(&session.id, session.created_at, &session.spec)
     }
 }
 
 /// A session that was accepted a moment ago. It says nothing of a server even
 /// if one is chosen already: portals cannot take a server there.
-pub(super) fn created_session(session: &Session) -> wire::Session {
+pub(super) fn created_session(id: &SessionId, created_at: Timestamp, spec: &SessionSpec) -> wire::Session {
     wire::Session {
         state: Some(state_name(SessionState::Creating).to_owned()),
         substate: Some("SESSION_PLACING".to_owned()),
-        ..plain_session(session)
+        num_of_connections: Some(0),
+        ..plain_session(id, created_at, spec)
     }
 }
 
 /// What a session is without its place in the fleet.
-fn plain_session(session: &Session) -> wire::Session {
+fn plain_session(id: &SessionId, created_at: Timestamp, spec: &SessionSpec) -> wire::Session {
     wire::Session {
-        id: Some(session.id.as_str().to_owned()),
-        name: Some(session.spec.name.clone()),
-        owner: Some(session.spec.owner.as_str().to_owned()),
+        id: Some(id.as_str().to_owned()),
+        name: Some(spec.name.clone()),
+        owner: Some(spec.owner.as_str().to_owned()),
         server: None,
-        kind: Some(kind_name(session.spec.kind).to_owned()),
-        max_concurrent_clients: session.spec.clients_max.map(i64::from),
+        kind: Some(kind_name(spec.kind).to_owned()),
+        max_concurrent_clients: spec.clients_max.map(i64::from),
         state: None,
         substate: None,
         state_reason: None,
-        creation_time: Some(time(session.created_at)),
-        last_disconnection_time: session.last_disconnected_at.map(time),
-        num_of_connections: Some(i64::from(session.connections)),
-        storage_root: session.spec.storage_root.clone(),
+        creation_time: Some(time(created_at)),
+        last_disconnection_time: None,
+        num_of_connections: None,
+        storage_root: spec.storage_root.clone(),
     }
 }
 
@@ -165,6 +168,7 @@ pub(super) const fn state_name(state: SessionState) -> &'static str {
     }
 }
 
+/// Name of a kind of session.
 pub(super) const fn kind_name(kind: SessionKind) -> &'static str {
     match kind {
         SessionKind::Console => "CONSOLE",

@@ -125,7 +125,7 @@ impl Bench {
         let started = Instant::now();
         for (number, command) in (0u32..).zip(commands) {
             let outcome = self.fleet.apply(self.stamp(), command).outcome;
-            placed += u32::from(matches!(outcome, Outcome::Created(_)));
+            placed += u32::from(matches!(outcome, Outcome::Created { .. }));
             if number % COMMANDS_PER_ENTRY == 0 {
                 self.index += 1;
                 self.published = self.fleet.clone();

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::index::Due;
-use super::{Fleet, agents, operators, queue, sessions};
+use super::{Fleet, agents, operators, queue, requests, sessions};
 use crate::domain::command::{Command, Outcome};
 use crate::domain::event::Event;
-use crate::domain::ids::LogIndex;
+use crate::domain::ids::{ClientId, LogIndex};
+use crate::domain::journal::Context;
 use crate::domain::time::Timestamp;
 
 /// What is due by itself is dealt with at most this many at a time, so that
@@ -35,31 +36,59 @@ pub struct Applied {
 pub(super) struct Transition<'a> {
     pub(super) fleet: &'a mut Fleet,
     pub(super) stamp: Stamp,
+    /// The API client whose command is being applied.
+    client: Option<ClientId>,
     events: Vec<Event>,
 }
 
 impl Transition<'_> {
     /// Something happened.
     pub(super) fn emit(&mut self, event: Event) {
+        // Some of what it means is no longer known once it has happened.
+        let context = event.is_journaled().then(|| self.context_of(&event));
         self.fleet.fold(self.stamp, &event);
-        if event.is_journaled() {
-            let records_max = self.fleet.settings.journal_records_max;
-            self.fleet.journal.push(self.stamp.index, self.stamp.at, event.abridged(), records_max);
+        if let Some(context) = context {
+            let bounds = self.fleet.settings.journal_bounds();
+            self.fleet.journal.push(self.stamp.index, self.stamp.at, event.abridged(), context, bounds);
         }
         self.events.push(event);
     }
 
-    /// Ends the change: ids that were freed go to sessions that were set
-    /// aside, and room that appeared to those who wait for it.
-    fn finish(mut self) -> Vec<Event> {
+    /// What the journal is to know of an event beyond what it says itself.
+    fn context_of(&self, event: &Event) -> Context {
+        let session = match event {
+            Event::InstructionSettled { server, instruction, answer: _ } => {
+                let settled = self.fleet.outbox.get(&(server.clone(), *instruction));
+                settled.map(|settled| settled.action.session().clone())
+            }
+            _ => None,
+        };
+        let server = match (event.session(), event.server()) {
+            (Some(id), None) => self.fleet.session(id).and_then(|session| session.phase.server()).cloned(),
+            _ => None,
+        };
+        let client = if event.client().is_none() { self.client.clone() } else { None };
+        Context { session, server, client }
+    }
+
+    /// Ids that were freed go to sessions that were set aside, and room that
+    /// appeared to those who wait for it.
+    pub(super) fn settle(&mut self) {
+        // That others get something is not what the caller asked for.
+        self.client = None;
         loop {
-            agents::adopt_set_aside(&mut self);
+            agents::adopt_set_aside(self);
             let grown = self.fleet.index.take_grown();
             if grown.is_empty() || self.fleet.index.waiting.is_empty() {
                 break;
             }
-            queue::place_waiting(&mut self, &grown);
+            queue::place_waiting(self, &grown);
         }
+    }
+
+    /// Ends the change.
+    fn finish(mut self) -> Vec<Event> {
+        self.settle();
         self.events
     }
 }
@@ -68,6 +97,7 @@ impl Fleet {
     /// Time moves on to the stamp's: whatever is due by then happens.
     pub fn advance(&mut self, stamp: Stamp) -> Vec<Event> {
         self.move_to(stamp);
+        self.journal.trim(self.at, self.settings.journal_bounds());
         let mut transition = self.transition(stamp);
         for _ in 0..DUE_PER_ENTRY_MAX {
             match transition.fleet.index.first_due(stamp.at) {
@@ -90,7 +120,7 @@ impl Fleet {
     }
 
     fn transition(&mut self, stamp: Stamp) -> Transition<'_> {
-        Transition { fleet: self, stamp, events: Vec::new() }
+        Transition { fleet: self, stamp, client: None, events: Vec::new() }
     }
 
     fn move_to(&mut self, stamp: Stamp) {
@@ -99,7 +129,9 @@ impl Fleet {
     }
 }
 
-fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
+/// What a command comes to.
+pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
+    t.client = command.client().cloned();
     match command {
         Command::Configure(settings) => operators::configure(t, settings),
         Command::ReplicaStarted { replica } => agents::replica_started(t, replica),
@@ -122,5 +154,8 @@ fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
         Command::DeactivateClient { id } => operators::deactivate_client(t, id),
         Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
+        Command::Once { client, key, fingerprint, request_id, commands } => {
+            requests::once(t, client, key, fingerprint, request_id, commands)
+        }
     }
 }

@@ -21,6 +21,7 @@ impl Fleet {
             Event::Configured(settings) => {
                 self.settings = settings.clone();
                 self.rearm_servers();
+                self.requests.trim(settings);
             }
             Event::SessionCreated { id, spec, client, deadline } => {
                 self.last_arrival += 1;
@@ -205,6 +206,7 @@ impl Fleet {
             Event::KeyInstalled(key) => {
                 self.keys.insert(key.purpose, Arc::new(key.clone()));
             }
+            Event::RequestKept(request) => self.requests.keep(request, &self.settings),
             Event::SessionRefused { .. } => {}
         }
     }

@@ -11,8 +11,9 @@ use crate::domain::client::{ApiClient, SigningKey};
 use crate::domain::codec;
 use crate::domain::ids::{Epoch, InstructionId, LogIndex, ServerId};
 use crate::domain::instruction::Instruction;
-use crate::domain::journal::{Journal, Record};
+use crate::domain::journal::{Journal, Position, Record};
 use crate::domain::report::ReportedSession;
+use crate::domain::request::KeptRequest;
 use crate::domain::server::{Closed, Server};
 use crate::domain::session::Session;
 use crate::domain::settings::Settings;
@@ -57,7 +58,9 @@ impl Fleet {
         codec::write_all(self.outbox.iter().map(|((server, _), instruction)| (server, instruction)), out)?;
         codec::write_all(self.clients.values(), out)?;
         codec::write_all(self.keys.values(), out)?;
-        codec::write_all(self.journal.records(), out)
+        codec::write(&self.journal.horizon(), out)?;
+        codec::write_all(self.journal.records(), out)?;
+        codec::write_all(self.requests.by_age(), out)
     }
 
     /// Reads a snapshot of any version that was ever written.
@@ -78,7 +81,9 @@ impl Fleet {
         let outbox: Vec<(ServerId, Arc<Instruction>)> = codec::read_all(input)?;
         let clients: Vec<Arc<ApiClient>> = codec::read_all(input)?;
         let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
+        let horizon: Option<Position> = codec::read(input)?;
         let journal: Vec<Arc<Record>> = codec::read_all(input)?;
+        let requests: Vec<Arc<KeptRequest>> = codec::read_all(input)?;
         let mut fleet = Self {
             at: head.at,
             index_applied: head.index_applied,
@@ -94,7 +99,8 @@ impl Fleet {
             outbox: outbox.into_iter().map(|(server, instruction)| ((server, instruction.id), instruction)).collect(),
             clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
             keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
-            journal: Journal::from_records(journal),
+            journal: Journal::restored(horizon, journal),
+            requests: requests.into_iter().collect(),
             index: super::index::Index::default(),
         };
         fleet.rebuild_index();

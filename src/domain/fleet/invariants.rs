@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Fleet;
 use super::index::Index;
-use crate::domain::ids::{InstructionId, ServerId, SessionId};
+use super::requests::{Requests, WEIGHT_PER_KEY};
+use crate::domain::ids::{ClientId, InstructionId, ServerId, SessionId};
 use crate::domain::instruction::Action;
 use crate::domain::placement;
 use crate::domain::session::{Phase, SessionKind};
@@ -50,12 +51,18 @@ pub enum Violation {
     /// The index differs from what the state says.
     #[error("the index differs from one that is built anew")]
     Index,
-    /// The journal holds more than it may, or is out of order.
-    #[error("the journal holds {0} records")]
-    Journal(usize),
+    /// The journal holds more than it may.
+    #[error("the journal holds {0} records of {1} bytes")]
+    Journal(usize, u64),
     /// Two creations of one session are under way.
     #[error("session {0} is being created twice")]
     CreatedTwice(SessionId),
+    /// More is kept of a client's requests than may be.
+    #[error("{1} requests of client {0} are kept")]
+    Requests(ClientId, usize),
+    /// What finds kept requests differs from what is kept.
+    #[error("the kept requests are not found as they are")]
+    RequestIndex,
 }
 
 /// Everything that is wrong with a state; empty when it is sound.
@@ -81,9 +88,11 @@ pub fn violations(fleet: &Fleet) -> Vec<Violation> {
             found.push(Violation::WaitsInVain(session.id.clone(), server.id.clone()));
         }
     }
-    if fleet.journal.len() > fleet.settings.journal_records_max as usize {
-        found.push(Violation::Journal(fleet.journal.len()));
+    let (records, bytes) = (fleet.journal.len(), fleet.journal.bytes());
+    if records > fleet.settings.journal_records_max as usize || bytes > fleet.settings.journal_bytes_max {
+        found.push(Violation::Journal(records, bytes));
     }
+    requests(fleet, &mut found);
     found
 }
 
@@ -149,6 +158,25 @@ fn outbox(fleet: &Fleet, found: &mut Vec<Violation>) {
             && !creations.insert(session)
         {
             found.push(Violation::CreatedTwice(session.clone()));
+        }
+    }
+}
+
+fn requests(fleet: &Fleet, found: &mut Vec<Violation>) {
+    let rebuilt: Requests = fleet.requests.by_age().cloned().collect();
+    if rebuilt != fleet.requests {
+        found.push(Violation::RequestIndex);
+    }
+    let mut tallies: BTreeMap<&ClientId, (usize, u64)> = BTreeMap::new();
+    for request in fleet.requests.by_age() {
+        let (keys, weight) = tallies.entry(&request.client).or_default();
+        *keys += 1;
+        *weight += request.weight();
+    }
+    let keys_max = fleet.settings.idempotency_keys_max;
+    for (client, (keys, weight)) in tallies {
+        if keys > keys_max as usize || (keys > 1 && weight > u64::from(keys_max) * WEIGHT_PER_KEY) {
+            found.push(Violation::Requests(client.clone(), keys));
         }
     }
 }

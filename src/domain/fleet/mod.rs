@@ -3,6 +3,7 @@
 //! - `apply.rs`: commands and time become events,
 //! - `sessions.rs`, `agents.rs`, `operators.rs`: one function a command,
 //! - `queue.rs`: room that appeared goes to those who wait,
+//! - `requests.rs`: commands that are done once, and what is kept of them,
 //! - `fold.rs`: events change the state, nothing else does,
 //! - `index.rs`: what is derived from it to find things without walking,
 //! - `waiting.rs`: the queue, a part of the index,
@@ -21,6 +22,7 @@ mod index;
 pub mod invariants;
 mod operators;
 mod queue;
+mod requests;
 mod sessions;
 mod waiting;
 
@@ -34,12 +36,14 @@ pub use apply::{Applied, Stamp};
 pub use image::ImageError;
 
 use self::index::Index;
+use self::requests::Requests;
 use super::client::{ApiClient, KeyPurpose, SigningKey};
 use super::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ServerId, SessionId};
 use super::instruction::Instruction;
 use super::journal::Journal;
 use super::placement::{Counts, Rule, ServerSets, Standing};
 use super::report::ReportedSession;
+use super::request::KeptRequest;
 use super::server::{Closed, Server, Unavailability};
 use super::session::{Phase, Session, SessionKind, SessionState};
 use super::settings::Settings;
@@ -68,6 +72,7 @@ pub struct Fleet {
     clients: OrdMap<ClientId, Arc<ApiClient>>,
     keys: OrdMap<KeyPurpose, Arc<SigningKey>>,
     journal: Journal,
+    requests: Requests,
     index: Index,
 }
 
@@ -90,6 +95,7 @@ impl PartialEq for Fleet {
             && self.clients == other.clients
             && self.keys == other.keys
             && self.journal == other.journal
+            && self.requests == other.requests
     }
 }
 
@@ -235,6 +241,12 @@ impl Fleet {
     /// What happened.
     pub const fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Requests with an idempotency key that are kept, oldest first; some may
+    /// have expired.
+    pub fn kept_requests(&self) -> impl Iterator<Item = &Arc<KeptRequest>> {
+        self.requests.by_age()
     }
 
     /// When something is due by itself.

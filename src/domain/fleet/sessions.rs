@@ -17,7 +17,7 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
     if let Some(session) = t.fleet.session(&id) {
         // The same command again, after its answer was lost on the way.
         return if session.spec == spec && session.requested_by.as_ref() == Some(&client) {
-            Outcome::Created(Box::new(Session::clone(session)))
+            Outcome::Created { id, created_at: session.created_at }
         } else {
             Outcome::Refused(Refusal::Exists)
         };
@@ -27,14 +27,14 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
         Ok(server) => {
             accept(t, &id, spec, client);
             place(t, &id, server);
-            return created(t, &id);
+            return Outcome::Created { id, created_at: t.stamp.at };
         }
         Err(explanation) if !spec.enqueue => Refusal::NoServer(explanation),
         Err(_) => {
             let max = t.fleet.settings.queue_max;
             if t.fleet.waiting_count() < max as usize {
                 accept(t, &id, spec, client);
-                return created(t, &id);
+                return Outcome::Created { id, created_at: t.stamp.at };
             }
             Refusal::QueueFull { max }
         }
@@ -46,13 +46,6 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
 fn accept(t: &mut Transition<'_>, id: &SessionId, spec: SessionSpec, client: ClientId) {
     let deadline = t.stamp.at + t.fleet.settings.queue_timeout;
     t.emit(Event::SessionCreated { id: id.clone(), spec, client, deadline });
-}
-
-fn created(t: &Transition<'_>, id: &SessionId) -> Outcome {
-    match t.fleet.session(id) {
-        Some(session) => Outcome::Created(Box::new(Session::clone(session))),
-        None => Outcome::Refused(Refusal::UnknownSession),
-    }
 }
 
 /// Puts a waiting session on a server.

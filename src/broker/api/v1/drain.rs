@@ -2,12 +2,9 @@
 //! deadline. openServers ends it; `GET /v1/servers` tells how far it is.
 
 use axum::extract::State;
-use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::api::auth::Caller;
-use crate::broker::api::body::Items;
-use crate::broker::api::envelope::RequestId;
+use crate::broker::api::change::{Changed, Changing};
 use crate::broker::api::error::Error;
 use crate::broker::api::servers::{existing_server, failure_code};
 use crate::broker::api::{ApiState, limits, unexpected, validate, view};
@@ -53,19 +50,17 @@ struct NotDrained {
 /// Drains servers.
 pub(super) async fn drain(
     State(api): State<ApiState>,
-    Extension(Caller(client)): Extension<Caller>,
-    RequestId(request_id): RequestId,
-    Items(items): Items<DrainRequest>,
-) -> Result<Json<DrainAnswer>, Error> {
-    let results = api
-        .carry_out(items, |item| {
+    request: Changing<DrainRequest>,
+) -> Result<Changed<DrainAnswer>, Error> {
+    let done = api
+        .carry_out(request, |client, item| {
             let id = existing_server(item.server_id.as_deref())?;
             let within = validate::seconds("WithinSeconds", item.within_seconds, limits::DRAIN_SECONDS_MAX)?;
             Ok(Command::DrainServer { id, within: Millis::from_secs(within), client: client.clone() })
         })
         .await?;
-    let mut body = DrainAnswer { request_id, ..DrainAnswer::default() };
-    for (item, result) in results {
+    let mut body = DrainAnswer { request_id: done.request_id, ..DrainAnswer::default() };
+    for (item, result) in done.results {
         match result {
             Ok(Outcome::Draining { sessions, deadline }) => body.successful_list.push(Draining {
                 server_id: item.server_id,
@@ -80,5 +75,5 @@ pub(super) async fn drain(
             }),
         }
     }
-    Ok(Json(body))
+    Ok(Changed { body, is_repeated: done.is_repeated })
 }

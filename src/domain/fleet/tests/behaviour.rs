@@ -6,7 +6,7 @@ use super::*;
 fn a_session_is_ready_only_after_its_agent_said_so_and_gone_after_it_was_closed() {
     let mut log = Log::new();
     let epoch = log.connect(1, facts(None, None, false));
-    assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Created(_)));
+    assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Created { .. }));
     assert_eq!(log.state(1), Some(SessionState::Creating));
     let (instruction, action) = log.only_instruction(1);
     assert!(matches!(action, Action::CreateSession { session, .. } if session == session_id(1)));
@@ -96,11 +96,11 @@ fn a_refusal_counts_the_rules_that_refused() {
 fn limits_of_servers_and_owners_hold() {
     let mut log = Log::new();
     log.connect(1, facts(Some(3), Some(2), true));
-    assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Created(_)));
-    assert!(matches!(log.create(2, spec(1, SessionKind::Virtual)), Outcome::Created(_)));
+    assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Created { .. }));
+    assert!(matches!(log.create(2, spec(1, SessionKind::Virtual)), Outcome::Created { .. }));
     assert!(matches!(log.create(3, spec(1, SessionKind::Virtual)), Outcome::Refused(_)), "owner's limit");
     assert!(matches!(log.create(4, spec(2, SessionKind::Console)), Outcome::Refused(_)), "virtual excludes console");
-    assert!(matches!(log.create(5, spec(2, SessionKind::Virtual)), Outcome::Created(_)));
+    assert!(matches!(log.create(5, spec(2, SessionKind::Virtual)), Outcome::Created { .. }));
     let server = log.fleet.server(&server_id(1)).expect("listed").clone();
     assert_eq!(log.fleet.unavailability(&server), Some(Unavailability::ServerFull));
 }
@@ -111,10 +111,10 @@ fn a_queued_request_is_placed_as_soon_as_there_is_room_in_the_order_of_arrival()
     let epoch = log.connect(1, facts(Some(1), None, false));
     log.ready(1, 1, 1, epoch);
     let queued = |owner| SessionSpec { enqueue: true, ..spec(owner, SessionKind::Virtual) };
-    assert!(matches!(log.create(2, queued(2)), Outcome::Created(_)));
+    assert!(matches!(log.create(2, queued(2)), Outcome::Created { .. }));
     let elsewhere = SessionSpec { requirements: requirements("tag:x = '1'"), ..queued(3) };
-    assert!(matches!(log.create(3, elsewhere), Outcome::Created(_)));
-    assert!(matches!(log.create(4, queued(4)), Outcome::Created(_)));
+    assert!(matches!(log.create(3, elsewhere), Outcome::Created { .. }));
+    assert!(matches!(log.create(4, queued(4)), Outcome::Created { .. }));
     assert_eq!(log.fleet.waiting().count(), 3);
     log.delete(1, 1, false);
     let (close, _) = log.only_instruction(1);
@@ -254,7 +254,7 @@ fn a_closed_server_takes_nothing_new_and_stays_closed_while_it_is_away() {
     log.connect(1, facts(None, None, false));
     assert!(matches!(log.create(3, spec(2, SessionKind::Virtual)), Outcome::Refused(_)));
     log.apply(Command::OpenServer { id: server_id(1), client: client() });
-    assert!(matches!(log.create(4, spec(2, SessionKind::Virtual)), Outcome::Created(_)));
+    assert!(matches!(log.create(4, spec(2, SessionKind::Virtual)), Outcome::Created { .. }));
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_restarted_replica_has_no_agents_until_they_come_back() {
     log.apply(Command::ReplicaStarted { replica: ReplicaId(1) });
     assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Refused(_)));
     log.connect(1, facts(None, None, false));
-    assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Created(_)));
+    assert!(matches!(log.create(1, spec(1, SessionKind::Virtual)), Outcome::Created { .. }));
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn a_word_on_the_same_connection_brings_a_lost_server_back() {
     let report = Command::Report { server: server_id(1), epoch, report: Report::default() };
     assert_eq!(log.apply(report), Outcome::Done);
     assert_eq!(log.state(1), Some(SessionState::Ready));
-    assert!(matches!(log.create(2, spec(2, SessionKind::Virtual)), Outcome::Created(_)));
+    assert!(matches!(log.create(2, spec(2, SessionKind::Virtual)), Outcome::Created { .. }));
 }
 
 #[test]

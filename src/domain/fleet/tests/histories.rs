@@ -37,6 +37,29 @@ fn any_kind() -> impl Strategy<Value = SessionKind> {
     prop_oneof![1 => Just(SessionKind::Console), 4 => Just(SessionKind::Virtual)]
 }
 
+/// Some commands under one of a few keys, so that some are repeated and some
+/// keys are used for something else.
+fn any_once() -> impl Strategy<Value = Command> {
+    let one = (0..12u8, 0..3u8, 0..4u8, any::<bool>()).prop_map(|(id, o, what, flag)| match what {
+        0 | 1 => Command::CreateSession {
+            id: session_id(id),
+            spec: SessionSpec { enqueue: flag, ..spec(o, SessionKind::Virtual) },
+            client: client(),
+        },
+        2 => Command::DeleteSession { id: session_id(id), owner: owner(o), force: flag, client: client() },
+        _ => Command::OpenServer { id: server_id(id % 4), client: client() },
+    });
+    (0..2u8, 0..4u8, 0..2u8, proptest::collection::vec(one, 0..4)).prop_map(|(by, number, print, commands)| {
+        Command::Once {
+            client: ClientId::new(&format!("portal-{by}")).expect("valid"),
+            key: key(number),
+            fingerprint: Fingerprint([print; 32]),
+            request_id: format!("request-{}", commands.len()),
+            commands,
+        }
+    })
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     let servers = 0..4u8;
     let sessions = 0..12u8;
@@ -85,11 +108,17 @@ fn any_step() -> impl Strategy<Value = Step> {
         ),
         1 => servers.clone().prop_map(|server| Step::Disconnect { server }),
         1 => Just(Step::Command(Command::ReplicaStarted { replica: ReplicaId(1) })),
+        4 => any_once().prop_map(Step::Command),
         1 => (servers.clone(), any::<bool>())
             .prop_map(|(id, force)| Step::Command(Command::CloseServer { id: server_id(id), force, client: client() })),
         1 => servers.prop_map(|id| Step::Command(Command::OpenServer { id: server_id(id), client: client() })),
         1 => (1..20u32).prop_map(|queue_max| Step::Command(Command::Configure(Settings {
-            queue_max, journal_records_max: 50, ..Settings::default()
+            queue_max,
+            journal_records_max: 50,
+            journal_bytes_max: 1_000 * u64::from(queue_max),
+            journal_retention: Millis(200_000 * u64::from(queue_max % 4)),
+            idempotency_keys_max: queue_max % 4,
+            ..Settings::default()
         }))),
     ]
 }
@@ -190,7 +219,7 @@ fn run(steps: &[Step]) -> (Fleet, Vec<(Stamp, Option<Command>)>) {
         if let Some(command) = &command {
             let applied = fleet.apply(stamp, command.clone());
             // The first placement of a command sees the state as it was before.
-            if let (Command::CreateSession { spec, .. }, Outcome::Created(_)) = (command, &applied.outcome)
+            if let (Command::CreateSession { spec, .. }, Outcome::Created { .. }) = (command, &applied.outcome)
                 && let Some(Event::SessionPlaced { server, .. }) =
                     applied.events.iter().find(|event| matches!(event, Event::SessionPlaced { .. }))
             {

@@ -223,7 +223,7 @@ fn a_draining_server_takes_nothing_and_its_sessions_end_at_the_deadline() {
     let server = log.fleet.server(&server_id(1)).expect("listed").clone();
     assert_eq!(log.fleet.unavailability(&server), Some(Unavailability::ServerClosed));
     log.apply(Command::OpenServer { id: server_id(1), client: client() });
-    assert!(matches!(log.create(3, spec(3, SessionKind::Virtual)), Outcome::Created(_)));
+    assert!(matches!(log.create(3, spec(3, SessionKind::Virtual)), Outcome::Created { .. }));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Properties of the fleet: what callers rely on in `behaviour`, what becomes of
 //! a session that meets trouble in `lifecycle`, where it goes in `placing`, two
-//! agents with one server id in `contests`, invariants over random histories in
+//! agents with one server id in `contests`, requests that are done once in `once`,
+//! what the journal tells in `timeline`, invariants over random histories in
 //! `histories`. Here is what all build with.
 
 mod behaviour;
@@ -8,8 +9,10 @@ mod contests;
 mod histories;
 mod lifecycle;
 mod model;
+mod once;
 mod placing;
 mod server_facts;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +24,12 @@ use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::host::{Health, HostFacts, HostLoad, Limits, OsFamily};
 use crate::domain::ids::{
-    AgentInstance, ClientId, Epoch, InstructionId, LogIndex, Owner, ReplicaId, ServerId, SessionId,
+    AgentInstance, ClientId, Epoch, IdempotencyKey, InstructionId, LogIndex, Owner, ReplicaId, ServerId, SessionId,
 };
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::placement::{Policy, Rule, WEIGHT_TAG};
 use crate::domain::report::{EndedSession, Inventory, Report, ReportedSession};
+use crate::domain::request::Fingerprint;
 use crate::domain::requirements::Expression;
 use crate::domain::server::Unavailability;
 use crate::domain::session::{Phase, SessionKind, SessionSpec, SessionState};
@@ -51,6 +55,10 @@ fn owner(number: u8) -> Owner {
 
 fn client() -> ClientId {
     ClientId::new("portal").expect("valid")
+}
+
+fn key(number: u8) -> IdempotencyKey {
+    IdempotencyKey::new(&format!("key-{number}")).expect("valid")
 }
 
 fn spec(owner_number: u8, kind: SessionKind) -> SessionSpec {

@@ -11,6 +11,7 @@ use crate::domain::host::Health;
 use crate::domain::ids::{ClientId, Epoch, InstructionId, Owner, ReplicaId, ServerId, SessionId};
 use crate::domain::instruction::Answer;
 use crate::domain::report::{EndedSession, Inventory, Report};
+use crate::domain::request::Fingerprint;
 use crate::domain::session::{SessionKind, SessionSpec};
 use crate::domain::time::{Millis, Timestamp};
 
@@ -23,9 +24,10 @@ impl World {
     /// Somebody does something; what reaches the log is put into the batch.
     pub(super) fn act(&mut self, batch: &mut Vec<Proposal>) -> Check {
         let command = match self.rng.random_range(0..1000) {
-            0..120 => self.request(),
-            120..140 => self.repeated_request(),
-            140..200 => self.deletion(),
+            0..90 => self.request(),
+            90..130 => Some(self.request_with_key()),
+            130..150 => self.repeated_request(),
+            150..200 => self.deletion(),
             200..225 => self.permissions(),
             225..265 => Some(self.operation()),
             265..268 => Some(Command::Configure(self.any_settings())),
@@ -52,21 +54,54 @@ impl World {
         self.last_session += 1;
         let id = SessionId::new(&format!("s{}", self.last_session)).expect("valid");
         let command = Command::CreateSession { id, spec: wishes::any_spec(&mut self.rng), client: self.client() };
+        self.remember(&command);
+        Some(command)
+    }
+
+    fn remember(&mut self, command: &Command) {
         if self.requests.len() == REQUESTS_MAX {
             self.requests.pop_front();
         }
         self.requests.push_back(command.clone());
-        Some(command)
     }
 
-    /// The same request again: its answer was lost on the way. (Invariant 2;
-    /// commands that carry an idempotency key are repeated here, too.) One whose
-    /// record is gone, or whose permissions were changed since, is another one.
+    /// Something that is to be done once, under one of a few keys: some are
+    /// used again for something else, soon or after their time.
+    fn request_with_key(&mut self) -> Command {
+        let commands: Vec<Command> = if self.rng.random_bool(0.2) {
+            vec![self.operation()]
+        } else {
+            let count = self.rng.random_range(0..4);
+            (0..count).filter_map(|number| if number == 1 { self.deletion() } else { self.request() }).collect()
+        };
+        let number = self.rng.random();
+        let command = Command::Once {
+            client: self.client(),
+            key: super::super::key(self.rng.random_range(0..12)),
+            fingerprint: Fingerprint([number; 32]),
+            request_id: format!("request-{number}"),
+            commands,
+        };
+        self.remember(&command);
+        command
+    }
+
+    /// The same request again: its answer was lost on the way. Under a key it
+    /// bears new ids; without one it is the same command. One whose record is
+    /// gone is another request.
     fn repeated_request(&mut self) -> Option<Command> {
         let number = self.rng.random_range(0..REQUESTS_MAX);
-        let command = self.requests.get(number)?.clone();
-        let Command::CreateSession { id, .. } = &command else { return None };
-        self.shadow.sessions.contains_key(id).then_some(command)
+        match self.requests.get(number)?.clone() {
+            Command::Once { client, key, fingerprint, request_id: _, commands: _ } => {
+                let commands = self.request().into_iter().collect();
+                let request_id = "again".to_owned();
+                Some(Command::Once { client, key, fingerprint, request_id, commands })
+            }
+            command => {
+                let Command::CreateSession { id, .. } = &command else { return None };
+                self.shadow.sessions.contains_key(id).then_some(command)
+            }
+        }
     }
 
     fn any_session(&mut self) -> Option<(SessionId, Owner)> {

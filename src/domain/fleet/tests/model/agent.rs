@@ -255,11 +255,15 @@ impl Host {
                 answer = failed("it was made and has ended");
             }
         }
-        // What a host says of a session while it is told to close it is passed
-        // over: if it is there all the same, it is told again.
-        if let Action::CloseSession { session } = &entry.action
-            && self.desktops.contains_key(session)
-        {
+        // What a host says of a session meanwhile is passed over: if one of its
+        // id is there all the same, it is told again.
+        let passed_over = match &entry.action {
+            Action::CreateSession { .. } => answer != Answer::Done,
+            Action::CloseSession { .. } => true,
+            Action::SetPermissions { .. } => false,
+        };
+        let session = entry.action.session();
+        if passed_over && self.desktops.contains_key(session) {
             link.told.insert(session.clone(), None);
         }
         let (server, epoch) = (self.id.clone(), link.epoch);

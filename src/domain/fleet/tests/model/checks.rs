@@ -8,8 +8,8 @@ use super::shadow::{self, Shadow};
 use super::{Check, ensure, placing, world};
 use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::event::Event;
+use crate::domain::fleet::Fleet;
 use crate::domain::fleet::invariants::violations;
-use crate::domain::fleet::{Applied, Fleet};
 use crate::domain::ids::{ServerId, SessionId};
 use crate::domain::server::Link;
 use crate::domain::session::{Phase, SessionState};
@@ -150,11 +150,11 @@ pub(super) fn nothing_is_overdue(shadow: &Shadow, at: Timestamp) -> Check {
 
 /// What a caller is told agrees with what stood there before, and with what
 /// can be read right after. (Invariants 2, 7, 8.)
-pub(super) fn outcome(before: &Shadow, fleet: &Fleet, command: &Command, applied: &Applied) -> Check {
-    let outcome = &applied.outcome;
+pub(super) fn outcome(before: &Shadow, fleet: &Fleet, command: &Command, outcome: &Outcome, events: &[Event]) -> Check {
     match (command, outcome) {
-        (Command::CreateSession { id, .. }, Outcome::Created(created)) => {
-            ensure!(fleet.session(id).is_some_and(|found| **found == **created), "{id} is not what was acknowledged");
+        (Command::CreateSession { id, .. }, Outcome::Created { id: created, created_at }) => {
+            let is_there = fleet.session(id).is_some_and(|found| found.created_at == *created_at);
+            ensure!(created == id && is_there, "{id} is not what was acknowledged");
         }
         (Command::CreateSession { id, spec, .. }, Outcome::Refused(Refusal::NoServer(explanation))) => {
             ensure!(!spec.enqueue, "refused, although it may wait");
@@ -178,8 +178,7 @@ pub(super) fn outcome(before: &Shadow, fleet: &Fleet, command: &Command, applied
                 (Some(session), Outcome::Deleting(state)) if session.spec.owner == *owner => {
                     let now = fleet.session(id).map(|session| fleet.state_of(session));
                     // Its id may have gone to one that was set aside.
-                    let is_other = applied
-                        .events
+                    let is_other = events
                         .iter()
                         .any(|event| matches!(event, Event::SessionAdopted { session, .. } if session.id == *id));
                     ensure!(is_other || now == Some(*state), "{id} is {now:?}, but {state:?} was acknowledged");

@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Check, ensure, placing};
-use crate::domain::command::{Command, Outcome};
+use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::host::{Health, HostFacts, HostLoad};
-use crate::domain::ids::{AgentInstance, ClientId, Epoch, InstructionId, Owner, ReplicaId, ServerId, SessionId};
+use crate::domain::ids::{
+    AgentInstance, ClientId, Epoch, IdempotencyKey, InstructionId, Owner, ReplicaId, ServerId, SessionId,
+};
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::report::{Inventory, Report, ReportedSession};
+use crate::domain::request::Fingerprint;
 use crate::domain::server::CONTEST_INTERVAL;
 use crate::domain::session::{Phase, SessionKind, SessionSpec};
 use crate::domain::settings::Settings;
@@ -63,6 +66,13 @@ impl ShadowSession {
     }
 }
 
+/// What came of a request with an idempotency key.
+struct Kept {
+    at: Timestamp,
+    fingerprint: Fingerprint,
+    outcome: Outcome,
+}
+
 #[derive(Default)]
 pub(super) struct Shadow {
     pub(super) settings: Settings,
@@ -80,6 +90,8 @@ pub(super) struct Shadow {
     pub(super) drained: Vec<(ServerId, SessionId)>,
     /// Settled in the step under way.
     settled: Vec<(Action, Option<Answer>)>,
+    /// What came of requests with a key, and when.
+    kept: BTreeMap<(ClientId, IdempotencyKey), Kept>,
     arrivals: u64,
     last_instruction: InstructionId,
     last_epoch: Epoch,
@@ -121,6 +133,28 @@ impl Shadow {
         self.drained.clear();
     }
 
+    /// What a request with a key must come to if it came to something before;
+    /// nothing is done then. (Invariant 2.)
+    pub(super) fn expected(&self, at: Timestamp, command: &Command) -> Option<Outcome> {
+        let Command::Once { client, key, fingerprint, .. } = command else { return None };
+        let kept = self.kept.get(&(client.clone(), key.clone()))?;
+        let is_kept = at < kept.at + self.settings.idempotency_retention;
+        let outcome =
+            if kept.fingerprint == *fingerprint { kept.outcome.clone() } else { Outcome::Refused(Refusal::KeyReused) };
+        is_kept.then_some(outcome)
+    }
+
+    /// A request with a key was carried out.
+    pub(super) fn keep(&mut self, at: Timestamp, command: &Command, outcome: &Outcome) {
+        if let (Command::Once { client, key, fingerprint, request_id, .. }, Outcome::Once(outcomes)) =
+            (command, outcome)
+        {
+            let outcome = Outcome::Repeated { request_id: request_id.clone(), outcomes: outcomes.clone() };
+            let kept = Kept { at, fingerprint: *fingerprint, outcome };
+            self.kept.insert((client.clone(), key.clone()), kept);
+        }
+    }
+
     /// A caller was told what came of a command.
     pub(super) fn acknowledge(&mut self, command: &Command, outcome: &Outcome) {
         match (command, outcome) {
@@ -136,11 +170,13 @@ impl Shadow {
     }
 
     /// Reads an event: checks that it has a cause and notes what it says.
-    pub(super) fn read(&mut self, at: Timestamp, cause: Option<&Command>, event: &Event) -> Check {
+    pub(super) fn read(&mut self, at: Timestamp, causes: &[Command], event: &Event) -> Check {
         match event {
             Event::Configured(settings) => self.settings = settings.clone(),
             Event::SessionRefused { id, .. } => {
-                ensure!(matches!(cause, Some(Command::CreateSession { .. })), "{id} was refused, not asked for");
+                let asked =
+                    causes.iter().any(|cause| matches!(cause, Command::CreateSession { id: of, .. } if of == id));
+                ensure!(asked, "{id} was refused, not asked for");
             }
             Event::InstructionIssued { server, instruction } => {
                 ensure!(instruction.id > self.last_instruction, "instruction {} is not new", instruction.id);
@@ -152,8 +188,10 @@ impl Shadow {
                 let action = self.outbox.remove(&(server.clone(), *instruction));
                 let Some(action) = action else { return Err(format!("{instruction} was not open on {server}")) };
                 if let Some(answer) = answer {
-                    let said = matches!(cause, Some(Command::Answer { instruction: of, answer: said, .. })
-                        if of == instruction && said == answer);
+                    let said = causes.iter().any(|cause| {
+                        matches!(cause, Command::Answer { instruction: of, answer: said, .. }
+                            if of == instruction && said == answer)
+                    });
                     ensure!(said, "{server} did not answer {instruction} with {answer:?}");
                 }
                 self.settled.push((action, answer.clone()));
@@ -170,25 +208,28 @@ impl Shadow {
             | Event::ServerDraining { .. }
             | Event::ServerDrainExpired { .. }
             | Event::ServerOpened { .. }
-            | Event::ServerClosed { .. } => self.read_of_server(at, cause, event)?,
+            | Event::ServerClosed { .. } => self.read_of_server(at, causes, event)?,
             Event::SessionConflict { server, session } => {
                 let other = self.sessions.get(&session.id).map(|other| &other.phase);
                 let is_elsewhere = other.is_some_and(|phase| !phase.is_deleted() && phase.occupies() != Some(server));
                 ensure!(is_elsewhere, "{} on {server} is set aside for nobody", session.id);
-                ensure!(reports(cause, server, &session.id), "{server} did not report {}", session.id);
+                ensure!(reports(causes, server, &session.id), "{server} did not report {}", session.id);
                 self.set_aside.insert((server.clone(), session.id.clone()), (**session).clone());
             }
             Event::SessionConflictEnded { id, server } => {
                 let removed = self.set_aside.remove(&(server.clone(), id.clone()));
                 ensure!(removed.is_some(), "{id} was not set aside on {server}");
             }
-            Event::ClientRegistered(_) | Event::ClientDeactivated { .. } | Event::KeyInstalled(_) => {}
-            _ => self.read_of_session(at, cause, event)?,
+            Event::RequestKept(_)
+            | Event::ClientRegistered(_)
+            | Event::ClientDeactivated { .. }
+            | Event::KeyInstalled(_) => {}
+            _ => self.read_of_session(at, causes, event)?,
         }
         Ok(())
     }
 
-    fn read_of_server(&mut self, at: Timestamp, cause: Option<&Command>, event: &Event) -> Check {
+    fn read_of_server(&mut self, at: Timestamp, causes: &[Command], event: &Event) -> Check {
         match event {
             Event::ServerConnected { server, instance, epoch, via, report_interval, report } => {
                 ensure!(*epoch > self.last_epoch, "epoch {epoch} is not new");
@@ -217,15 +258,17 @@ impl Shadow {
                 found.health = health.unwrap_or_else(|| found.health.clone());
             }
             Event::ServerContested { server } => {
-                let other = matches!(cause, Some(Command::ConnectAgent { server: of, instance, .. })
-                    if of == server && self.is_held_by_other(server, instance));
+                let other = causes.iter().any(|cause| {
+                    matches!(cause, Command::ConnectAgent { server: of, instance, .. }
+                        if of == server && self.is_held_by_other(server, instance))
+                });
                 let found = self.server(server)?;
                 let is_new = found.contested_at.is_none_or(|told| told + CONTEST_INTERVAL <= at);
                 ensure!(other && is_new, "{server} is not contested, or it was told a moment ago");
                 found.contested_at = Some(at);
             }
             Event::ServerRecovered { server } => {
-                ensure!(speaks(cause, server), "{server} did not speak and recovered");
+                ensure!(speaks(causes, server), "{server} did not speak and recovered");
                 self.lost_since.remove(server);
                 let found = self.server(server)?;
                 let Link::Lost { via: Some(via), .. } = found.link else {
@@ -287,7 +330,7 @@ impl Shadow {
         Ok(())
     }
 
-    fn read_of_session(&mut self, at: Timestamp, cause: Option<&Command>, event: &Event) -> Check {
+    fn read_of_session(&mut self, at: Timestamp, causes: &[Command], event: &Event) -> Check {
         let settings = self.settings.clone();
         match event {
             Event::SessionCreated { id, spec, client, deadline } => {
@@ -363,7 +406,8 @@ impl Shadow {
             }
             Event::SessionDeleting { id, instruction, deadline, attempt } => {
                 let is_drained = self.drained.iter().any(|(_, drained)| drained == id);
-                let asked = matches!(cause, Some(Command::DeleteSession { id: of, .. }) if of == id);
+                let asked =
+                    causes.iter().any(|cause| matches!(cause, Command::DeleteSession { id: of, .. } if of == id));
                 let failed = self
                     .settled
                     .iter()
@@ -467,14 +511,16 @@ fn new_session(at: Timestamp, spec: SessionSpec, phase: Phase) -> ShadowSession 
 
 /// Whether a command is a server's own word, rather than what a replica says
 /// of its connection.
-fn speaks(cause: Option<&Command>, id: &ServerId) -> bool {
-    matches!(cause, Some(Command::Report { server, .. } | Command::Answer { server, .. }) if server == id)
+fn speaks(causes: &[Command], id: &ServerId) -> bool {
+    causes
+        .iter()
+        .any(|cause| matches!(cause, Command::Report { server, .. } | Command::Answer { server, .. } if server == id))
 }
 
 /// Whether a command reports a session of a server.
-fn reports(cause: Option<&Command>, id: &ServerId, session: &SessionId) -> bool {
-    let report = match cause {
-        Some(Command::Report { server, report, .. } | Command::ConnectAgent { server, report, .. }) if server == id => {
+fn reports(causes: &[Command], id: &ServerId, session: &SessionId) -> bool {
+    let report = match causes {
+        [Command::Report { server, report, .. } | Command::ConnectAgent { server, report, .. }] if server == id => {
             report
         }
         _ => return false,

@@ -160,6 +160,10 @@ impl World {
             avoid_failed_server: Millis(30_000),
             placement: wishes::any_policy(&mut self.rng),
             journal_records_max: 20,
+            journal_bytes_max: [4_000, 100_000][self.rng.random_range(0..2)],
+            journal_retention: Millis([0, 20_000][self.rng.random_range(0..2)]),
+            idempotency_retention: Millis(20_000),
+            idempotency_keys_max: 100,
         }
     }
 
@@ -214,7 +218,7 @@ impl World {
         for replica in &mut self.replicas {
             ensure!(replica.advance(moved) == due, "a replay lets something else happen when time passes");
         }
-        self.read(stamp, None, due)?;
+        self.read(stamp, &[], due)?;
         checks::nothing_is_overdue(&self.shadow, stamp.at)?;
         for proposal in batch {
             self.apply(stamp, proposal)?;
@@ -251,7 +255,7 @@ impl World {
             let again = self.replicas[number].apply(stamp, command);
             ensure!(again == applied, "a replay gives {again:?} for {applied:?}");
         }
-        if self.fault == Some(Fault::CreateForgotten) && matches!(applied.outcome, Outcome::Created(_)) {
+        if self.fault == Some(Fault::CreateForgotten) && matches!(applied.outcome, Outcome::Created { .. }) {
             self.fleet = before.clone();
         }
         if let Some(trace) = self.trail.back_mut() {
@@ -263,15 +267,31 @@ impl World {
         }
         let repeated = matches!(&command, Command::CreateSession { id, .. } if before.session(id).is_some());
         ensure!(!repeated || applied.events.is_empty(), "a repeated request had an effect");
-        checks::outcome(&self.shadow, &self.fleet, &command, &applied)?;
-        self.shadow.acknowledge(&command, &applied.outcome);
-        self.read(stamp, Some(&command), applied.events)?;
+        if let Some(expected) = self.shadow.expected(stamp.at, &command) {
+            let same = applied.outcome == expected && applied.events.is_empty();
+            ensure!(same, "a request with a key was repeated and came to something else: {expected:?}");
+        }
+        let (causes, outcomes) = match (&command, &applied.outcome) {
+            (Command::Once { .. }, Outcome::Repeated { .. } | Outcome::Refused(_)) => (&[][..], &[][..]),
+            (Command::Once { commands, .. }, Outcome::Once(outcomes)) => (&commands[..], &outcomes[..]),
+            (command, outcome) => (std::slice::from_ref(command), std::slice::from_ref(outcome)),
+        };
+        ensure!(causes.len() == outcomes.len(), "{causes:?} came to {outcomes:?}");
+        for (cause, outcome) in causes.iter().zip(outcomes) {
+            // What came before of the same command changed what it met.
+            if causes.len() == 1 {
+                checks::outcome(&self.shadow, &self.fleet, cause, outcome, &applied.events)?;
+            }
+            self.shadow.acknowledge(cause, outcome);
+        }
+        self.shadow.keep(stamp.at, &command, &applied.outcome);
+        self.read(stamp, causes, applied.events)?;
         self.heard(command, &applied.outcome, of);
         Ok(())
     }
 
     /// Reads along and checks what is there now.
-    fn read(&mut self, stamp: Stamp, cause: Option<&Command>, events: Vec<Event>) -> Check {
+    fn read(&mut self, stamp: Stamp, causes: &[Command], events: Vec<Event>) -> Check {
         self.shadow.begin();
         let events = self.misread(events);
         if let Some(trace) = self.trail.back_mut() {
@@ -281,9 +301,9 @@ impl World {
             }
         }
         for event in &events {
-            self.shadow.read(stamp.at, cause, event)?;
+            self.shadow.read(stamp.at, causes, event)?;
         }
-        if cause.is_none() && events.is_empty() { Ok(()) } else { checks::state(&self.fleet, &self.shadow) }
+        if causes.is_empty() && events.is_empty() { Ok(()) } else { checks::state(&self.fleet, &self.shadow) }
     }
 
     /// The proposer hears what came of a command.

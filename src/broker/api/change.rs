@@ -1,0 +1,167 @@
+//! Calls that change something: a list of items, each of which becomes a
+//! command, all in one proposal.
+//!
+//! Every such handler takes a [`Changing`], hands it to
+//! [`ApiState::carry_out`], and answers with a [`Changed`]. Whether the call
+//! has an idempotency key is dealt with here, once for all of them.
+
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts as _, Request};
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::auth::Caller;
+use super::envelope::RequestId;
+use super::error::Error;
+use super::idempotency::{Headed, REPLAYED_HEADER, Repeatable};
+use super::{ApiState, Failure, body, unexpected};
+use crate::domain::{ClientId, Command, Outcome, Refusal};
+
+/// A call that changes something.
+#[derive(Debug)]
+pub(super) struct Changing<T> {
+    items: Vec<T>,
+    call: Call,
+}
+
+/// Who calls, and how the call is known.
+#[derive(Debug)]
+struct Call {
+    client: ClientId,
+    request_id: String,
+    repeatable: Option<Repeatable>,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Changing<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        let (mut head, content) = request.into_parts();
+        let RequestId(request_id) = RequestId::from_request_parts(&mut head, state).await?;
+        let Some(Caller(client)) = head.extensions.get::<Caller>().cloned() else {
+            tracing::error!("a request came to a handler without its caller");
+            return Err(Error::Internal);
+        };
+        let headed = Headed::new(&head)?;
+        let content = body::read(Request::from_parts(head, content), state).await?;
+        let items = body::items(&content)?;
+        let repeatable = headed.map(|headed| headed.with_body(&content));
+        Ok(Self { items, call: Call { client, request_id, repeatable } })
+    }
+}
+
+impl<T> Changing<T> {
+    /// The same call with something else for each item.
+    pub(super) fn map<U>(self, change: impl FnMut(T) -> U) -> Changing<U> {
+        Changing { items: self.items.into_iter().map(change).collect(), call: self.call }
+    }
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub(super) struct Done<T> {
+    /// What became of each item, in order.
+    pub(super) results: Vec<(T, Result<Outcome, Failure>)>,
+    /// Id of the request that did it: this one, or the one that it repeats.
+    pub(super) request_id: String,
+    /// Whether it was done before.
+    pub(super) is_repeated: bool,
+}
+
+/// The answer to a call that changed something, now or before.
+#[derive(Debug)]
+pub(super) struct Changed<B> {
+    pub(super) body: B,
+    pub(super) is_repeated: bool,
+}
+
+impl<B: Serialize> IntoResponse for Changed<B> {
+    fn into_response(self) -> Response {
+        let mut response = Json(self.body).into_response();
+        if self.is_repeated {
+            response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// What was proposed came to this.
+struct Settled {
+    outcomes: Vec<Outcome>,
+    request_id: String,
+    is_repeated: bool,
+}
+
+impl ApiState {
+    /// Makes a command of each item, proposes all of them as one, in order,
+    /// and tells what became of each item, in order.
+    ///
+    /// A repeated call makes its commands anew and throws them away: which
+    /// items are good depends on the items alone, so what came of the first
+    /// call's commands tells what became of this one's items.
+    pub(super) async fn carry_out<T>(
+        &self,
+        changing: Changing<T>,
+        command: impl Fn(&ClientId, &T) -> Result<Command, Failure>,
+    ) -> Result<Done<T>, Error> {
+        let Changing { items, call } = changing;
+        let mut commands = Vec::with_capacity(items.len());
+        let checked: Vec<(T, Result<(), Failure>)> = items
+            .into_iter()
+            .map(|item| {
+                let checked = command(&call.client, &item).map(|command| commands.push(command));
+                (item, checked)
+            })
+            .collect();
+        let proposed = commands.len();
+        let Settled { outcomes, request_id, is_repeated } = self.settle(call, commands).await?;
+        if outcomes.len() != proposed {
+            tracing::error!(
+                proposed,
+                outcomes = outcomes.len(),
+                is_repeated,
+                "a proposal came back with another number of outcomes"
+            );
+            return Err(Error::Internal);
+        }
+        let mut outcomes = outcomes.into_iter();
+        let results = checked.into_iter().map(|(item, checked)| {
+            let result = match checked {
+                Err(failure) => Err(failure),
+                Ok(()) => match outcomes.next().ok_or(Error::Internal)? {
+                    Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
+                    outcome => Ok(outcome),
+                },
+            };
+            Ok((item, result))
+        });
+        Ok(Done { results: results.collect::<Result<_, Error>>()?, request_id, is_repeated })
+    }
+
+    /// Proposes the commands of a call.
+    async fn settle(&self, call: Call, commands: Vec<Command>) -> Result<Settled, Error> {
+        let Call { client, request_id, repeatable } = call;
+        let Some(Repeatable { key, fingerprint }) = repeatable else {
+            let outcomes = if commands.is_empty() { Vec::new() } else { self.core.propose(commands).await? };
+            return Ok(Settled { outcomes, request_id, is_repeated: false });
+        };
+        let _turn = self.running.begin(&client, &key)?;
+        // Also when no item is good: that answer is kept like any other.
+        let once = Command::Once { client, key, fingerprint, request_id: request_id.clone(), commands };
+        match self.core.propose(vec![once]).await?.pop() {
+            Some(Outcome::Once(outcomes)) => Ok(Settled { outcomes, request_id, is_repeated: false }),
+            Some(Outcome::Repeated { request_id, outcomes }) => {
+                tracing::debug!(first_request_id = %request_id, "a call was repeated");
+                Ok(Settled { outcomes, request_id, is_repeated: true })
+            }
+            Some(Outcome::Refused(Refusal::KeyReused)) => Err(Error::KeyReused),
+            Some(other) => Err(unexpected(&other)),
+            None => {
+                tracing::error!("a proposal came back without an outcome");
+                Err(Error::Internal)
+            }
+        }
+    }
+}

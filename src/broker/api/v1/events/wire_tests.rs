@@ -1,0 +1,296 @@
+//! The JSON of events, as it is promised to clients.
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::domain::client::{ApiClient, SigningKey};
+use crate::domain::ids::AgentInstance;
+use crate::domain::instruction::Instruction;
+use crate::domain::journal::Context;
+use crate::domain::report::{Report, ReportedSession};
+use crate::domain::{Epoch, InstructionId, KeyId, Millis, Owner, ReplicaId, SessionKind, Timestamp};
+
+const PAGE: &str = include_str!("../../../../../docs/api.md");
+
+fn server() -> ServerId {
+    ServerId::new("desk-7").unwrap()
+}
+
+fn id() -> SessionId {
+    SessionId::new("session-1").unwrap()
+}
+
+fn client() -> ClientId {
+    ClientId::new("portal").unwrap()
+}
+
+fn owner() -> Owner {
+    Owner::new("ann").unwrap()
+}
+
+fn record(event: Happened) -> Record {
+    let position = Position { index: LogIndex(12), number: 3 };
+    Record { position, at: Timestamp(1_601_979_331_633), event, context: Context::default() }
+}
+
+fn json_of(event: Happened) -> Value {
+    serde_json::to_value(Event::of(&record(event))).unwrap()
+}
+
+/// What is shown of an event besides its place and time.
+fn shown(event: Happened) -> Value {
+    let mut shown = json_of(event);
+    let members = shown.as_object_mut().unwrap();
+    assert_eq!(members.remove("Index"), Some(json!(12)));
+    assert_eq!(members.remove("Number"), Some(json!(3)));
+    assert_eq!(members.remove("Time"), Some(json!("2020-10-06T10:15:31.633Z")));
+    shown
+}
+
+fn full_spec() -> SessionSpec {
+    SessionSpec {
+        clients_max: Some(3),
+        init_file: Some("start.sh".to_owned()),
+        autorun_file: Some("run.sh".to_owned()),
+        autorun_arguments: vec!["--password=tops3cret".to_owned()],
+        permissions: Some("[permissions]".to_owned()),
+        storage_root: Some("%home%".to_owned()),
+        ..SessionSpec::plain("work".to_owned(), owner(), SessionKind::Virtual)
+    }
+}
+
+#[test]
+fn each_event_has_the_form_that_clients_were_promised() {
+    let deadline = Timestamp(1_601_979_391_633);
+    let forms = [
+        (
+            Happened::SessionCreated { id: id(), spec: full_spec(), client: client(), deadline },
+            json!({
+                "Kind": "SessionCreated", "SessionId": "session-1", "Client": "portal",
+                "Details": {
+                    "Name": "work", "Owner": "ann", "Type": "VIRTUAL", "MaxConcurrentClients": 3,
+                    "StorageRoot": "%home%", "InitFile": "start.sh", "AutorunFile": "run.sh",
+                    "Permissions": "[permissions]", "DcvGlEnabled": false, "EnqueueRequest": false,
+                    "DisableRetryOnFailure": false, "Deadline": "2020-10-06T10:16:31.633Z",
+                },
+            }),
+        ),
+        (
+            Happened::SessionRefused { id: id(), owner: owner(), client: client(), reason: "full".to_owned() },
+            json!({
+                "Kind": "SessionRefused", "SessionId": "session-1", "Client": "portal",
+                "Details": { "Owner": "ann", "Reason": "full" },
+            }),
+        ),
+        (
+            Happened::SessionPlaced { id: id(), server: server(), instruction: InstructionId(7), deadline },
+            json!({
+                "Kind": "SessionPlaced", "SessionId": "session-1", "ServerId": "desk-7",
+                "Details": { "InstructionId": 7, "Deadline": "2020-10-06T10:16:31.633Z" },
+            }),
+        ),
+        (
+            Happened::SessionReady { id: id() },
+            json!({ "Kind": "SessionReady", "SessionId": "session-1", "Details": {} }),
+        ),
+        (
+            Happened::SessionAdopted {
+                server: server(),
+                session: Box::new(ReportedSession {
+                    id: id(),
+                    name: String::new(),
+                    owner: owner(),
+                    kind: SessionKind::Console,
+                    usable: true,
+                    connections: 2,
+                    clients_max: None,
+                    created_at: Timestamp(0),
+                    last_disconnected_at: None,
+                    storage_root: None,
+                    created_by: None,
+                }),
+            },
+            json!({
+                "Kind": "SessionAdopted", "SessionId": "session-1", "ServerId": "desk-7",
+                "Details": {
+                    "Owner": "ann", "Type": "CONSOLE", "CreationTime": "1970-01-01T00:00:00.000Z",
+                    "NumOfConnections": 2,
+                },
+            }),
+        ),
+        (
+            Happened::SessionConflictEnded { id: id(), server: server() },
+            json!({ "Kind": "SessionConflictEnded", "SessionId": "session-1", "ServerId": "desk-7", "Details": {} }),
+        ),
+        (
+            Happened::SessionAttemptFailed {
+                id: id(),
+                server: server(),
+                reason: "no".to_owned(),
+                avoid_until: deadline,
+                deadline,
+            },
+            json!({
+                "Kind": "SessionAttemptFailed", "SessionId": "session-1", "ServerId": "desk-7",
+                "Details": { "Reason": "no", "AvoidedUntil": "2020-10-06T10:16:31.633Z" },
+            }),
+        ),
+        (
+            Happened::ServerDraining { server: server(), client: client(), deadline },
+            json!({
+                "Kind": "ServerDraining", "ServerId": "desk-7", "Client": "portal",
+                "Details": { "Deadline": "2020-10-06T10:16:31.633Z" },
+            }),
+        ),
+        (
+            Happened::SessionDeleting { id: id(), instruction: InstructionId(8), deadline, attempt: 1 },
+            json!({
+                "Kind": "SessionDeleting", "SessionId": "session-1",
+                "Details": { "InstructionId": 8, "Deadline": "2020-10-06T10:16:31.633Z", "Attempt": 1 },
+            }),
+        ),
+        (
+            Happened::SessionDeleted { id: id(), reason: None, forget_at: deadline, unwanted: true },
+            json!({
+                "Kind": "SessionDeleted", "SessionId": "session-1",
+                "Details": { "EndedBy": "BROKER", "VisibleUntil": "2020-10-06T10:16:31.633Z" },
+            }),
+        ),
+        (
+            Happened::SessionDeleted {
+                id: id(),
+                reason: Some("logged out".to_owned()),
+                forget_at: deadline,
+                unwanted: false,
+            },
+            json!({
+                "Kind": "SessionDeleted", "SessionId": "session-1",
+                "Details": {
+                    "Reason": "logged out", "EndedBy": "HOST", "VisibleUntil": "2020-10-06T10:16:31.633Z",
+                },
+            }),
+        ),
+        (
+            Happened::PermissionsChanged { id: id(), permissions: "[permissions]".to_owned() },
+            json!({
+                "Kind": "PermissionsChanged", "SessionId": "session-1",
+                "Details": { "Permissions": "[permissions]" },
+            }),
+        ),
+        (
+            Happened::InstructionIssued {
+                server: server(),
+                instruction: Instruction {
+                    id: InstructionId(7),
+                    issued_at: Timestamp(0),
+                    action: Action::CloseSession { session: id() },
+                },
+            },
+            json!({
+                "Kind": "InstructionIssued", "SessionId": "session-1", "ServerId": "desk-7",
+                "Details": { "InstructionId": 7, "Action": "CLOSE_SESSION" },
+            }),
+        ),
+        (
+            Happened::InstructionSettled {
+                server: server(),
+                instruction: InstructionId(7),
+                answer: Some(Answer::Failed { reason: "no".to_owned() }),
+            },
+            json!({
+                "Kind": "InstructionSettled", "ServerId": "desk-7",
+                "Details": { "InstructionId": 7, "Result": "FAILED", "Reason": "no" },
+            }),
+        ),
+        (
+            Happened::InstructionSettled { server: server(), instruction: InstructionId(7), answer: None },
+            json!({
+                "Kind": "InstructionSettled", "ServerId": "desk-7",
+                "Details": { "InstructionId": 7, "Result": "WITHDRAWN" },
+            }),
+        ),
+        (
+            Happened::ServerConnected {
+                server: server(),
+                instance: AgentInstance::new("run-1").unwrap(),
+                epoch: Epoch(4),
+                via: ReplicaId(1),
+                report_interval: Millis(30_000),
+                report: Report::default(),
+            },
+            json!({
+                "Kind": "ServerConnected", "ServerId": "desk-7",
+                "Details": { "Epoch": 4, "Replica": 1, "ReportIntervalMillis": 30_000 },
+            }),
+        ),
+        (
+            Happened::ServerClosed { server: server(), client: client() },
+            json!({ "Kind": "ServerClosed", "ServerId": "desk-7", "Client": "portal", "Details": {} }),
+        ),
+        (
+            Happened::ClientRegistered(ApiClient {
+                id: client(),
+                name: "Portal".to_owned(),
+                secret_hash: "tops3cret".to_owned(),
+                active: true,
+                registered_at: Timestamp(0),
+            }),
+            json!({ "Kind": "ClientRegistered", "Details": { "ClientId": "portal", "Name": "Portal" } }),
+        ),
+        (
+            Happened::KeyInstalled(SigningKey {
+                id: KeyId::new("key-1").unwrap(),
+                purpose: KeyPurpose::ConnectionToken,
+                sealed: b"tops3cret".to_vec(),
+                installed_at: Timestamp(0),
+            }),
+            json!({ "Kind": "KeyInstalled", "Details": { "KeyId": "key-1", "Purpose": "CONNECTION_TOKEN" } }),
+        ),
+    ];
+    for (event, expected) in forms {
+        assert_eq!(shown(event), expected);
+    }
+    let configured = shown(Happened::Configured(Settings::default()));
+    assert_eq!(configured["Details"]["JournalRetentionSeconds"], 604_800);
+}
+
+#[test]
+fn what_is_shown_holds_no_secrets_even_if_the_record_does() {
+    let created = Happened::SessionCreated { id: id(), spec: full_spec(), client: client(), deadline: Timestamp(0) };
+    assert!(!json_of(created).to_string().contains("tops3cret"));
+}
+
+#[test]
+fn what_the_record_knows_beside_its_event_is_shown() {
+    let settled = Happened::InstructionSettled { server: server(), instruction: InstructionId(7), answer: None };
+    let context = Context { session: Some(id()), server: None, client: Some(client()) };
+    let record = Record { context, ..record(settled) };
+    let shown = serde_json::to_value(Event::of(&record)).unwrap();
+    assert_eq!((&shown["SessionId"], &shown["Client"]), (&json!("session-1"), &json!("portal")));
+}
+
+#[test]
+fn a_cursor_is_read_as_it_is_written() {
+    for text in ["0", "12", "12.0", "12.3", "18446744073709551615", "7.4294967294"] {
+        assert_eq!(cursor(position(text).unwrap()), text);
+    }
+}
+
+#[test]
+fn kinds_are_found_by_their_names_and_the_page_lists_those_that_are_kept() {
+    for kind in Kind::ALL {
+        assert_eq!(Kind::parse(kind.as_str()), Some(*kind));
+        let never_kept = matches!(
+            kind,
+            Kind::ServerReported
+                | Kind::SessionObserved
+                | Kind::SessionForgotten
+                | Kind::RequestKept
+                | Kind::ServerAvoidanceEnded
+                | Kind::ServerMarksDropped
+        );
+        let is_on_page = PAGE.contains(&format!("| `{}` |", kind.as_str()));
+        assert_eq!(is_on_page, !never_kept, "{kind:?} on docs/api.md");
+    }
+}
