@@ -247,14 +247,14 @@ impl Engine {
         let waiting = VecDeque::new();
         self.link = Link::Up(Connection { outbound, _hold: hold, waiting, told, number: 0, reported: false });
         self.ledger_write(move |ledger| ledger.forget_below(oldest)).await?;
-        let answers: Vec<(InstructionId, Option<SessionId>, Answer)> = self
+        let answers: Vec<(InstructionId, Action, Answer)> = self
             .with_ledger(|ledger| {
                 let all = ledger.answers();
-                all.map(|(instruction, answer)| (instruction.id, made_by(instruction), answer.clone())).collect()
+                all.map(|(instruction, answer)| (instruction.id, instruction.action.clone(), answer.clone())).collect()
             })
             .await?;
-        for (instruction, made, answer) in answers {
-            self.answer(instruction, made.as_ref(), answer);
+        for (instruction, action, answer) in answers {
+            self.answer(instruction, &action, answer);
         }
         self.report(true);
         Ok(())
@@ -294,7 +294,7 @@ impl Engine {
                 self.enqueue(instruction);
             }
             Ok(Admission::Running) => {}
-            Ok(Admission::Answered(answer)) => self.answer(instruction.id, made_by(&instruction).as_ref(), answer),
+            Ok(Admission::Answered(answer)) => self.answer(instruction.id, &instruction.action, answer),
             Err(error) => {
                 error!(%error, instruction = %instruction.id, "an instruction is refused; letting go of the link");
                 self.link = Link::Down;
@@ -420,7 +420,7 @@ impl Engine {
     async fn write_answer(&mut self, instruction: &Instruction, answer: Answer) -> Result<(), Error> {
         let (id, written) = (instruction.id, answer.clone());
         self.ledger_write(move |ledger| ledger.finish(id, &written)).await?;
-        self.answer(id, made_by(instruction).as_ref(), answer);
+        self.answer(id, &instruction.action, answer);
         Ok(())
     }
 
@@ -428,8 +428,13 @@ impl Engine {
     /// it was made, and no report before that counts. So that it does not wait
     /// for ever on one that has ended since, a create is done only while its
     /// session is here, and from then on reports tell of its end.
-    fn answer(&mut self, instruction: InstructionId, made: Option<&SessionId>, mut answer: Answer) {
-        if let (Answer::Done, Some(session)) = (&answer, made) {
+    ///
+    /// What is said of a session while the broker has it made or closed is
+    /// passed over. Is another one of its id here, or is it here all the same,
+    /// because it could not be closed or was made anew, the next report tells of
+    /// it again.
+    fn answer(&mut self, instruction: InstructionId, action: &Action, mut answer: Answer) {
+        if let (Answer::Done, Action::CreateSession { session, .. }) = (&answer, action) {
             let state = self.state.borrow();
             if state.sessions.get(session).is_some_and(|found| found.created_by == Some(instruction)) {
                 if let Link::Up(connection) = &mut self.link {
@@ -439,6 +444,14 @@ impl Engine {
                 let why = state.reason_of_end(session).unwrap_or("it was closed");
                 answer = Answer::Failed { reason: format!("the session was made and has ended: {why}") };
             }
+        }
+        let passed_over = match action {
+            Action::CreateSession { .. } => answer != Answer::Done,
+            Action::CloseSession { .. } => true,
+            Action::SetPermissions { .. } => false,
+        };
+        if let (true, Link::Up(connection)) = (passed_over, &mut self.link) {
+            connection.told.again(action.session());
         }
         self.send(FromAgent::Answer { instruction, answer });
     }
@@ -531,14 +544,6 @@ async fn room(link: &Link) -> mpsc::OwnedPermit<Outgoing> {
     }
     // Nothing waits, or the link is gone and says so by itself.
     std::future::pending().await
-}
-
-/// The session that an instruction makes.
-fn made_by(instruction: &Instruction) -> Option<SessionId> {
-    match &instruction.action {
-        Action::CreateSession { session, .. } => Some(session.clone()),
-        _ => None,
-    }
 }
 
 fn exists(session: &SessionId) -> String {

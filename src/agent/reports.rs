@@ -37,6 +37,13 @@ impl Told {
         self.sessions.entry(session.clone()).or_insert(None);
     }
 
+    /// The broker is to hear again of a session that it was told of.
+    pub(super) fn again(&mut self, session: &SessionId) {
+        if let Some(told) = self.sessions.get_mut(session) {
+            *told = None;
+        }
+    }
+
     /// Facts and load that differ.
     pub(super) fn host(&mut self, report: &mut Report, facts: HostFacts, load: HostLoad) {
         if facts != self.facts {
@@ -128,6 +135,20 @@ mod tests {
         let mut report = Report::default();
         told.desktops(&mut report, &state);
         assert_eq!(report, Report::default());
+    }
+
+    #[test]
+    fn a_session_is_told_again_when_that_is_asked_for() {
+        let mut state = State::default();
+        let [a, b] = ["a", "b"].map(|id| SessionId::new(id).unwrap());
+        state.sessions.insert(a.clone(), session("a"));
+        let (_, mut told) = Told::all(HostFacts::default(), HostLoad::default(), &state);
+        told.again(&a);
+        told.again(&b);
+        let mut report = Report::default();
+        told.desktops(&mut report, &state);
+        let changed = vec![session("a")];
+        assert_eq!(report.sessions, Some(Inventory::Changes { changed, gone: Vec::new() }));
     }
 
     #[test]

@@ -158,6 +158,16 @@ impl Link {
         }
     }
 
+    /// The replica whose connection to the agent did not break, heard or not.
+    pub const fn held_by(&self) -> Option<ReplicaId> {
+        match self {
+            Self::Up { via, .. } => Some(*via),
+            Self::Interrupted { .. } => None,
+            Self::Lost { via: Some((via, _)), .. } => Some(*via),
+            Self::Lost { via: None, .. } => None,
+        }
+    }
+
     /// Whether an agent is connected.
     pub const fn is_up(&self) -> bool {
         matches!(self, Self::Up { .. })

@@ -1,5 +1,7 @@
 //! What agents say, and what their silence means.
 
+use std::sync::Arc;
+
 use super::Fleet;
 use super::apply::Transition;
 use super::operators;
@@ -129,8 +131,8 @@ fn closed(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, by: Instruc
 
 /// The connection to an agent broke.
 pub(super) fn disconnect(t: &mut Transition<'_>, server: ServerId, epoch: Epoch) -> Outcome {
-    recover(t, &server, epoch);
-    if !is_current(t, &server, epoch) {
+    let found = t.fleet.server(&server);
+    if !found.is_some_and(|server| server.link.held_by().is_some() && server.link.epoch() == epoch) {
         return Outcome::Refused(Refusal::StaleEpoch);
     }
     t.emit(Event::ServerInterrupted { server });
@@ -139,12 +141,8 @@ pub(super) fn disconnect(t: &mut Transition<'_>, server: ServerId, epoch: Epoch)
 
 /// A replica began anew: whatever agents it held are connected no longer.
 pub(super) fn replica_started(t: &mut Transition<'_>, replica: ReplicaId) -> Outcome {
-    let held = |server: &Server| match server.link {
-        Link::Up { via, .. } => via == replica,
-        Link::Interrupted { .. } | Link::Lost { .. } => false,
-    };
-    let interrupted: Vec<ServerId> =
-        t.fleet.servers().filter(|server| held(server)).map(|server| server.id.clone()).collect();
+    let held = |server: &&Arc<Server>| server.link.held_by() == Some(replica);
+    let interrupted: Vec<ServerId> = t.fleet.servers().filter(held).map(|server| server.id.clone()).collect();
     for server in interrupted {
         t.emit(Event::ServerInterrupted { server });
     }
@@ -178,7 +176,9 @@ fn next_due(fleet: &Fleet, id: &ServerId) -> Option<(Timestamp, ServerDue)> {
     let Some(server) = fleet.server(id) else {
         let since = *fleet.departed.get(id)?;
         let kept = MARKS_RETENTION.max(settings.lost_session_retention.unwrap_or_default());
-        return [sessions_expire(since), Some((since + kept, ServerDue::MarksExpire))].into_iter().flatten().min();
+        let marks_expire = fleet.is_closed(id) || !has_sessions;
+        let marks_expire = marks_expire.then_some((since + kept, ServerDue::MarksExpire));
+        return [sessions_expire(since), drain, marks_expire].into_iter().flatten().min();
     };
     let (link, sessions) = match server.link {
         Link::Up { .. } | Link::Interrupted { .. } => {
@@ -229,6 +229,11 @@ fn sessions_expired(t: &mut Transition<'_>, server: &ServerId) {
         }
     }
     set_nothing_aside(t, server);
+    // A word of its agent alone would not say what is there: it is to connect
+    // again, with a full report.
+    if t.fleet.server(server).is_some_and(|server| server.link.held_by().is_some()) {
+        t.emit(Event::ServerInterrupted { server: server.clone() });
+    }
 }
 
 /// A server was away for too long. Its sessions may live on unseen; those that
@@ -347,10 +352,12 @@ fn present(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession)
 /// A host has a session under an id that another session has. One that the
 /// broker once ordered there is closed: it runs somewhere else now.
 fn set_aside(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession) {
-    if reported.created_by.is_some() && !is_being_closed(t, server, &reported.id) {
+    let key = (server.clone(), reported.id.clone());
+    // One that its host could not close is not closed again and again.
+    let is_new = !t.fleet.conflicts.contains_key(&key);
+    if is_new && reported.created_by.is_some() && !is_being_closed(t, server, &reported.id) {
         issue(t, server, Action::CloseSession { session: reported.id.clone() });
     }
-    let key = (server.clone(), reported.id.clone());
     let known = t.fleet.conflicts.get(&key);
     if reported.usable && known.is_none_or(|known| known.kind != reported.kind || known.owner != reported.owner) {
         t.emit(Event::SessionConflict { server: server.clone(), session: Box::new(reported) });

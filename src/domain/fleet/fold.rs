@@ -138,10 +138,15 @@ impl Fleet {
             Event::ServerRecovered { server } => self.change_server(server, Changed::Standing, |server| {
                 if let Link::Lost { epoch, via: Some((via, instance)), .. } = &server.link {
                     server.link = Link::Up { epoch: *epoch, via: *via, instance: instance.clone() };
+                    server.heard_at = stamp.at;
                 }
             }),
             Event::ServerInterrupted { server } => self.change_server(server, Changed::Standing, |server| {
-                server.link = Link::Interrupted { epoch: server.link.epoch() };
+                server.link = match server.link {
+                    Link::Up { epoch, .. } | Link::Interrupted { epoch } => Link::Interrupted { epoch },
+                    // Lost since before, and no word brings it back now.
+                    Link::Lost { epoch, since, .. } => Link::Lost { epoch, since, via: None },
+                };
             }),
             Event::ServerAvoidanceEnded { server } => {
                 self.change_server(server, Changed::Standing, |server| server.avoided_until = None);
@@ -166,7 +171,10 @@ impl Fleet {
                 self.rearm_server(server);
             }
             Event::ServerMarksDropped { server } => {
-                self.departed.remove(server);
+                // Since when it is lost still decides how long its sessions stay.
+                if self.counts(server).total() == 0 {
+                    self.departed.remove(server);
+                }
                 self.closed.remove(server);
                 self.rearm_server(server);
             }

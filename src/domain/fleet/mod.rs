@@ -281,6 +281,16 @@ impl Fleet {
         &self.index.sets
     }
 
+    /// Whether a server has a session under an id that another one has elsewhere.
+    pub(super) fn is_set_aside(&self, server: &ServerId, id: &SessionId) -> bool {
+        self.conflicts.contains_key(&(server.clone(), id.clone()))
+    }
+
+    /// Servers that have a session under an id that another one has elsewhere.
+    pub(super) fn servers_that_set_aside(&self, id: &SessionId) -> impl Iterator<Item = &Arc<Server>> {
+        self.index.conflicts_over(id).filter_map(|server| self.servers.get(server))
+    }
+
     /// Servers on which an owner has virtual sessions.
     pub(super) fn servers_of(&self, owner: &Owner) -> impl Iterator<Item = &Arc<Server>> {
         self.index.servers_of(owner).filter_map(|id| self.servers.get(id))

@@ -14,7 +14,7 @@ use crate::domain::session::Session;
 impl Session {
     /// What is to be placed.
     pub(super) fn wish(&self) -> Wish<'_> {
-        Wish { spec: &self.spec, failed_on: &self.failed_on }
+        Wish { id: Some(&self.id), spec: &self.spec, failed_on: &self.failed_on }
     }
 }
 

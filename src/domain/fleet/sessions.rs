@@ -23,7 +23,7 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
         };
     }
     t.fleet.note_requirements(&spec);
-    let refusal = match placement::choose_or_explain(t.fleet, Wish { spec: &spec, failed_on: &[] }) {
+    let refusal = match placement::choose_or_explain(t.fleet, Wish { id: None, spec: &spec, failed_on: &[] }) {
         Ok(server) => {
             accept(t, &id, spec, client);
             place(t, &id, server);

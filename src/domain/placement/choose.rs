@@ -5,13 +5,15 @@ use super::explanation::Rule;
 use super::explanation::{Explanation, explain};
 use super::rank::Order;
 use crate::domain::fleet::Fleet;
-use crate::domain::ids::ServerId;
+use crate::domain::ids::{ServerId, SessionId};
 use crate::domain::server::Server;
 use crate::domain::session::{SessionKind, SessionSpec};
 
 /// What is to be placed.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::domain) struct Wish<'a> {
+    /// The id of a session that is known already.
+    pub(in crate::domain) id: Option<&'a SessionId>,
     /// The session.
     pub(in crate::domain) spec: &'a SessionSpec,
     /// Servers that failed to create it.
@@ -54,7 +56,7 @@ fn refusal_of_this(fleet: &Fleet, server: &Server, wish: Wish<'_>) -> Option<Rul
     }
     match &wish.spec.requirements {
         Some(expression) if !expression.holds(server) => Some(Rule::Requirements),
-        _ => None,
+        _ => wish.id.filter(|id| fleet.is_set_aside(&server.id, id)).map(|_| Rule::IdTaken),
     }
 }
 

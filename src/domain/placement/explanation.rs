@@ -43,6 +43,8 @@ pub enum Rule {
     FailedBefore,
     /// The requirements do not hold for it.
     Requirements,
+    /// It has another session of the same id.
+    IdTaken,
 }
 
 impl Rule {
@@ -61,6 +63,7 @@ impl Rule {
             Self::OwnerLimit => "OWNER_LIMIT",
             Self::FailedBefore => "FAILED_BEFORE",
             Self::Requirements => "REQUIREMENTS",
+            Self::IdTaken => "ID_TAKEN",
         }
     }
 }
@@ -80,6 +83,7 @@ impl fmt::Display for Rule {
             Self::OwnerLimit => "owner has as many sessions there as allowed",
             Self::FailedBefore => "failed to create this session before",
             Self::Requirements => "requirements not met",
+            Self::IdTaken => "has another session of the same id",
         })
     }
 }
@@ -120,7 +124,7 @@ impl fmt::Display for Explanation {
 /// Why a wish that fits nowhere fits nowhere.
 ///
 /// Costs what the owner's sessions and the listed servers cost: the servers
-/// that take no session of the kind are counted as they change, two rules name
+/// that take no session of the kind are counted as they change, three rules name
 /// their servers, and the others are those with unmet requirements.
 pub(in crate::domain) fn explain(fleet: &Fleet, wish: Wish<'_>) -> Explanation {
     let mut refused: BTreeMap<Rule, u32> = fleet.refusals(wish.spec.kind).collect();
@@ -134,7 +138,10 @@ pub(in crate::domain) fn explain(fleet: &Fleet, wish: Wish<'_>) -> Explanation {
     };
     let mut failed = wish.failed_on.iter().filter_map(|id| fleet.server(id));
     let failed_before = count(&mut failed, Rule::FailedBefore);
-    for (rule, number) in [(Rule::OwnerLimit, owner_limit), (Rule::FailedBefore, failed_before)] {
+    let mut taken = wish.id.into_iter().flat_map(|id| fleet.servers_that_set_aside(id));
+    let id_taken = count(&mut taken, Rule::IdTaken);
+    let counts = [(Rule::OwnerLimit, owner_limit), (Rule::FailedBefore, failed_before), (Rule::IdTaken, id_taken)];
+    for (rule, number) in counts {
         if number > 0 {
             refused.insert(rule, u32::try_from(number).unwrap_or(u32::MAX));
         }
@@ -166,7 +173,7 @@ pub struct Survey {
 
 /// Looks at every server; for people who ask, not for placing.
 pub fn survey(fleet: &Fleet, spec: &SessionSpec, failed_on: &[ServerId]) -> Survey {
-    let wish = Wish { spec, failed_on };
+    let wish = Wish { id: None, spec, failed_on };
     let mut explanation = Explanation { servers: server_count(fleet), ..Explanation::default() };
     let mut eligible = 0;
     for server in fleet.servers() {

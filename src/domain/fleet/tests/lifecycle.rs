@@ -236,3 +236,117 @@ fn opening_a_draining_server_ends_the_drain() {
     log.wait_and_report(4, 1, epoch);
     assert_eq!(log.state(1), Some(SessionState::Ready));
 }
+
+#[test]
+fn a_drain_ends_in_time_although_its_server_is_not_listed_any_more() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    log.apply(Command::DrainServer { id: server_id(1), within: Millis::from_secs(7200), client: client() });
+    log.wait(90_000);
+    log.wait(Settings::default().lost_server_retention.0);
+    assert!(log.fleet.server(&server_id(1)).is_none());
+    assert_eq!(log.state(1), Some(SessionState::Unknown));
+    log.wait(7_200_000);
+    assert_eq!(log.reason(1), "deleted after its server had gone");
+}
+
+#[test]
+fn an_answer_brings_a_lost_server_back_for_as_long_as_a_report_would() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    log.wait(90_000);
+    assert_eq!(log.state(1), Some(SessionState::Unknown));
+    log.answer(1, epoch, InstructionId(1), Answer::Done);
+    log.wait(89_000);
+    assert_eq!(log.state(1), Some(SessionState::Ready));
+    log.wait(1_000);
+    assert_eq!(log.state(1), Some(SessionState::Unknown));
+}
+
+#[test]
+fn the_end_of_the_connection_of_a_lost_server_changes_nothing_but_that_no_word_brings_it_back() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    log.wait(90_000);
+    let lost_since = log.at;
+    log.wait(600_000);
+    log.apply(Command::DisconnectAgent { server: server_id(1), epoch });
+    assert_eq!(log.state(1), Some(SessionState::Unknown));
+    assert_eq!(log.answer(1, epoch, InstructionId(1), Answer::Done), Outcome::Refused(Refusal::StaleEpoch));
+    log.at = lost_since + Settings::default().lost_server_retention.0 - 1;
+    log.wait(0);
+    assert!(log.fleet.server(&server_id(1)).is_some());
+    log.wait(1);
+    assert!(log.fleet.server(&server_id(1)).is_none());
+}
+
+#[test]
+fn an_agent_whose_sessions_were_given_up_has_to_connect_again() {
+    let mut log = Log::new();
+    let settings = Settings { lost_session_retention: Some(Millis::from_secs(300)), ..Settings::default() };
+    log.apply(Command::Configure(settings));
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    log.wait(90_000);
+    log.wait(300_000);
+    assert_eq!(log.state(1), Some(SessionState::Deleted));
+    let alive = Command::Report { server: server_id(1), epoch, report: Report::default() };
+    assert_eq!(log.apply(alive), Outcome::Refused(Refusal::StaleEpoch));
+    log.connect_with(1, facts(None, None, false), vec![reported(1, 1, true)]);
+    assert_eq!(log.state(1), Some(SessionState::Ready));
+}
+
+#[test]
+fn sessions_of_a_server_that_left_no_marks_end_when_that_is_configured_later() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    log.apply(Command::CloseServer { id: server_id(1), force: true, client: client() });
+    log.wait(90_000);
+    log.wait(Settings::default().lost_server_retention.0);
+    log.wait(31 * 24 * 3_600_000);
+    assert!(!log.fleet.is_closed(&server_id(1)));
+    assert_eq!(log.state(1), Some(SessionState::Unknown));
+    let lost_session_retention = Some(Millis::from_secs(7200));
+    log.apply(Command::Configure(Settings { lost_session_retention, ..Settings::default() }));
+    log.wait(0);
+    assert_eq!(log.state(1), Some(SessionState::Deleted));
+    log.wait(3_600_000);
+    assert_eq!(log.fleet.next_deadline(), None);
+}
+
+#[test]
+fn a_session_is_not_placed_where_another_one_has_its_id() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.apply(Command::CloseServer { id: server_id(1), force: true, client: client() });
+    log.create(1, SessionSpec { enqueue: true, ..spec(1, SessionKind::Virtual) });
+    let changes = Inventory::Changes { changed: vec![reported(1, 2, true)], gone: Vec::new() };
+    let report = Report { sessions: Some(changes), ..Report::default() };
+    log.apply(Command::Report { server: server_id(1), epoch, report });
+    log.apply(Command::OpenServer { id: server_id(1), client: client() });
+    assert_eq!((log.fleet.waiting_count(), log.fleet.counts(&server_id(1)).total()), (1, 1));
+    let gone = Inventory::Changes { changed: vec![], gone: vec![EndedSession { id: session_id(1), reason: None }] };
+    let report = Report { sessions: Some(gone), ..Report::default() };
+    log.apply(Command::Report { server: server_id(1), epoch, report });
+    assert_eq!((log.fleet.waiting_count(), log.fleet.counts(&server_id(1)).total()), (0, 1));
+}
+
+#[test]
+fn a_session_in_a_hosts_way_that_it_cannot_close_is_not_closed_again_and_again() {
+    let mut log = Log::new();
+    let first = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, first);
+    let copy = ReportedSession { created_by: Some(InstructionId(1)), ..reported(1, 1, true) };
+    let second = log.connect_with(2, facts(None, None, false), vec![copy.clone()]);
+    let (close, _) = log.only_instruction(2);
+    log.answer(2, second, close, failed("busy"));
+    let changes = Inventory::Changes { changed: vec![copy], gone: Vec::new() };
+    let report = Report { sessions: Some(changes), ..Report::default() };
+    log.apply(Command::Report { server: server_id(2), epoch: second, report });
+    assert_eq!(log.fleet.outbox(&server_id(2)).count(), 0);
+    assert_eq!(log.fleet.counts(&server_id(2)).total(), 1);
+}

@@ -8,6 +8,7 @@ mod behaviour;
 mod contests;
 mod histories;
 mod lifecycle;
+mod model;
 mod once;
 mod placing;
 mod server_facts;
