@@ -78,7 +78,7 @@ fn servers_agree(fleet: &Fleet, shadow: &Shadow) -> Check {
             Link::Interrupted { .. } => shadow::Link::Broken,
             Link::Lost { since, ref via, .. } => shadow::Link::Lost { since, via: via.as_ref().map(|(via, _)| *via) },
         };
-        let same = *found.facts == told.facts
+        let same = *found.facts == told.facts.clone().into()
             && found.load == told.load
             && found.health == told.health
             && found.link.epoch() == told.epoch
