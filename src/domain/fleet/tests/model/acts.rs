@@ -240,8 +240,11 @@ impl World {
         for _ in 0..count {
             let Some(command) = link.to_broker.pop_front() else { return };
             if self.rng.random_bool(0.03) {
-                // Said twice.
-                self.late.push(command.clone());
+                // Said twice: at once, or an answer much later.
+                match command {
+                    Command::Answer { .. } => self.late.push(command.clone()),
+                    _ => batch.push(Proposal { command: command.clone(), of: Some(number) }),
+                }
             }
             batch.push(Proposal { command, of: Some(number) });
         }

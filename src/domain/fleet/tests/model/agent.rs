@@ -2,6 +2,7 @@
 //! `docs/agent-protocol.md` demands, and its connection.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use super::{Check, ensure};
 use crate::domain::command::Command;
@@ -19,7 +20,7 @@ pub(super) const REPORT_INTERVAL: Millis = Millis(5_000);
 #[derive(Debug, Clone)]
 pub(super) enum ToAgent {
     Welcome { oldest: InstructionId },
-    Instruction { epoch: Epoch, instruction: Instruction },
+    Instruction { epoch: Epoch, instruction: Arc<Instruction> },
     Settled(InstructionId),
 }
 
@@ -151,9 +152,11 @@ impl Host {
                 self.ledger.retain(|id, entry| *id >= oldest || entry.answer.is_none());
                 let ended: Vec<InstructionId> =
                     self.ledger.iter().filter(|(_, entry)| entry.answer.is_some()).map(|(id, _)| *id).collect();
-                ended.into_iter().for_each(|id| self.answer(id));
+                for id in ended {
+                    self.answer(id);
+                }
             }
-            ToAgent::Instruction { epoch, instruction } if epoch == self.epoch => self.admit(instruction),
+            ToAgent::Instruction { epoch, instruction } if epoch == self.epoch => self.admit(&instruction),
             ToAgent::Instruction { .. } => {}
             ToAgent::Settled(id) => {
                 if self.ledger.get(&id).is_some_and(|entry| entry.answer.is_some()) {
@@ -163,8 +166,8 @@ impl Host {
         }
     }
 
-    fn admit(&mut self, instruction: Instruction) {
-        let Instruction { id, action, .. } = instruction;
+    fn admit(&mut self, instruction: &Instruction) {
+        let (id, action) = (instruction.id, instruction.action.clone());
         if self.ledger.contains_key(&id) {
             return self.answer(id);
         }

@@ -1,8 +1,10 @@
 //! The world: a log, three replicas that apply it, hosts, connections, and
 //! what passes between them. One step is one entry of the log.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt::Write;
+use std::mem::Discriminant;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -19,6 +21,7 @@ use crate::domain::fleet::{Fleet, Stamp};
 use crate::domain::ids::{Epoch, InstructionId, LogIndex, ReplicaId};
 use crate::domain::instruction::Action;
 use crate::domain::report::Report;
+use crate::domain::server::Unavailability;
 use crate::domain::settings::Settings;
 use crate::domain::time::{Millis, Timestamp};
 
@@ -48,6 +51,25 @@ pub(super) struct Proposal {
     pub(super) command: Command,
     /// The host that it is about, by number.
     pub(super) of: Option<usize>,
+}
+
+/// What happened at all: lives in which nothing does prove nothing.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) events: HashSet<Discriminant<Event>>,
+    pub(super) unavailable: BTreeSet<Unavailability>,
+}
+
+impl Seen {
+    fn note(&mut self, events: &[Event], fleet: &Fleet) {
+        self.events.extend(events.iter().map(std::mem::discriminant));
+        self.unavailable.extend(fleet.servers().filter_map(|server| fleet.unavailability(server)));
+    }
+
+    pub(super) fn join(&mut self, other: Self) {
+        self.events.extend(other.events);
+        self.unavailable.extend(other.unavailable);
+    }
 }
 
 /// An entry of the log, for whoever looks for the cause of a failure.
@@ -83,6 +105,7 @@ pub(super) struct World {
     pub(super) requests: VecDeque<Command>,
     pub(super) last_session: u64,
     pub(super) fault: Option<Fault>,
+    pub(super) seen: Seen,
     walk: Walk,
     trail: VecDeque<Trace>,
 }
@@ -113,6 +136,7 @@ impl World {
             requests: VecDeque::new(),
             last_session: 0,
             fault,
+            seen: Seen::default(),
             walk: Walk::default(),
             trail: VecDeque::new(),
         }
@@ -261,7 +285,8 @@ impl World {
         if let Some(trace) = self.trail.back_mut() {
             trace.commands.push((command.clone(), Some(applied.outcome.clone()), Vec::new()));
         }
-        if void {
+        // Without timers the word itself would move time.
+        if void && self.fault != Some(Fault::TimersStopped) {
             let refused = applied.outcome == Outcome::Refused(Refusal::StaleEpoch) && applied.events.is_empty();
             ensure!(refused && self.fleet == before, "a word of an old connection had an effect: {command:?}");
         }
@@ -300,6 +325,7 @@ impl World {
                 None => trace.due.clone_from(&events),
             }
         }
+        self.seen.note(&events, &self.fleet);
         for event in &events {
             self.shadow.read(stamp.at, causes, event)?;
         }
@@ -352,9 +378,9 @@ impl World {
                 continue;
             }
             for instruction in self.fleet.outbox_after(&host.id, link.sent) {
-                let message = ToAgent::Instruction { epoch: link.epoch, instruction: (**instruction).clone() };
+                let message = ToAgent::Instruction { epoch: link.epoch, instruction: Arc::clone(instruction) };
                 if matches!(instruction.action, Action::CreateSession { .. }) {
-                    doubled.push((host.id.clone(), (**instruction).clone()));
+                    doubled.push((host.id.clone(), Arc::clone(instruction)));
                 }
                 link.to_agent.push_back(message);
                 link.sent = link.sent.max(instruction.id);
