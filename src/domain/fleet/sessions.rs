@@ -78,7 +78,7 @@ pub(super) fn attempt_failed(t: &mut Transition<'_>, id: &SessionId, server: &Se
         Ok(server) => place(t, &id, server),
         // It waits as it did before its first attempt.
         Err(_) if session.spec.enqueue => {}
-        Err(explanation) => end(t, &id, Some(format!("{reason}; no other server: {explanation}"))),
+        Err(explanation) => end(t, &id, Some(format!("{reason}; no other server: {}", explanation.counts()))),
     }
 }
 

@@ -101,6 +101,14 @@ pub struct Explanation {
     pub servers_refused: Vec<(ServerId, Rule)>,
 }
 
+impl Explanation {
+    /// The counts alone, without the servers one by one.
+    #[must_use]
+    pub fn counts(&self) -> Self {
+        Self { servers: self.servers, refused: self.refused.clone(), servers_refused: Vec::new() }
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.servers == 0 {

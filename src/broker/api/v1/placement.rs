@@ -91,7 +91,7 @@ fn of_waiting(fleet: &Fleet, id: SessionId) -> Result<(Option<SessionId>, Sessio
 fn shown(request_id: String, session_id: Option<SessionId>, found: Survey) -> Explained {
     let Survey { policy, chosen, eligible, explanation } = found;
     let failure_reason =
-        chosen.is_none().then(|| format!("no dcv server found for placement: {}", without_servers(&explanation)));
+        chosen.is_none().then(|| format!("no dcv server found for placement: {}", explanation.counts()));
     let Explanation { servers, refused, servers_refused } = explanation;
     let reason = |rule: Rule| (rule.as_str(), rule.to_string());
     Explained {
@@ -117,9 +117,4 @@ fn shown(request_id: String, session_id: Option<SessionId>, found: Survey) -> Ex
             .collect(),
         failure_reason,
     }
-}
-
-/// The counts alone: the servers stand in a list of their own.
-fn without_servers(explanation: &Explanation) -> Explanation {
-    Explanation { servers_refused: Vec::new(), ..explanation.clone() }
 }
