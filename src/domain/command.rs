@@ -130,6 +130,14 @@ pub enum Command {
         epoch: Epoch,
     },
 
+    /// An agent gave no sign of life when it was asked for one.
+    AgentSilent {
+        /// Its server.
+        server: ServerId,
+        /// Which connection.
+        epoch: Epoch,
+    },
+
     /// An operator registers an API client.
     RegisterClient {
         /// Id, made by the replica that took the request.
@@ -235,10 +243,12 @@ pub enum Refusal {
     #[error("no dcv server found for placement: {0}")]
     NoServer(super::placement::Explanation),
     /// The queue holds as many requests as it may.
-    #[error("no dcv server found for placement, and the queue is full ({max} requests)")]
+    #[error("no dcv server found for placement, and the queue is full ({max} requests): {explanation}")]
     QueueFull {
         /// Its size.
         max: u32,
+        /// Why no server takes it now.
+        explanation: super::placement::Explanation,
     },
     /// There is no such session, or it is deleted.
     #[error("The requested dcvSession does not exist")]

@@ -109,6 +109,13 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A server failed: others are asked first for a while.
+    ServerAvoided {
+        /// Which server.
+        server: ServerId,
+        /// Until then.
+        until: Timestamp,
+    },
     /// A server could not end a session: it lives on.
     SessionDeletionFailed {
         /// Which session.
@@ -135,6 +142,8 @@ pub enum Event {
         deadline: Timestamp,
         /// How often the server was told, with this time.
         attempt: u32,
+        /// Why, when nobody asked for this session to end.
+        reason: Option<String>,
     },
     /// It is gone.
     SessionDeleted {
@@ -314,6 +323,7 @@ impl Event {
             | Self::ServerRecovered { .. }
             | Self::ServerForgotten { .. }
             | Self::ServerMarksDropped { .. }
+            | Self::ServerAvoided { .. }
             | Self::ServerAvoidanceEnded { .. }
             | Self::ServerDraining { .. }
             | Self::ServerDrainExpired { .. }
@@ -343,6 +353,7 @@ impl Event {
             | Self::ServerRecovered { server }
             | Self::ServerForgotten { server }
             | Self::ServerMarksDropped { server }
+            | Self::ServerAvoided { server, .. }
             | Self::ServerAvoidanceEnded { server }
             | Self::ServerDraining { server, .. }
             | Self::ServerDrainExpired { server }
@@ -408,6 +419,7 @@ impl Event {
             | Self::SessionAttemptFailed { reason, .. }
             | Self::SessionWithdrawing { reason, .. }
             | Self::SessionDeletionFailed { reason, .. }
+            | Self::SessionDeleting { reason: Some(reason), .. }
             | Self::SessionDeleted { reason: Some(reason), .. } => cut(reason),
             Self::ServerConnected { report, .. } => *report = Report::default(),
             Self::ClientRegistered(client) => client.secret_hash.clear(),

@@ -48,7 +48,9 @@ impl KeptRequest {
         self.outcomes
             .iter()
             .map(|outcome| match outcome {
-                Outcome::Refused(Refusal::NoServer(explanation)) => 1 + explanation.servers_refused.len() as u64,
+                Outcome::Refused(Refusal::NoServer(explanation) | Refusal::QueueFull { explanation, .. }) => {
+                    1 + explanation.servers_refused.len() as u64
+                }
                 _ => 1,
             })
             .sum()
@@ -57,9 +59,11 @@ impl KeptRequest {
 
 /// Takes from outcomes what is not kept of them, before anybody sees them, so
 /// that the first answer and a repeated one say the same.
-pub(super) fn shorten(outcomes: &mut [Outcome]) {
+pub fn shorten(outcomes: &mut [Outcome]) {
     let lists = outcomes.iter_mut().filter_map(|outcome| match outcome {
-        Outcome::Refused(Refusal::NoServer(explanation)) => Some(&mut explanation.servers_refused),
+        Outcome::Refused(Refusal::NoServer(explanation) | Refusal::QueueFull { explanation, .. }) => {
+            Some(&mut explanation.servers_refused)
+        }
         _ => None,
     });
     for list in lists.skip(LISTS_MAX) {

@@ -46,6 +46,12 @@ impl Server {
         matches!(&self.link, Link::Up { instance: holder, .. } if holder != instance)
     }
 
+    /// Whether another agent came with its id a short while ago: a copied host
+    /// that waits for its chance, as a rule.
+    pub fn is_contested(&self, at: Timestamp) -> bool {
+        self.contested_at.is_some_and(|told| at < told + CONTEST_INTERVAL + CONTEST_INTERVAL)
+    }
+
     /// Whether it was told that the server is contested so shortly before a
     /// time that it is not told again.
     pub fn is_contest_told(&self, at: Timestamp) -> bool {

@@ -47,11 +47,19 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 struct Farewell {
     code: u16,
     reason: String,
+    /// The agent is gone, as far as can be known.
+    is_silence: bool,
 }
 
 impl Farewell {
     fn new(code: u16, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into() }
+        Self { code, reason: reason.into(), is_silence: false }
+    }
+
+    /// The agent did not answer although it was asked for a sign of life.
+    fn silence() -> Self {
+        let reason = "another agent came for this server, and this one did not answer";
+        Self { is_silence: true, ..Self::new(close::SILENT, reason) }
     }
 
     fn nonsense(reason: impl Into<String>) -> Self {
@@ -98,7 +106,11 @@ pub(super) async fn serve(mut socket: WebSocket, agents: Agents) {
     let registered = agents.broker.links().register(&server, epoch);
     let farewell = converse(&mut socket, &agents, &server, epoch, registered).await;
     agents.broker.links().unregister(&server, epoch);
-    let gone = Command::DisconnectAgent { server: server.clone(), epoch };
+    let gone = if farewell.is_silence {
+        Command::AgentSilent { server: server.clone(), epoch }
+    } else {
+        Command::DisconnectAgent { server: server.clone(), epoch }
+    };
     // A dead agent never takes the farewell: the log does not wait for that.
     let ((), proposed) = tokio::join!(part(&mut socket, Some(&server), farewell), agents.broker.propose(vec![gone]));
     if let Err(error) = proposed {
@@ -376,7 +388,7 @@ impl Talk {
                 message = socket.next() => self.heard(socket, message).await,
                 _ = pings.tick() => self.ping(socket).await,
                 () = sleep_until(answer_due.unwrap_or_else(Instant::now)), if answer_due.is_some() => {
-                    Err(Farewell::new(close::SILENT, "another agent came for this server, and this one did not answer"))
+                    Err(Farewell::silence())
                 }
             };
             if let Err(farewell) = step {

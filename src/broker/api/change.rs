@@ -17,7 +17,7 @@ use super::envelope::RequestId;
 use super::error::Error;
 use super::idempotency::{Headed, REPLAYED_HEADER, Repeatable};
 use super::{ApiState, Failure, body, unexpected};
-use crate::domain::{ClientId, Command, Outcome, Refusal};
+use crate::domain::{ClientId, Command, Outcome, Refusal, request};
 
 /// A call that changes something.
 #[derive(Debug)]
@@ -144,7 +144,8 @@ impl ApiState {
     async fn settle(&self, call: Call, commands: Vec<Command>) -> Result<Settled, Error> {
         let Call { client, request_id, repeatable } = call;
         let Some(Repeatable { key, fingerprint }) = repeatable else {
-            let outcomes = if commands.is_empty() { Vec::new() } else { self.core.propose(commands).await? };
+            let mut outcomes = if commands.is_empty() { Vec::new() } else { self.core.propose(commands).await? };
+            request::shorten(&mut outcomes);
             return Ok(Settled { outcomes, request_id, is_repeated: false });
         };
         let _turn = self.running.begin(&client, &key)?;

@@ -135,7 +135,7 @@ impl IntoResponse for Error {
             Self::Unavailable(unavailable) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(unavailable.retry_after_secs()));
             }
-            Self::KeyInUse => {
+            Self::KeyInUse | Self::TooManyStreams { .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(KEY_RETRY_AFTER_SECS));
             }
             _ => {}

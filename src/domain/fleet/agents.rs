@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Fleet;
 use super::apply::Transition;
 use super::operators;
-use super::sessions::{attempt_failed, close_failed, end, end_by_itself, issue, withdraw};
+use super::sessions::{attempt_failed, close_failed, end, end_by_itself, end_on_its_server, issue, withdraw};
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentInstance, Epoch, InstructionId, ReplicaId, ServerId, SessionId};
@@ -36,7 +36,7 @@ pub(super) fn connect(
     mut report: Report,
 ) -> Outcome {
     if let Some(known) = t.fleet.server(server)
-        && known.is_held_by_other(&instance)
+        && (known.is_held_by_other(&instance) || is_likely_a_copy(t, known, &report))
     {
         if !known.is_contest_told(t.stamp.at) {
             t.emit(Event::ServerContested { server: server.clone() });
@@ -50,6 +50,21 @@ pub(super) fn connect(
         observe(t, server, inventory);
     }
     Outcome::Welcome { epoch }
+}
+
+/// Whether an agent that comes right after a connection broke is the copy that
+/// was refused while it stood: it has none of the desktops that run there. Its
+/// full report would end them all. The server's own agent has them; one whose
+/// host lost its power is let in when its old connection was found dead, or
+/// three reports were missed.
+fn is_likely_a_copy(t: &Transition<'_>, known: &Server, report: &Report) -> bool {
+    if !matches!(known.link, Link::Interrupted { .. }) || !known.is_contested(t.stamp.at) {
+        return false;
+    }
+    let Some(Inventory::Full(listed)) = &report.sessions else { return false };
+    let ready = |session: &&Arc<Session>| matches!(session.phase, Phase::Ready { .. });
+    let mut ready = t.fleet.sessions_on(&known.id).filter(ready).peekable();
+    ready.peek().is_some() && !ready.any(|session| listed.iter().any(|there| there.id == session.id))
 }
 
 /// An agent reported.
@@ -120,7 +135,7 @@ fn is_preparing(t: &Transition<'_>, session: &SessionId, by: InstructionId) -> b
 fn closed(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, by: InstructionId) {
     let Some(session) = t.fleet.session(id).cloned() else { return };
     match session.phase {
-        Phase::Deleting { instruction, .. } if instruction == by => end(t, id, None),
+        Phase::Deleting { instruction, .. } if instruction == by => end(t, id, session.state_reason.clone()),
         Phase::Withdrawing { instruction, .. } if instruction == by => {
             let reason = session.state_reason.clone().unwrap_or_default();
             attempt_failed(t, id, server, reason);
@@ -137,6 +152,16 @@ pub(super) fn disconnect(t: &mut Transition<'_>, server: ServerId, epoch: Epoch)
     }
     t.emit(Event::ServerInterrupted { server });
     Outcome::Done
+}
+
+/// An agent was asked for a sign of life, because another one came with its id,
+/// and gave none: it counts as lost, and whoever comes is welcome.
+pub(super) fn silent(t: &mut Transition<'_>, server: ServerId, epoch: Epoch) -> Outcome {
+    let outcome = disconnect(t, server.clone(), epoch);
+    if outcome == Outcome::Done && t.fleet.server(&server).is_some_and(|server| !server.link.is_lost()) {
+        t.emit(Event::ServerLost { server });
+    }
+    outcome
 }
 
 /// A replica began anew: whatever agents it held are connected no longer.
@@ -328,7 +353,7 @@ fn gone(t: &mut Transition<'_>, server: &ServerId, id: &SessionId, absence: Abse
     }
     match session.phase {
         Phase::Ready { .. } => end_by_itself(t, id, Some(reason)),
-        Phase::Deleting { .. } => end(t, id, None),
+        Phase::Deleting { .. } => end(t, id, session.state_reason.clone()),
         // It came up and ended before the answer was heard.
         Phase::Preparing { instruction, .. } if absence == Absence::Ended => {
             withdraw(t, server, instruction);
@@ -406,7 +431,11 @@ fn adopt(t: &mut Transition<'_>, server: &ServerId, reported: ReportedSession) {
         issue(t, server, Action::CloseSession { session: reported.id });
         return;
     }
+    let id = reported.id.clone();
     t.emit(Event::SessionAdopted { server: server.clone(), session: Box::new(reported) });
+    if t.fleet.closed(server).and_then(|closed| closed.drain).is_some_and(|drain| drain.is_over) {
+        end_on_its_server(t, &id, Some(operators::DRAINED));
+    }
 }
 
 fn is_being_closed(t: &Transition<'_>, server: &ServerId, id: &SessionId) -> bool {

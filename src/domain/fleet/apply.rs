@@ -151,6 +151,7 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
             agents::answer(t, &server, epoch, instruction, answer)
         }
         Command::DisconnectAgent { server, epoch } => agents::disconnect(t, server, epoch),
+        Command::AgentSilent { server, epoch } => agents::silent(t, server, epoch),
         Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
         Command::DeactivateClient { id } => operators::deactivate_client(t, id),
         Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),

@@ -63,8 +63,9 @@ impl Fleet {
                 session.connections = *connections;
                 session.last_disconnected_at = *last_disconnected_at;
             }),
-            Event::SessionDeleting { id, instruction, deadline, attempt } => {
+            Event::SessionDeleting { id, instruction, deadline, attempt, reason } => {
                 self.become_deleting(id, *instruction, *deadline, *attempt);
+                self.change_session(id, |session| session.state_reason.clone_from(reason));
             }
             Event::SessionDeletionFailed { id, reason } => self.change_session(id, |session| {
                 match &mut session.phase {
@@ -95,7 +96,8 @@ impl Fleet {
                 }
             }
             Event::SessionDeleted { id, reason, forget_at, unwanted } => self.change_session(id, |session| {
-                let server = session.phase.server().cloned();
+                // One that failed everywhere is still of the server where it failed last.
+                let server = session.phase.server().or(session.failed_on.last()).cloned();
                 session.phase = Phase::Deleted { server, forget_at: *forget_at, unwanted: *unwanted };
                 session.state_reason.clone_from(reason);
                 session.connections = 0;
@@ -148,6 +150,9 @@ impl Fleet {
                     Link::Lost { epoch, since, .. } => Link::Lost { epoch, since, via: None },
                 };
             }),
+            Event::ServerAvoided { server, until } => {
+                self.change_server(server, Changed::Standing, |server| server.avoided_until = Some(*until));
+            }
             Event::ServerAvoidanceEnded { server } => {
                 self.change_server(server, Changed::Standing, |server| server.avoided_until = None);
             }

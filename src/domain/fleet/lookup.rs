@@ -13,6 +13,7 @@
 //! A session carries the tags of the server that it is, or was, on.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -270,12 +271,13 @@ impl Lookup {
         for tag in old.iter() {
             self.carried_by_one_less(tag);
         }
+        let (before, after): (BTreeSet<&TagKey>, BTreeSet<&TagKey>) = (old.iter().collect(), new.iter().collect());
         for (session, slot) in sessions {
-            for tag in old.iter().filter(|tag| !new.contains(tag)) {
-                self.by_tag.remove(&(tag.clone(), session.clone()));
+            for tag in before.difference(&after) {
+                self.by_tag.remove(&((*tag).clone(), session.clone()));
             }
-            for tag in new.iter().filter(|tag| !old.contains(tag)) {
-                self.by_tag.insert((tag.clone(), session.clone()), *slot);
+            for tag in after.difference(&before) {
+                self.by_tag.insert(((*tag).clone(), session.clone()), *slot);
             }
         }
         new

@@ -9,6 +9,9 @@ use crate::domain::ids::{ClientId, KeyId, ServerId, SessionId};
 use crate::domain::settings::Settings;
 use crate::domain::time::Millis;
 
+/// Why sessions end that a drain ends.
+pub(super) const DRAINED: &str = "its server was drained";
+
 pub(super) fn configure(t: &mut Transition<'_>, settings: Settings) -> Outcome {
     if t.fleet.settings != settings {
         t.emit(Event::Configured(settings));
@@ -59,7 +62,7 @@ pub(super) fn drain_deadline_passed(t: &mut Transition<'_>, server: &ServerId) {
     t.emit(Event::ServerDrainExpired { server: server.clone() });
     let left: Vec<SessionId> = t.fleet.sessions_on(server).map(|session| session.id.clone()).collect();
     for id in left {
-        sessions::end_on_its_server(t, &id);
+        sessions::end_on_its_server(t, &id, Some(DRAINED));
     }
 }
 

@@ -9,7 +9,7 @@ use super::apply::Transition;
 use super::sessions;
 use crate::domain::ids::{ServerId, SessionId};
 use crate::domain::placement::{self, Wish};
-use crate::domain::session::Session;
+use crate::domain::session::{Session, SessionKind};
 
 impl Session {
     /// What is to be placed.
@@ -50,6 +50,9 @@ pub(super) fn place_waiting(t: &mut Transition<'_>, grown: &OrdSet<ServerId>) {
 /// The first in the order of arrival whom a server could take.
 fn first_for<'a>(fleet: &'a Fleet, server: &ServerId) -> Option<(u64, &'a SessionId)> {
     let standing = fleet.standing(server)?;
+    if standing.refusal(SessionKind::Console).is_some() && standing.refusal(SessionKind::Virtual).is_some() {
+        return None;
+    }
     let server = fleet.server(server)?;
     fleet
         .index

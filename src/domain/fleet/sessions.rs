@@ -30,13 +30,13 @@ pub(super) fn create(t: &mut Transition<'_>, id: SessionId, spec: SessionSpec, c
             return Outcome::Created { id, created_at: t.stamp.at };
         }
         Err(explanation) if !spec.enqueue => Refusal::NoServer(explanation),
-        Err(_) => {
+        Err(explanation) => {
             let max = t.fleet.settings.queue_max;
             if t.fleet.waiting_count() < max as usize {
                 accept(t, &id, spec, client);
                 return Outcome::Created { id, created_at: t.stamp.at };
             }
-            Refusal::QueueFull { max }
+            Refusal::QueueFull { max, explanation }
         }
     };
     t.emit(Event::SessionRefused { id, owner: spec.owner, client, reason: refusal.to_string() });
@@ -65,7 +65,10 @@ pub(super) fn place(t: &mut Transition<'_>, id: &SessionId, server: ServerId) {
 pub(super) fn attempt_failed(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, reason: String) {
     let at = t.stamp.at;
     let settings = &t.fleet.settings;
-    let (avoid_until, deadline) = (at + settings.avoid_failed_server, at + settings.queue_timeout);
+    let avoid_until = at + settings.avoid_failed_server;
+    // It has waited already.
+    let asked_at = t.fleet.session(id).map_or(at, |session| session.created_at);
+    let deadline = at.max(asked_at + settings.queue_timeout);
     let (id, server) = (id.clone(), server.clone());
     t.emit(Event::SessionAttemptFailed { id: id.clone(), server, reason: reason.clone(), avoid_until, deadline });
     let Some(session) = t.fleet.session(&id).cloned() else { return };
@@ -107,7 +110,7 @@ pub(super) fn delete(t: &mut Transition<'_>, id: &SessionId, owner: &Owner, forc
     if session.spec.owner != *owner {
         return Outcome::Refused(Refusal::OtherOwner);
     }
-    end_on_its_server(t, id);
+    end_on_its_server(t, id, None);
     let unreachable = session.phase.occupies().is_some_and(|server| is_out_of_reach(t, server));
     if force && unreachable && t.fleet.session(id).is_some_and(|session| !session.phase.is_deleted()) {
         end(t, id, Some("deleted by force while its server could not be reached".to_owned()));
@@ -115,21 +118,23 @@ pub(super) fn delete(t: &mut Transition<'_>, id: &SessionId, owner: &Owner, forc
     Outcome::Deleting(t.fleet.session(id).map_or(SessionState::Deleted, |session| t.fleet.state_of(session)))
 }
 
-/// Ends a session wherever it is in its life.
-pub(super) fn end_on_its_server(t: &mut Transition<'_>, id: &SessionId) {
+/// Ends a session wherever it is in its life; `reason` when nobody asked for
+/// this session to end.
+pub(super) fn end_on_its_server(t: &mut Transition<'_>, id: &SessionId, reason: Option<&str>) {
+    let reason = reason.map(str::to_owned);
     let Some(session) = t.fleet.session(id).cloned() else { return };
     match &session.phase {
         Phase::Placing { .. } => end(t, id, Some("cancelled before a server was found".to_owned())),
         Phase::Preparing { server, instruction, .. } => {
             withdraw(t, server, *instruction);
-            close(t, id, server, 1);
+            close(t, id, server, 1, reason);
         }
         // It was told already.
         Phase::Withdrawing { instruction, .. } => {
             let deadline = t.stamp.at + t.fleet.settings.delete_timeout;
-            t.emit(Event::SessionDeleting { id: id.clone(), instruction: *instruction, deadline, attempt: 1 });
+            t.emit(Event::SessionDeleting { id: id.clone(), instruction: *instruction, deadline, attempt: 1, reason });
         }
-        Phase::Ready { server } => close(t, id, server, 1),
+        Phase::Ready { server } => close(t, id, server, 1, reason),
         Phase::Deleting { .. } | Phase::Deleted { .. } => {}
     }
 }
@@ -140,13 +145,13 @@ fn is_out_of_reach(t: &Transition<'_>, server: &ServerId) -> bool {
 
 /// Tells the host to end a session and waits for it. A host that is no longer
 /// listed is told nothing; should it come back, so does the session.
-fn close(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, attempt: u32) {
+fn close(t: &mut Transition<'_>, id: &SessionId, server: &ServerId, attempt: u32, reason: Option<String>) {
     if t.fleet.server(server).is_none() {
         return end(t, id, Some("deleted after its server had gone".to_owned()));
     }
     let deadline = t.stamp.at + t.fleet.settings.delete_timeout;
     let instruction = issue(t, server, Action::CloseSession { session: id.clone() });
-    t.emit(Event::SessionDeleting { id: id.clone(), instruction, deadline, attempt });
+    t.emit(Event::SessionDeleting { id: id.clone(), instruction, deadline, attempt, reason });
 }
 
 /// A host could not end a session. It is told again a few times; after that
@@ -156,7 +161,7 @@ pub(super) fn close_failed(t: &mut Transition<'_>, id: &SessionId, by: Instructi
     let reason = format!("its server could not end it: {reason}");
     match &session.phase {
         Phase::Deleting { server, instruction, attempt, .. } if *instruction == by && *attempt < CLOSE_ATTEMPTS_MAX => {
-            close(t, id, server, attempt + 1);
+            close(t, id, server, attempt + 1, session.state_reason.clone());
         }
         Phase::Deleting { instruction, was_ready: true, .. } if *instruction == by => {
             t.emit(Event::SessionDeletionFailed { id: id.clone(), reason });
@@ -256,6 +261,8 @@ fn preparation_timed_out(t: &mut Transition<'_>, session: &Session, server: &Ser
     let reason = format!("its server did not create it within {} s", t.fleet.settings.prepare_timeout.as_secs());
     withdraw(t, server, instruction);
     let instruction = issue(t, server, Action::CloseSession { session: session.id.clone() });
+    let until = t.stamp.at + t.fleet.settings.avoid_failed_server;
+    t.emit(Event::ServerAvoided { server: server.clone(), until });
     // This attempt counts, too.
     let is_last =
         session.spec.retry_disabled || session.failed_on.len() >= t.fleet.settings.create_retries_max as usize;

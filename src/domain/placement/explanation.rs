@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Policy;
 use super::choose::{Wish, choose, refusal};
 use crate::domain::fleet::Fleet;
-use crate::domain::ids::ServerId;
+use crate::domain::ids::{ServerId, SessionId};
 use crate::domain::server::Server;
 use crate::domain::session::{SessionKind, SessionSpec};
 
@@ -180,8 +180,8 @@ pub struct Survey {
 }
 
 /// Looks at every server; for people who ask, not for placing.
-pub fn survey(fleet: &Fleet, spec: &SessionSpec, failed_on: &[ServerId]) -> Survey {
-    let wish = Wish { id: None, spec, failed_on };
+pub fn survey(fleet: &Fleet, id: Option<&SessionId>, spec: &SessionSpec, failed_on: &[ServerId]) -> Survey {
+    let wish = Wish { id, spec, failed_on };
     let mut explanation = Explanation { servers: server_count(fleet), ..Explanation::default() };
     let mut eligible = 0;
     for server in fleet.servers() {

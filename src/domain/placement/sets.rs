@@ -28,6 +28,8 @@ use crate::domain::session::SessionKind;
 
 /// Expressions whose sets are kept: one bit of a signature each.
 const SETS_MAX: u8 = 128;
+/// Uses of other expressions after which a set may make room for another.
+const USES_BEFORE_EVICTION: u64 = 4096;
 /// Expressions that were asked for once and are remembered; the second time
 /// makes a set worth its upkeep.
 const REMEMBERED_MAX: usize = 256;
@@ -219,8 +221,8 @@ impl ServerSets {
             self.asked_once.push_back(hash);
             return;
         }
+        let Some(number) = self.free_number() else { return };
         self.asked_once.retain(|other| *other != hash);
-        let number = self.free_number();
         self.make(number, expression, servers);
     }
 
@@ -340,14 +342,20 @@ impl ServerSets {
         }
     }
 
-    /// A number for a new set; the one that was not used for longest makes room.
-    fn free_number(&mut self) -> u8 {
+    /// A number for a new set. A set that was not used for long makes room;
+    /// when all are in use there is none, or sets would be made and dropped all
+    /// the time.
+    fn free_number(&mut self) -> Option<u8> {
         if let Some(free) = (0..SETS_MAX).find(|number| !self.sets.contains_key(number)) {
-            return free;
+            return Some(free);
         }
-        let oldest = self.sets.iter().min_by_key(|(_, set)| set.used).map_or(0, |(number, _)| *number);
+        let (oldest, set) = self.sets.iter().min_by_key(|(_, set)| set.used)?;
+        if self.uses - set.used < USES_BEFORE_EVICTION {
+            return None;
+        }
+        let oldest = *oldest;
         self.drop_set(oldest);
-        oldest
+        Some(oldest)
     }
 
     fn make<'a>(&mut self, number: u8, expression: &Arc<Expression>, servers: impl Iterator<Item = &'a Arc<Server>>) {

@@ -65,8 +65,10 @@ pub(super) async fn explain(
         (None, SessionSpec { placement: policy, ..spec }, Vec::new())
     };
     let headers = seen.headers();
-    let look =
-        move |fleet: &Fleet, steps_max| (fleet.server_count() <= steps_max).then(|| survey(fleet, &spec, &failed_on));
+    let waiting = session_id.clone();
+    let look = move |fleet: &Fleet, steps_max| {
+        (fleet.server_count() <= steps_max).then(|| survey(fleet, waiting.as_ref(), &spec, &failed_on))
+    };
     let found = api.scans.look(seen.fleet, look).await?;
     Ok((headers, Json(shown(request_id, session_id, found))).into_response())
 }

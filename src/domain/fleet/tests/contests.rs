@@ -62,8 +62,30 @@ fn another_agent_is_welcome_after_a_connection_broke() {
     let (mut log, epoch) = ready_session();
     assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER);
     log.apply(Command::DisconnectAgent { server: server_id(1), epoch });
-    assert!(matches!(log.hello(1, 1, plain(), Vec::new()), Outcome::Welcome { .. }));
+    assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER, "it has none of the sessions: a copy");
+    assert_eq!(log.state(1), Some(SessionState::Ready));
+    assert!(matches!(log.hello(1, 2, plain(), vec![reported(1, 1, true)]), Outcome::Welcome { .. }));
+    assert_eq!(log.state(1), Some(SessionState::Ready));
     assert_eq!(log.hello(1, 0, plain(), Vec::new()), OTHER, "now the first is the other");
+}
+
+#[test]
+fn another_agent_is_welcome_at_once_when_the_first_gave_no_sign_of_life() {
+    let (mut log, epoch) = ready_session();
+    assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER);
+    log.apply(Command::AgentSilent { server: server_id(1), epoch });
+    assert_eq!(log.state(1), Some(SessionState::Unknown));
+    assert!(matches!(log.hello(1, 1, plain(), Vec::new()), Outcome::Welcome { .. }));
+}
+
+#[test]
+fn a_copy_does_not_get_in_when_a_replica_starts_anew() {
+    let (mut log, _) = ready_session();
+    assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER);
+    log.apply(Command::ReplicaStarted { replica: ReplicaId(1) });
+    assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER);
+    assert!(matches!(log.hello(1, 0, plain(), vec![reported(1, 1, true)]), Outcome::Welcome { .. }));
+    assert_eq!(log.state(1), Some(SessionState::Ready));
 }
 
 #[test]

@@ -136,14 +136,14 @@ fn a_survey_says_how_each_server_fares() {
     log.apply(Command::CloseServer { id: server_id(2), force: false, client: client() });
     log.connect(4, tagged(&[("pool", "b")], None));
     let wish = SessionSpec { requirements: requirements("tag:pool = 'b'"), ..spec(1, SessionKind::Virtual) };
-    let found = survey(&log.fleet, &wish, &[]);
+    let found = survey(&log.fleet, None, &wish, &[]);
     assert_eq!(found.chosen, Some(server_id(4)));
     assert_eq!((found.eligible, found.explanation.servers), (1, 4));
     let expected = [(server_id(1), Rule::Full), (server_id(2), Rule::Closed), (server_id(3), Rule::Kind)];
     assert_eq!(found.explanation.servers_refused, expected);
     // What a refusal says without looking at all servers is the same.
     log.apply(Command::CloseServer { id: server_id(4), force: true, client: client() });
-    let found = survey(&log.fleet, &wish, &[]);
+    let found = survey(&log.fleet, None, &wish, &[]);
     let Outcome::Refused(Refusal::NoServer(explanation)) = log.create(9, wish) else { panic!("not refused") };
     assert_eq!(explanation, found.explanation);
     assert_eq!(found.chosen, None);

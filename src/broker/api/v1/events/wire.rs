@@ -103,6 +103,7 @@ kinds! {
     ServerRecovered,
     ServerForgotten,
     ServerMarksDropped,
+    ServerAvoided,
     ServerAvoidanceEnded,
     ServerContested,
     ServerOpened,
@@ -155,6 +156,7 @@ impl Kind {
             Happened::ServerRecovered { .. } => Self::ServerRecovered,
             Happened::ServerForgotten { .. } => Self::ServerForgotten,
             Happened::ServerMarksDropped { .. } => Self::ServerMarksDropped,
+            Happened::ServerAvoided { .. } => Self::ServerAvoided,
             Happened::ServerAvoidanceEnded { .. } => Self::ServerAvoidanceEnded,
             Happened::ServerContested { .. } => Self::ServerContested,
             Happened::ServerDraining { .. } => Self::ServerDraining,
@@ -188,6 +190,8 @@ enum Details<'a> {
         instruction_id: u64,
         deadline: String,
         attempt: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
     },
     Withdrawing {
         reason: &'a str,
@@ -196,6 +200,9 @@ enum Details<'a> {
     },
     AttemptFailed {
         reason: &'a str,
+        avoided_until: String,
+    },
+    Avoided {
         avoided_until: String,
     },
     Reason {
@@ -328,15 +335,19 @@ impl<'a> Details<'a> {
             Happened::SessionPlaced { id: _, server: _, instruction, deadline } => {
                 Self::Instructed { instruction_id: instruction.0, deadline: time(*deadline) }
             }
-            Happened::SessionDeleting { id: _, instruction, deadline, attempt } => {
-                Self::ToldAgain { instruction_id: instruction.0, deadline: time(*deadline), attempt: *attempt }
-            }
+            Happened::SessionDeleting { id: _, instruction, deadline, attempt, reason } => Self::ToldAgain {
+                instruction_id: instruction.0,
+                deadline: time(*deadline),
+                attempt: *attempt,
+                reason: reason.as_deref(),
+            },
             Happened::SessionWithdrawing { id: _, instruction, deadline, reason } => {
                 Self::Withdrawing { reason, instruction_id: instruction.0, deadline: time(*deadline) }
             }
             Happened::SessionAttemptFailed { id: _, server: _, reason, avoid_until, deadline: _ } => {
                 Self::AttemptFailed { reason, avoided_until: time(*avoid_until) }
             }
+            Happened::ServerAvoided { server: _, until } => Self::Avoided { avoided_until: time(*until) },
             Happened::SessionDeletionFailed { id: _, reason } => Self::Reason { reason },
             Happened::ServerDraining { server: _, client: _, deadline } => Self::Draining { deadline: time(*deadline) },
             Happened::SessionAdopted { server: _, session } | Happened::SessionConflict { server: _, session } => {

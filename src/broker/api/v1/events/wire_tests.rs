@@ -144,7 +144,7 @@ fn each_event_has_the_form_that_clients_were_promised() {
             }),
         ),
         (
-            Happened::SessionDeleting { id: id(), instruction: InstructionId(8), deadline, attempt: 1 },
+            Happened::SessionDeleting { id: id(), instruction: InstructionId(8), deadline, attempt: 1, reason: None },
             json!({
                 "Kind": "SessionDeleting", "SessionId": "session-1",
                 "Details": { "InstructionId": 8, "Deadline": "2020-10-06T10:16:31.633Z", "Attempt": 1 },

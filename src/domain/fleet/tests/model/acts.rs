@@ -273,7 +273,12 @@ impl World {
         let Some(epoch) = self.part(number) else { return };
         let command = Command::DisconnectAgent { server, epoch };
         match self.rng.random_range(0..10) {
-            0..6 => batch.push(Proposal { command, of: None }),
+            // It was asked for a sign of life first.
+            0 => {
+                let Command::DisconnectAgent { server, epoch } = command else { return };
+                batch.push(Proposal { command: Command::AgentSilent { server, epoch }, of: None });
+            }
+            1..6 => batch.push(Proposal { command, of: None }),
             6..9 => self.late.push(command),
             // The replica does not notice, or cannot say so.
             _ => {}

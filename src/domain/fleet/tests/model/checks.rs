@@ -160,7 +160,7 @@ pub(super) fn outcome(before: &Shadow, fleet: &Fleet, command: &Command, outcome
             ensure!(!spec.enqueue, "refused, although it may wait");
             placing::check_explanation(before, id, spec, explanation)?;
         }
-        (Command::CreateSession { id, spec, .. }, Outcome::Refused(Refusal::QueueFull { max })) => {
+        (Command::CreateSession { id, spec, .. }, Outcome::Refused(Refusal::QueueFull { max, .. })) => {
             ensure!(before.waiting().count() >= *max as usize, "the queue is not full");
             ensure!(
                 placing::taker(before, id, placing::Wish { spec, failed_on: &[] }).is_none(),
@@ -199,11 +199,13 @@ pub(super) fn outcome(before: &Shadow, fleet: &Fleet, command: &Command, outcome
             };
             ensure!(*outcome == expected, "closing {id} came to {outcome:?}");
         }
-        (Command::ConnectAgent { server, instance, .. }, outcome) => {
+        (Command::ConnectAgent { server, instance, report, .. }, outcome) => {
             let epoch = fleet.server(server).map(|server| server.link.epoch());
             let expected = match outcome {
                 Outcome::Welcome { epoch: new } => epoch == Some(*new),
-                Outcome::Refused(Refusal::OtherInstance) => before.is_held_by_other(server, instance),
+                Outcome::Refused(Refusal::OtherInstance) => {
+                    before.is_held_by_other(server, instance) || before.is_likely_a_copy(server, report, fleet.at())
+                }
                 _ => false,
             };
             ensure!(expected, "connecting {server} came to {outcome:?}");

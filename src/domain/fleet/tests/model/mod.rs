@@ -48,7 +48,7 @@ const STEPS: u64 = 100_000;
 const STEPS_PER_LIFE: u64 = 2_500;
 
 /// Kinds of events that happen: all but those of clients and keys.
-const EVENTS: usize = 32;
+const EVENTS: usize = 33;
 /// Lives in which a deliberate fault must be noticed.
 const FAULTY_LIVES: u64 = 10;
 

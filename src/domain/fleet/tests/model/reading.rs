@@ -43,8 +43,9 @@ impl Shadow {
             }
             Event::ServerContested { server } => {
                 let other = causes.iter().any(|cause| {
-                    matches!(cause, Command::ConnectAgent { server: of, instance, .. }
-                        if of == server && self.is_held_by_other(server, instance))
+                    matches!(cause, Command::ConnectAgent { server: of, instance, report, .. }
+                        if of == server && (self.is_held_by_other(server, instance)
+                            || self.is_likely_a_copy(server, report, at)))
                 });
                 let found = self.server(server)?;
                 let is_new = found.contested_at.is_none_or(|told| told + CONTEST_INTERVAL <= at);
@@ -72,7 +73,13 @@ impl Shadow {
                 let missed = u64::from(self.settings.reports_missed_max);
                 let found = self.server(server)?;
                 let silent_until = found.heard_at + Millis(found.interval.0 * missed);
-                ensure!(silent_until <= at, "{server} counts as lost, but was heard at {}", found.heard_at.0);
+                let is_silent =
+                    causes.iter().any(|cause| matches!(cause, Command::AgentSilent { server: of, .. } if of == server));
+                ensure!(
+                    is_silent || silent_until <= at,
+                    "{server} counts as lost, but was heard at {}",
+                    found.heard_at.0
+                );
                 let via = match found.link {
                     Link::Up { via } => Some(via),
                     Link::Broken => None,
@@ -87,6 +94,7 @@ impl Shadow {
                 ensure!(due, "{server} was forgotten too early");
                 self.servers.remove(server);
             }
+            Event::ServerAvoided { server, until } => self.server(server)?.avoided_until = Some(*until),
             Event::ServerAvoidanceEnded { server } => self.server(server)?.avoided_until = None,
             Event::ServerMarksDropped { server } => {
                 self.closed.remove(server);
@@ -144,6 +152,9 @@ impl Shadow {
                     ..SessionSpec::plain(session.name.clone(), session.owner.clone(), session.kind)
                 };
                 self.sessions.insert(id.clone(), new_session(at, spec, Phase::Ready { server: server.clone() }));
+                if matches!(self.closed.get(server), Some(Some((_, true)))) {
+                    self.drained.push((server.clone(), id.clone()));
+                }
             }
             Event::SessionPlaced { id, server, instruction, deadline } => {
                 ensure!(*deadline == at + settings.prepare_timeout, "{id} is made for another time than it should");
@@ -188,7 +199,7 @@ impl Shadow {
                 self.moves(id, "withdrawn", is_late, |server| Phase::Withdrawing { server, instruction, deadline })?;
                 self.session(id)?.reason = Some(reason.clone());
             }
-            Event::SessionDeleting { id, instruction, deadline, attempt } => {
+            Event::SessionDeleting { id, instruction, deadline, attempt, reason } => {
                 let is_drained = self.drained.iter().any(|(_, drained)| drained == id);
                 let asked =
                     causes.iter().any(|cause| matches!(cause, Command::DeleteSession { id: of, .. } if of == id));
@@ -205,6 +216,7 @@ impl Shadow {
                 if *attempt == 1 {
                     session.waits_since = at;
                 }
+                session.reason.clone_from(reason);
                 let (instruction, deadline, attempt) = (*instruction, *deadline, *attempt);
                 self.moves(
                     id,
@@ -232,7 +244,7 @@ impl Shadow {
                 ensure!(reason.is_some() || was_ending, "{id} ended in {:?} without a reason", session.phase);
                 session.ended_as_asked = reason.is_none();
                 session.reason.clone_from(reason);
-                let server = session.phase.server().cloned();
+                let server = session.phase.server().or(session.failed_on.last()).cloned();
                 session.phase = Phase::Deleted { server, forget_at: *forget_at, unwanted: *unwanted };
             }
             Event::SessionForgotten { id } => {

@@ -15,7 +15,9 @@ use crate::domain::ids::{
 };
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::report::ReportedSession;
+use crate::domain::report::{Inventory, Report};
 use crate::domain::request::Fingerprint;
+use crate::domain::server::CONTEST_INTERVAL;
 use crate::domain::session::{Phase, SessionKind, SessionSpec};
 use crate::domain::settings::Settings;
 use crate::domain::time::{Millis, Timestamp};
@@ -127,6 +129,21 @@ impl Shadow {
         found.is_some_and(|server| matches!(server.link, Link::Up { .. }) && server.instance != *instance)
     }
 
+    /// Whether an agent without any of a server's desktops comes right after
+    /// its connection broke, while another one had come with its id.
+    pub(super) fn is_likely_a_copy(&self, server: &ServerId, report: &Report, at: Timestamp) -> bool {
+        let Some(found) = self.servers.get(server) else { return false };
+        let may_stand = found.link == Link::Broken;
+        let is_contested = found.contested_at.is_some_and(|told| at.0 < told.0 + 2 * CONTEST_INTERVAL.0);
+        let ready = Phase::Ready { server: server.clone() };
+        let mut ready = self.sessions.iter().filter(|(_, session)| session.phase == ready).map(|(id, _)| id).peekable();
+        let Some(Inventory::Full(listed)) = &report.sessions else { return false };
+        may_stand
+            && is_contested
+            && ready.peek().is_some()
+            && !ready.any(|id| listed.iter().any(|there| there.id == *id))
+    }
+
     /// A new command, or time alone, is what causes the next events.
     pub(super) fn begin(&mut self) {
         self.settled.clear();
@@ -204,6 +221,7 @@ impl Shadow {
             | Event::ServerRecovered { .. }
             | Event::ServerForgotten { .. }
             | Event::ServerMarksDropped { .. }
+            | Event::ServerAvoided { .. }
             | Event::ServerAvoidanceEnded { .. }
             | Event::ServerDraining { .. }
             | Event::ServerDrainExpired { .. }

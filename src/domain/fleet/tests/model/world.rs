@@ -34,7 +34,7 @@ const ENTRIES_PER_IMAGE: u64 = 150;
 /// Entries between two times of calm.
 const ENTRIES_PER_CALM: u64 = 500;
 /// Rounds of a calm, a second each.
-const CALM_ROUNDS: u32 = 20;
+const CALM_ROUNDS: u32 = 40;
 /// Longest settings that are ever configured.
 pub(super) const RETRIES_MAX: u32 = 2;
 pub(super) const QUEUE_TIMEOUT_MAX: Millis = Millis(40_000);
@@ -266,6 +266,7 @@ impl World {
         let void = match &command {
             Command::Report { server, epoch, .. }
             | Command::Answer { server, epoch, .. }
+            | Command::AgentSilent { server, epoch }
             | Command::DisconnectAgent { server, epoch } => !self.shadow.is_current(server, *epoch),
             _ => false,
         };
@@ -433,6 +434,10 @@ impl World {
         for number in 0..self.hosts.len() {
             let host = &mut self.hosts[number];
             if host.character != Character::Honest || host.has_vanished {
+                continue;
+            }
+            // One that is refused tries again when time has passed.
+            if host.link.is_none() && !is_first {
                 continue;
             }
             if host.link.is_none() {
