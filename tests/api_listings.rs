@@ -52,7 +52,7 @@ fn session(id: &str, owner: &str, connections: u32, created_at: u64) -> Reported
 async fn world() -> (Arc<World>, Api) {
     let world = World::new();
     let mut blue = full_facts();
-    blue.hostname = "blue".to_owned();
+    "blue".clone_into(&mut blue.hostname);
     blue.tags.insert("color".to_owned(), "blue".to_owned());
     world.connect("desk-1", full_facts(), vec![session("a", "anna", 0, 40_000), session("d", "dora", 3, 10_000)]);
     world.connect("desk-2", blue, vec![session("b", "barbara", 1, 30_000), session("c", "anna", 2, 20_000)]);
@@ -298,7 +298,7 @@ async fn a_listing_that_looks_at_many_sessions_is_whole() {
     let api = world.api();
     let last = format!("s{:05}", count - 1);
     assert_eq!(ids(&api, "/v1/sessions?Sort=-SessionId&MaxResults=1").await, [last.as_str()]);
-    assert_eq!(ids(&api, &format!("/v1/sessions?StateReason=none")).await, [""; 0]);
+    assert_eq!(ids(&api, "/v1/sessions?StateReason=none").await, [""; 0]);
     let filters = json!([{"Key": "owner", "Value": "o1"}, {"Key": "tag:color", "Value": "pink"}]);
     let found = api.post("/describeSessions", json!({"Filters": filters})).await;
     assert_eq!(found["Sessions"].as_array().unwrap().len(), (count + 5) / 7);

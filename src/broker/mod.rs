@@ -128,7 +128,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     // The store locks the folder; everything else in it is touched after that.
     let replica_config = berth_raft::Config::new(folder.join("replica"), berth_raft::ReplicaId(id.0));
     let replica =
-        Replica::start(replica_config, clock.clone(), Machine::default(), observer).await.map_err(Error::Start)?;
+        // Boxed: the state is large enough to make every caller's future so.
+        Box::pin(Replica::start(replica_config, clock.clone(), Machine::default(), observer))
+            .await
+            .map_err(Error::Start)?;
     let broker = Arc::new(Broker::new(replica, id, clock, links, journaled));
 
     let cluster_key_path = folder.join("cluster.key");

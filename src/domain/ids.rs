@@ -171,7 +171,7 @@ fn uuid_rank(text: &str) -> u64 {
             b'a'..=b'f' => digit - b'a' + 10,
             0..b'0' => return least,
             // Between the digits and the letters: after all that go on with 9.
-            b':'..b'a' => return least | (0xA << (left - 4)) - 1,
+            b':'..b'a' => return least | ((0xA << (left - 4)) - 1),
             _ => return greatest,
         };
         rank = rank << 4 | u64::from(value);

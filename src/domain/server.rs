@@ -161,10 +161,8 @@ impl Link {
     /// The replica whose connection to the agent did not break, heard or not.
     pub const fn held_by(&self) -> Option<ReplicaId> {
         match self {
-            Self::Up { via, .. } => Some(*via),
-            Self::Interrupted { .. } => None,
-            Self::Lost { via: Some((via, _)), .. } => Some(*via),
-            Self::Lost { via: None, .. } => None,
+            Self::Up { via, .. } | Self::Lost { via: Some((via, _)), .. } => Some(*via),
+            Self::Interrupted { .. } | Self::Lost { via: None, .. } => None,
         }
     }
 

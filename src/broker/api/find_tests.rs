@@ -188,7 +188,9 @@ proptest! {
         changes in prop::collection::vec(any_change(), 1..40), asked in any_asked(),
     ) {
         let mut log = Log { fleet: Fleet::default(), at: 1_000 };
-        changes.iter().for_each(|change| log.change(change));
+        for change in &changes {
+            log.change(change);
+        }
         let (found, token) = log.page(&asked, 1000, None);
         prop_assert_eq!(found, log.matching(&asked));
         prop_assert_eq!(token, None);
@@ -202,7 +204,9 @@ proptest! {
         asked in any_asked(),
     ) {
         let mut log = Log { fleet: Fleet::default(), at: 1_000 };
-        before.iter().for_each(|change| log.change(change));
+        for change in &before {
+            log.change(change);
+        }
         let mut throughout: BTreeSet<String> = log.matching(&asked).into_iter().collect();
         let mut seen: Vec<String> = Vec::new();
         let mut token = None;
@@ -230,7 +234,9 @@ proptest! {
         changes in prop::collection::vec(any_change(), 1..40), asked in any_asked(), steps in 0_usize..30,
     ) {
         let mut log = Log { fleet: Fleet::default(), at: 1_000 };
-        changes.iter().for_each(|change| log.change(change));
+        for change in &changes {
+            log.change(change);
+        }
         let filters = Filters {
             owners: (!asked.owners.is_empty()).then(|| asked.owners.iter().map(|of| Owner::new(&owner(*of)).unwrap()).collect()),
             tags: BTreeMap::new(),

@@ -123,7 +123,7 @@ fn member(out: &mut Vec<u8>, name: &[u8], value: &str) {
 
 /// A text as JSON.
 fn text(out: &mut Vec<u8>, value: &str) {
-    let is_special = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    let is_special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
     // Looking at all of them is faster than stopping at the first.
     if !value.bytes().fold(false, |found, byte| found | is_special(byte)) {
         out.push(b'"');
@@ -182,7 +182,7 @@ mod tests {
             kind: if number.is_multiple_of(2) { SessionKind::Virtual } else { SessionKind::Console },
             usable: true,
             connections: u32::try_from(at % 200).expect("small"),
-            clients_max: (number % 3 == 0).then_some(number as u32),
+            clients_max: number.is_multiple_of(3).then_some(u32::try_from(number).expect("small")),
             created_at: Timestamp(at),
             last_disconnected_at: (number % 2 == 1).then_some(Timestamp(at / 2)),
             storage_root: (number % 3 == 1).then(|| text.to_owned()),
@@ -229,7 +229,7 @@ mod tests {
             &mut fleet,
             1,
             Command::ConnectAgent {
-                instance: crate::domain::ids::AgentInstance::new("run-1").unwrap(),
+                instance: crate::domain::ids::AgentInstance::new("run-1").expect("valid"),
                 server: server.clone(),
                 via: ReplicaId(1),
                 report_interval: Millis::from_secs(30),

@@ -45,13 +45,11 @@ impl Scans {
             let _turn = turn;
             read(&fleet, usize::MAX)
         });
-        match reading.await {
-            Ok(Some(found)) => Ok(found),
-            Ok(None) | Err(_) => {
-                tracing::error!("a long reading did not come to an end");
-                Err(Error::Internal)
-            }
+        if let Ok(Some(found)) = reading.await {
+            return Ok(found);
         }
+        tracing::error!("a long reading did not come to an end");
+        Err(Error::Internal)
     }
 }
 

@@ -259,7 +259,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn times_are_what_the_calendar_says(millis in 0..253_402_207_200_000_u64) {
-            let expected = jiff::Timestamp::from_millisecond(millis as i64).expect("in range");
+            let expected = jiff::Timestamp::from_millisecond(millis.cast_signed()).expect("in range");
             proptest::prop_assert_eq!(time(Timestamp(millis)), expected.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string());
         }
     }

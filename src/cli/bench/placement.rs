@@ -141,7 +141,7 @@ fn connect(number: u32) -> anyhow::Result<Command> {
     let tags = BTreeMap::from([
         ("color".to_owned(), format!("c{}", number % 10)),
         ("size".to_owned(), (number / 3 % 4).to_string()),
-        ("site".to_owned(), if number % 7 == 0 { "away" } else { "home" }.to_owned()),
+        ("site".to_owned(), if number.is_multiple_of(7) { "away" } else { "home" }.to_owned()),
     ]);
     let facts = HostFacts {
         hostname: format!("host{number}"),

@@ -142,7 +142,7 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         }
         Command::OpenServer { id, client } => operators::open_server(t, id, client),
         Command::CloseServer { id, force, client } => operators::close_server(t, id, force, client),
-        Command::DrainServer { id, within, client } => operators::drain_server(t, id, within, client),
+        Command::DrainServer { id, within, client } => operators::drain_server(t, &id, within, client),
         Command::ConnectAgent { server, instance, via, report_interval, report } => {
             agents::connect(t, &server, instance, via, report_interval, report)
         }

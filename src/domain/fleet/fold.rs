@@ -237,11 +237,12 @@ impl Fleet {
         self.index.replace_session(old, Some(new));
         let from = old.and_then(|session| session.phase.occupies());
         let to = new.phase.occupies();
-        for server in [from.filter(|server| Some(*server) != to), to.filter(|server| Some(*server) != from)] {
-            if let Some(server) = server {
-                self.restand(server, Changed::Standing);
-                self.rearm_server(server);
-            }
+        if from == to {
+            return;
+        }
+        for server in [from, to].into_iter().flatten() {
+            self.restand(server, Changed::Standing);
+            self.rearm_server(server);
         }
     }
 

@@ -77,6 +77,9 @@ pub struct Sighting<'a> {
     pub is_lost: bool,
 }
 
+/// A session, what it shows of its server, and whether that counts as gone.
+type Seen<'a> = (&'a Session, Option<&'a Facts>, bool);
+
 /// Sessions by label.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lookup {
@@ -300,7 +303,7 @@ impl Lookup {
 
     /// What is found under all labels, without the numbers of places: those
     /// depend on what was before.
-    fn found(&self) -> impl Iterator<Item = (&SessionId, Option<(&Session, Option<&Facts>, bool)>)> {
+    fn found(&self) -> impl Iterator<Item = (&SessionId, Option<Seen<'_>>)> {
         let places = self
             .by_id
             .iter()

@@ -45,13 +45,13 @@ pub(super) fn close_server(t: &mut Transition<'_>, server: ServerId, force: bool
 
 /// Closes a server and gives its sessions a deadline. Draining one that drains
 /// sets another deadline.
-pub(super) fn drain_server(t: &mut Transition<'_>, server: ServerId, within: Millis, client: ClientId) -> Outcome {
-    if t.fleet.server(&server).is_none() {
+pub(super) fn drain_server(t: &mut Transition<'_>, server: &ServerId, within: Millis, client: ClientId) -> Outcome {
+    if t.fleet.server(server).is_none() {
         return Outcome::Refused(Refusal::UnknownServer);
     }
     let deadline = t.stamp.at + within;
     t.emit(Event::ServerDraining { server: server.clone(), client, deadline });
-    Outcome::Draining { sessions: t.fleet.counts(&server).total(), deadline }
+    Outcome::Draining { sessions: t.fleet.counts(server).total(), deadline }
 }
 
 /// The time of a draining server is up: what is left on it ends.

@@ -149,7 +149,7 @@ impl<'a> Group<'a> {
             && id == past
         {
             self.heads.pop();
-            self.pull(place, |listing| listing.next());
+            self.pull(place, Listing::next);
         }
     }
 
@@ -215,7 +215,7 @@ impl Fleet {
     }
 }
 
-impl<'a> Walk<'a> {
+impl Walk<'_> {
     /// Whether it ended because it took as many steps as it may.
     pub const fn is_cut(&self) -> bool {
         self.is_cut
@@ -232,7 +232,9 @@ impl<'a> Walk<'a> {
                         groups.iter_mut().for_each(Group::advance);
                         return Some(slot);
                     }
-                    groups.iter_mut().for_each(|group| group.seek(wanted));
+                    for group in groups.iter_mut() {
+                        group.seek(wanted);
+                    }
                 }
             }
         }

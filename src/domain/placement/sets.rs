@@ -310,22 +310,22 @@ impl ServerSets {
             let old = orders.get_min().cloned();
             change(orders, place.standing.rank(server, lane.1));
             let new = orders.get_min().cloned();
-            self.replace_first(place.signature, lane, old, new);
+            self.replace_first(place.signature, lane, old.as_ref(), new.as_ref());
         }
         if self.classes.get(&place.signature).is_some_and(|orders| orders.iter().all(OrdSet::is_empty)) {
             self.classes.remove(&place.signature);
         }
     }
 
-    fn replace_first(&mut self, class: Signature, lane: Lane, old: Option<Rank>, new: Option<Rank>) {
+    fn replace_first(&mut self, class: Signature, lane: Lane, old: Option<&Rank>, new: Option<&Rank>) {
         if old == new {
             return;
         }
         let replace = |firsts: &mut OrdSet<Rank>| {
-            if let Some(old) = &old {
+            if let Some(old) = old {
                 firsts.remove(old);
             }
-            if let Some(new) = &new {
+            if let Some(new) = new {
                 firsts.insert(new.clone());
             }
         };

@@ -167,13 +167,11 @@ pub(super) struct Conditions(Vec<(String, usize, Condition)>);
 impl Conditions {
     /// Takes up a parameter of the field at a place of the table.
     pub(super) fn add(&mut self, parameter: &str, field: usize, condition: Condition) -> Result<(), GivenTwice> {
-        match self.0.iter_mut().find(|(known, _, _)| known == parameter) {
-            Some((_, _, known)) => known.or(condition),
-            None => {
-                self.0.push((parameter.to_owned(), field, condition));
-                Ok(())
-            }
+        if let Some((_, _, known)) = self.0.iter_mut().find(|(known, _, _)| known == parameter) {
+            return known.or(condition);
         }
+        self.0.push((parameter.to_owned(), field, condition));
+        Ok(())
     }
 
     /// The texts of which a field must have one, when no value is none of them.

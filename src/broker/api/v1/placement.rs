@@ -57,13 +57,12 @@ pub(super) async fn explain(
     One(asked): One,
 ) -> Result<Response, Error> {
     let seen = api.see().await;
-    let (session_id, spec, failed_on) = match asked_session(&asked)? {
-        Some(id) => of_waiting(&seen.fleet, id)?,
-        None => {
-            let item: wire::CreateSessionRequestData = body::typed(asked)?;
-            let spec = validate::session_spec(&item).map_err(|invalid| Error::BadRequest(invalid.to_string()))?;
-            (None, SessionSpec { placement: policy, ..spec }, Vec::new())
-        }
+    let (session_id, spec, failed_on) = if let Some(id) = asked_session(&asked)? {
+        of_waiting(&seen.fleet, id)?
+    } else {
+        let item: wire::CreateSessionRequestData = body::typed(asked)?;
+        let spec = validate::session_spec(&item).map_err(|invalid| Error::BadRequest(invalid.to_string()))?;
+        (None, SessionSpec { placement: policy, ..spec }, Vec::new())
     };
     let headers = seen.headers();
     let look =

@@ -155,6 +155,10 @@ mod tests {
         ]
     }
 
+    fn place<'a>((id, value): &'a (String, Value<'static>)) -> Place<'a> {
+        Place::new(value.clone(), id)
+    }
+
     proptest! {
         /// Pages one after the other are what sorting everything gives.
         #[test]
@@ -163,9 +167,6 @@ mod tests {
         ) {
             let items: Vec<(String, Value<'static>)> =
                 values.into_iter().enumerate().map(|(number, value)| (format!("{number:02}"), value)).collect();
-            fn place<'a>((id, value): &'a (String, Value<'static>)) -> Place<'a> {
-                Place::new(value.clone(), id)
-            }
             let direction = if down { Direction::Down } else { Direction::Up };
             let mut sorted: Vec<_> = items.iter().collect();
             sorted.sort_by(|a, b| direction.order(&place(a), &place(b)));

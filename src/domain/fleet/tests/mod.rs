@@ -1,8 +1,10 @@
 //! Properties of the fleet: what callers rely on in `behaviour`, what becomes of
 //! a session that meets trouble in `lifecycle`, where it goes in `placing`, two
 //! agents with one server id in `contests`, requests that are done once in `once`,
-//! what the journal tells in `timeline`, invariants over random histories in
-//! `histories`. Here is what all build with.
+//! what the journal tells in `timeline`; in `histories` random commands, whatever
+//! sense they make, which proptest cuts down to the few that matter; in `model`
+//! random lives of a fleet, checked against an account of their own. Here is what
+//! all build with.
 
 mod behaviour;
 mod contests;

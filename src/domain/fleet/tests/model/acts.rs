@@ -7,6 +7,7 @@ use super::faults::Fault;
 use super::world::{Proposal, World};
 use super::{Check, wishes};
 use crate::domain::command::Command;
+use crate::domain::fleet::Label;
 use crate::domain::host::Health;
 use crate::domain::ids::{ClientId, Epoch, InstructionId, Owner, ReplicaId, ServerId, SessionId};
 use crate::domain::instruction::Answer;
@@ -104,7 +105,24 @@ impl World {
         }
     }
 
-    fn any_session(&mut self) -> Option<(SessionId, Owner)> {
+    /// What a reader may ask a listing for.
+    pub(super) fn any_labels(&mut self) -> Vec<Vec<Label>> {
+        let groups = self.rng.random_range(0..3);
+        (0..groups).map(|_| (0..self.rng.random_range(0..3)).map(|_| self.any_label()).collect()).collect()
+    }
+
+    fn any_label(&mut self) -> Label {
+        match self.rng.random_range(0..3) {
+            0 => Label::Owner(wishes::any_owner(&mut self.rng)),
+            1 => Label::Server(self.any_server()),
+            _ => {
+                let value = ["a", "b", "ab"][self.rng.random_range(0..3)].to_owned();
+                Label::Tag { name: "pool".to_owned(), value }
+            }
+        }
+    }
+
+    pub(super) fn any_session(&mut self) -> Option<(SessionId, Owner)> {
         let count = self.fleet.session_count();
         let number = self.rng.random_range(0..count.max(1));
         let session = self.fleet.sessions_from(None).nth(number)?;

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::agent::{Character, Host};
-use super::shadow::{self, Shadow};
+use super::shadow::{self, Shadow, ShadowSession};
 use super::{Check, ensure, placing, world};
 use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::event::Event;
-use crate::domain::fleet::Fleet;
 use crate::domain::fleet::invariants::violations;
+use crate::domain::fleet::{Fleet, Label};
 use crate::domain::ids::{ServerId, SessionId};
 use crate::domain::server::Link;
 use crate::domain::session::{Phase, SessionState};
@@ -250,6 +250,40 @@ pub(super) fn broker_has_what_runs(fleet: &Fleet, shadow: &Shadow, host: &Host) 
     Ok(())
 }
 
+/// A listing by labels holds what carries them, from some id on, each once and
+/// in its state. (Invariant 9.)
+pub(super) fn listing(fleet: &Fleet, shadow: &Shadow, groups: &[Vec<Label>], after: Option<&SessionId>) -> Check {
+    let carries = |session: &ShadowSession, label: &Label| match label {
+        Label::Owner(owner) => session.spec.owner == *owner,
+        Label::Server(server) => session.phase.server() == Some(server),
+        Label::Tag { name, value } => {
+            let server = session.phase.server().and_then(|server| shadow.servers.get(server));
+            server.is_some_and(|server| server.facts.tags.get(name) == Some(value))
+        }
+    };
+    let wanted = shadow.sessions.iter().filter(|(id, session)| {
+        after.is_none_or(|after| *id > after)
+            && groups.iter().all(|group| group.iter().any(|label| carries(session, label)))
+    });
+    let wanted: Vec<_> = wanted.map(|(id, session)| (id, state_of(shadow, session))).collect();
+    let found =
+        fleet.walk(groups, after, usize::MAX).map(|found| (&found.session.id, found.session.state(found.is_lost)));
+    let found: Vec<_> = found.collect();
+    ensure!(found == wanted, "{groups:?} lists {found:?} instead of {wanted:?}");
+    Ok(())
+}
+
+fn state_of(shadow: &Shadow, session: &ShadowSession) -> SessionState {
+    let is_away = session.phase.server().is_some_and(|server| shadow.lost_since.contains_key(server));
+    match session.phase {
+        Phase::Preparing { .. } | Phase::Withdrawing { .. } | Phase::Ready { .. } if is_away => SessionState::Unknown,
+        Phase::Placing { .. } | Phase::Preparing { .. } | Phase::Withdrawing { .. } => SessionState::Creating,
+        Phase::Ready { .. } => SessionState::Ready,
+        Phase::Deleting { .. } => SessionState::Deleting,
+        Phase::Deleted { .. } => SessionState::Deleted,
+    }
+}
+
 /// A reader that walks through pages while things change. (Invariant 9.)
 #[derive(Default)]
 pub(super) struct Walk {
@@ -271,7 +305,7 @@ impl Walk {
             self.throughout = fleet.sessions_from(None).map(|session| session.id.clone()).collect();
         }
         let page: Vec<SessionId> =
-            fleet.sessions_from(self.after.as_ref()).take(size).map(|session| session.id.clone()).collect();
+            fleet.walk(&[], self.after.as_ref(), usize::MAX).take(size).map(|found| found.session.id.clone()).collect();
         for id in &page {
             ensure!(self.seen.insert(id.clone()), "{id} stands on two pages");
         }

@@ -255,6 +255,8 @@ impl World {
         if self.rng.random_bool(0.3) {
             let size = self.rng.random_range(1..6);
             self.walk.read_page(&self.fleet, size)?;
+            let (labels, after) = (self.any_labels(), self.any_session().map(|(id, _)| id));
+            checks::listing(&self.fleet, &self.shadow, &labels, after.as_ref())?;
         }
         self.send_instructions();
         checks::hosts(&self.hosts)
