@@ -42,7 +42,7 @@ impl Core for Still {
     }
 
     async fn journaled_after(&self, _position: Position) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn ask(&self, _server: &ServerId, _question: Question) -> Result<Reply, AskError> {
