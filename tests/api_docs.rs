@@ -16,6 +16,12 @@ fn every_limit_stands_on_the_page_with_its_value() {
         format!("| Idempotency-Key | {} bytes |", limits::IDEMPOTENCY_KEY_BYTES_MAX),
         format!("| items in a call, and ids or filters in a query | {} |", limits::ITEMS_MAX),
         format!("| results in a page, and default of MaxResults | {} |", limits::RESULTS_MAX),
+        format!(
+            "| sessions or servers that a listing looks at before it takes its turn | {} |",
+            limits::STEPS_INLINE_MAX
+        ),
+        format!("| listings that look at more, at the same time, per replica | {} |", limits::SCANS_MAX),
+        format!("| time that a listing waits for its turn | {} s |", limits::SCAN_WAIT_MAX.as_secs()),
         format!("| Name | {} bytes |", limits::NAME_BYTES_MAX),
         format!("| Owner, SessionId, ServerId, and the user in a path | {ID_BYTES_MAX} bytes |"),
         format!("| InitFile, InitFilePath, AutorunFile, StorageRoot | {} bytes |", limits::PATH_BYTES_MAX),

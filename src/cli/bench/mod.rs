@@ -30,8 +30,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     match args.what {
         None => broker::run(args.broker).await,
         Some(What::Broker(args)) => broker::run(args).await,
+        Some(What::Describe(args)) => describe::run(args).await,
         // It computes and never waits.
-        Some(What::Describe(args)) => tokio::task::spawn_blocking(move || describe::run(&args)).await?,
         Some(What::Placement(args)) => tokio::task::spawn_blocking(move || placement::run(&args)).await?,
     }
 }
