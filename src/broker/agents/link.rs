@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use super::Agents;
 use super::registry::{Asked, Registered};
 use crate::broker::core::Broker;
+use crate::domain::host::Health;
 use crate::domain::instruction::Answer;
 use crate::domain::report::{Inventory, Report};
 use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
@@ -36,7 +37,9 @@ const TAGS_MAX: usize = 1_000;
 const PARTS_MAX: usize = 100;
 /// Users logged in at a server.
 const USERS_MAX: usize = 1_000;
-/// Longest reason of a failure, in bytes.
+/// Longest name of a tag, and longest value, in bytes.
+const TAG_BYTES_MAX: usize = 4_096;
+/// Longest text for people, such as the reason of a failure, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
 
 /// How long a message may take to be written to the socket.
@@ -182,7 +185,7 @@ fn other_version(version: u32) -> Farewell {
     Farewell::new(close::VERSION, format!("version {version} is not spoken here; this broker speaks {least} to {most}"))
 }
 
-fn check_hello(hello: Hello) -> Result<Hello, Farewell> {
+fn check_hello(mut hello: Hello) -> Result<Hello, Farewell> {
     if !protocol::VERSIONS.contains(&hello.version) {
         return Err(other_version(hello.version));
     }
@@ -196,12 +199,13 @@ fn check_hello(hello: Hello) -> Result<Hello, Farewell> {
     if report.facts.is_none() || report.load.is_none() || report.health.is_none() || !full {
         return Err(Farewell::nonsense("the hello must hold a full report: facts, load, health and all sessions"));
     }
-    check_report(report)?;
+    check_report(&mut hello.report)?;
     Ok(hello)
 }
 
-/// Bounds what an agent can put into the log.
-fn check_report(report: &Report) -> Result<(), Farewell> {
+/// Bounds what an agent can put into the log. Texts for people are cut.
+fn check_report(report: &mut Report) -> Result<(), Farewell> {
+    cut_texts(report);
     let sessions = match &report.sessions {
         Some(Inventory::Full(sessions)) => sessions.len(),
         Some(Inventory::Changes { changed, gone }) => changed.len() + gone.len(),
@@ -220,14 +224,39 @@ fn check_report(report: &Report) -> Result<(), Farewell> {
             return Err(Farewell::nonsense(format!("a report may hold {max} {what}, this one has {number}")));
         }
     }
+    let tags = facts.map(|facts| &facts.tags).into_iter().flatten();
+    if tags.into_iter().any(|(key, text)| key.len() > TAG_BYTES_MAX || text.len() > TAG_BYTES_MAX) {
+        return Err(Farewell::nonsense(format!("a tag's name and its value may have {TAG_BYTES_MAX} bytes each")));
+    }
     Ok(())
+}
+
+/// Cuts what only people read to what they read.
+fn cut_texts(report: &mut Report) {
+    if let Some(Health::Unhealthy(reason)) = &mut report.health {
+        cut(reason);
+    }
+    let (sessions, gone) = match &mut report.sessions {
+        Some(Inventory::Full(sessions)) => (sessions, None),
+        Some(Inventory::Changes { changed, gone }) => (changed, Some(gone)),
+        None => return,
+    };
+    for session in sessions {
+        cut(&mut session.name);
+        session.storage_root.iter_mut().for_each(cut);
+    }
+    gone.into_iter().flatten().filter_map(|ended| ended.reason.as_mut()).for_each(cut);
+}
+
+fn cut(text: &mut String) {
+    text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
 }
 
 /// Cuts the reason of a failure to what a person reads.
 fn bounded(answer: Answer) -> Answer {
     match answer {
         Answer::Failed { mut reason } => {
-            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            cut(&mut reason);
             Answer::Failed { reason }
         }
         Answer::Done => Answer::Done,
@@ -470,8 +499,8 @@ impl Talk {
             serde_json::from_str(&text).map_err(|error| Farewell::nonsense(format!("not understood: {error}")))?;
         match message {
             FromAgent::Hello(_) => Err(Farewell::nonsense("a second hello on one connection")),
-            FromAgent::Report { number, report } => {
-                check_report(&report)?;
+            FromAgent::Report { number, mut report } => {
+                check_report(&mut report)?;
                 let command = Command::Report { server: self.server.clone(), epoch: self.epoch, report };
                 self.record(command, FromBroker::Reported { number }).await
             }

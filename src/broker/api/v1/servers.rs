@@ -15,7 +15,7 @@ use crate::broker::api::scan::{JsonBytes, json_bytes};
 use crate::broker::api::{ApiState, view, wire};
 use crate::domain::host::{Aws, Health};
 use crate::domain::server::{Drain, Link};
-use crate::domain::{Fleet, Server, ServerId};
+use crate::domain::{Fleet, Phase, Server, ServerId};
 
 const ID: &str = "ServerId";
 
@@ -206,16 +206,23 @@ struct DrainProgress {
     /// Sessions that are left.
     sessions_left: u32,
     /// DRAINING until the deadline, ENDING while what is left is being
-    /// deleted, DRAINED when nothing is left.
+    /// deleted, STUCK when the host could not end some of it, DRAINED when
+    /// nothing is left.
     state: &'static str,
 }
 
 impl DrainProgress {
-    fn of(drain: Drain, sessions_left: u32) -> Self {
+    fn of(fleet: &Fleet, server: &ServerId, drain: Drain) -> Self {
+        let (mut sessions_left, mut ready) = (0, 0);
+        for session in fleet.sessions_on(server) {
+            sessions_left += 1;
+            ready += u32::from(matches!(session.phase, Phase::Ready { .. }));
+        }
         let state = match (sessions_left, drain.is_over) {
             (0, _) => "DRAINED",
-            (_, true) => "ENDING",
             (_, false) => "DRAINING",
+            (_, true) if ready > 0 => "STUCK",
+            (_, true) => "ENDING",
         };
         Self { deadline: view::time(drain.deadline), sessions_left, state }
     }
@@ -254,7 +261,7 @@ impl Row {
             closed: closed.is_some(),
             closed_by: closed.map(|closed| closed.client.as_str().to_owned()),
             closed_time: closed.map(|closed| view::time(closed.since)),
-            drain: closed.and_then(|closed| closed.drain).map(|drain| DrainProgress::of(drain, sessions)),
+            drain: closed.and_then(|closed| closed.drain).map(|drain| DrainProgress::of(fleet, &server.id, drain)),
             avoided_until: server.avoided_until.map(view::time),
             contested_time: server.contested_at.map(view::time),
             health: health_name(&server.health),
