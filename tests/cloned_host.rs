@@ -64,12 +64,19 @@ async fn another_agent_with_the_id_of_a_connected_server_is_refused_and_disturbs
     let endings = broker.process.log_records("agent connection ends");
     assert!(endings.is_empty(), "{endings:?}");
 
-    // Without a connection that stands, it is welcome.
+    // Without a connection that stands it is refused as well, because it has
+    // none of the desktops. Another run of the first agent has them.
     first.leave().await;
     api.server_unreachable("one").await;
     let mut copy = copy_of(&broker, "one").await;
-    copy.ping().await;
+    assert_eq!(copy.closed().await, (close::CLONED, CLONED_REASON.to_owned()));
+    let mut first = Peer::connect(&broker).await;
+    let mut greeting = hello("one", vec![reported("desk", "ann")]);
+    greeting.instance = AgentInstance::new("next run").unwrap();
+    first.say(&FromAgent::Hello(greeting)).await;
+    first.ping().await;
     api.server_available("one").await;
+    assert_eq!(api.session("desk").await.unwrap()["State"], "READY");
 }
 
 #[tokio::test(flavor = "multi_thread")]
