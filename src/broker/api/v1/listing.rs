@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::response::{IntoResponse, Response};
+
 use super::field::{Conditions, Field, GivenTwice, Value};
 use super::select::{self, Direction, Place};
+use crate::broker::api::ApiState;
 use crate::broker::api::error::Error;
 use crate::broker::api::form;
 use crate::broker::api::limits::ITEMS_MAX;
 use crate::broker::api::pages::{self, Fingerprint};
+use crate::broker::api::scan::JsonBytes;
 use crate::domain::Fleet;
 
 /// Begins the name of a filter by tag.
@@ -167,4 +171,18 @@ fn order<T: Item>(sort: &str) -> Result<(Option<usize>, Direction), Error> {
 fn resume(fingerprint: Fingerprint, token: &str) -> Result<Place<'static>, Error> {
     let place = fingerprint.resume(token)?;
     Place::from_text(&place).ok_or_else(|| Error::BadRequest("NextToken is not a token of this broker".to_owned()))
+}
+/// Answers a request for a page. `page` makes the body; `None` when more would
+/// have to be looked at than it may.
+pub(super) async fn answer<T: Item>(
+    api: &ApiState,
+    request_id: String,
+    query: Option<String>,
+    page: impl Fn(&Fleet, &Query, &str, usize) -> Option<Result<Vec<u8>, Error>> + Send + 'static,
+) -> Result<Response, Error> {
+    let query = Query::parse::<T>(query.as_deref().unwrap_or_default())?;
+    let seen = api.see().await;
+    let headers = seen.headers();
+    let body = api.scans.look(seen.fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
+    Ok((headers, JsonBytes(body?)).into_response())
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 
 use super::field::{Field, Kind, Value};
-use super::listing::{Item, Query};
+use super::listing::{self, Item, Query};
 use crate::broker::api::envelope::RequestId;
 use crate::broker::api::error::Error;
-use crate::broker::api::scan::{JsonBytes, json_bytes};
+use crate::broker::api::scan::json_bytes;
 use crate::broker::api::{ApiState, view, wire};
 use crate::domain::fleet::Label;
 use crate::domain::{Fleet, Owner, ServerId, Session, SessionId};
@@ -157,11 +157,7 @@ pub(super) async fn list(
     RequestId(request_id): RequestId,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
-    let query = Query::parse::<Session>(query.as_deref().unwrap_or_default())?;
-    let seen = api.see().await;
-    let headers = seen.headers();
-    let body = api.scans.look(seen.fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
-    Ok((headers, JsonBytes(body?)).into_response())
+    listing::answer::<Session>(&api, request_id, query, page).await
 }
 
 /// The body of an answer; `None` when too many sessions would have to be
