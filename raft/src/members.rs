@@ -140,7 +140,10 @@ impl<M: StateMachine> Replica<M> {
         self.must_lead()?;
         let change = match self.members().get(&id) {
             Some(known) if known.member == member => return Ok(()),
-            Some(known) if known.member.folder != member.folder => return Err(MemberError::IdTaken(id)),
+            // One that was alone until now has no folder that anybody knows of.
+            Some(known) if !known.member.folder.is_empty() && known.member.folder != member.folder => {
+                return Err(MemberError::IdTaken(id));
+            }
             Some(_) => ChangeMembers::SetNodes(BTreeMap::from([(id.0, member.clone())])),
             None => ChangeMembers::AddNodes(BTreeMap::from([(id.0, member.clone())])),
         };
@@ -151,6 +154,15 @@ impl<M: StateMachine> Replica<M> {
     /// Gives a learner that has caught up a vote. A voter is left as it is.
     pub async fn promote(&self, id: ReplicaId) -> Result<(), MemberError> {
         let _one_at_a_time = self.core.changing.try_lock().map_err(|_| MemberError::InProgress)?;
+        self.may_promote(id)?;
+        if self.members().get(&id).is_some_and(|member| member.is_voter) {
+            return Ok(());
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id.0]))).await
+    }
+
+    /// Whether [`promote`](Self::promote) would go through now.
+    pub fn may_promote(&self, id: ReplicaId) -> Result<(), MemberError> {
         self.must_lead()?;
         let members = self.members();
         let learner = members.get(&id).ok_or(MemberError::Unknown(id))?;
@@ -162,20 +174,26 @@ impl<M: StateMachine> Replica<M> {
         if behind > PROMOTION_LAG_MAX || !self.is_alive(learner) {
             return Err(MemberError::Behind { id, behind });
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id.0]))).await
+        Ok(())
     }
 
     /// Removes a member for good. Refused when those left that answer would be no majority, and
     /// for the leader itself.
     pub async fn remove(&self, id: ReplicaId) -> Result<(), MemberError> {
         let _one_at_a_time = self.core.changing.try_lock().map_err(|_| MemberError::InProgress)?;
+        self.may_remove(id)?;
+        let is_voter = self.members().get(&id).is_some_and(|member| member.is_voter);
+        let ids = BTreeSet::from([id.0]);
+        self.change(if is_voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) }).await
+    }
+
+    /// Whether [`remove`](Self::remove) would go through now.
+    pub fn may_remove(&self, id: ReplicaId) -> Result<(), MemberError> {
         self.must_lead()?;
         let members = self.members();
-        let Some(leaving) = members.get(&id) else {
-            return Err(MemberError::Unknown(id));
-        };
+        let leaving = members.get(&id).ok_or(MemberError::Unknown(id))?;
         if !leaving.is_voter {
-            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0]))).await;
+            return Ok(());
         }
         if id == self.core.config.replica {
             return Err(MemberError::Leads(id));
@@ -185,7 +203,7 @@ impl<M: StateMachine> Replica<M> {
         if alive < left.len() / 2 + 1 {
             return Err(MemberError::NoQuorum { id, alive, voters: left.len() });
         }
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id.0]))).await
+        Ok(())
     }
 
     /// Hands the leadership to the voter that has most of the log, if this replica leads; returns

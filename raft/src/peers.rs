@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// What kind of traffic a request belongs to. A transport that sends requests of one connection
 /// one after another should give each lane its own connection, so that signs of life do not wait
 /// behind a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Log entries, votes, forwarded proposals and reads.
     Replication,
