@@ -16,8 +16,8 @@ use crate::replica::Proposed;
 use crate::types::Types;
 use crate::wire::{Answer, Refusal, Request};
 use berth_storage::{Condition, Log};
-use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, Raft};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -52,11 +52,21 @@ enum Forwarded<T> {
 }
 
 impl<M: StateMachine> Core<M> {
-    /// The leader, as far as this replica knows.
+    /// The leader, as far as this replica knows. One that has not heard of a majority for a while
+    /// does not lead any more, whatever it believes: what it takes on might never be committed.
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
-        let metrics = self.raft.server_metrics();
-        let leader = metrics.borrow_watched().current_leader;
-        leader.map(ReplicaId)
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.map(ReplicaId)?;
+        let heard_of_majority =
+            || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() < self.majority_silence());
+        let is_alone = || metrics.membership_config.voter_ids().nth(1).is_none();
+        (leader != self.config.replica || is_alone() || heard_of_majority()).then_some(leader)
+    }
+
+    /// How long no majority may have answered a leader. By then it would have elected another one.
+    fn majority_silence(&self) -> Duration {
+        Duration::from_millis(self.config.election_timeout_ms) * 3
     }
 
     pub(crate) fn leads(&self) -> bool {

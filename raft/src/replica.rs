@@ -288,12 +288,13 @@ impl<M: StateMachine> Replica<M> {
     /// The replica's own account of itself.
     pub fn status(&self) -> Status {
         let latest = self.core.published.latest();
+        let leader = self.core.leader();
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| LogIndex(id.index));
         Status {
             replica: self.core.config.replica,
-            leader: metrics.current_leader.map(ReplicaId),
+            leader,
             term: metrics.current_term,
             voters: metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>().into_iter().collect(),
             last_log: metrics.last_log_index.map(LogIndex),

@@ -179,9 +179,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         None => agent_secret(&broker, &cluster_key, &agent_secret_path).await?,
     };
     let tls_folder = folder.join("tls");
+    let is_used = tls_folder.join("ca.pem").exists();
     let offered = pki::export_authority(&tls_folder)?;
     let authority = shared::agree(&broker, &cluster_key, KeyPurpose::Authority, &offered).await?;
-    pki::import_authority(&tls_folder, &authority)?;
+    pki::import_authority(&tls_folder, &authority, is_used)?;
     let pki = Pki::open(&tls_folder, &config.names)?;
     let client_tls = pki.server_config(&config.clients, &[b"h2", b"http/1.1"])?;
     let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;

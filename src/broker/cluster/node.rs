@@ -208,7 +208,7 @@ impl Node {
         }
     }
 
-    /// Removes a member. It is retired first, so that nobody adds it again.
+    /// Removes a member.
     async fn remove(&self, serving: &Serving, replica: ReplicaId) -> Result<(), Answer> {
         let is_member = serving.replica.members().contains_key(&raft_id(replica));
         let is_admitted = serving.broker.fleet().cluster().admitted.contains_key(&replica);
@@ -222,14 +222,13 @@ impl Node {
             }
             return Err(Answer::NotLeader);
         }
-        if is_member {
-            serving.replica.may_remove(raft_id(replica)).map_err(refusal)?;
-        }
-        let retired = serving.broker.propose(vec![Command::RetireReplica { replica }]).await;
-        retired.map_err(|error| unavailable(&error))?;
+        // Nobody adds it again once it is retired; should it not be removed
+        // then, the operator is told, and asks again.
         if is_member {
             serving.replica.remove(raft_id(replica)).await.map_err(refusal)?;
         }
+        let retired = serving.broker.propose(vec![Command::RetireReplica { replica }]).await;
+        retired.map_err(|error| unavailable(&error))?;
         tracing::info!(%replica, "a replica was removed from the cluster");
         Ok(())
     }
