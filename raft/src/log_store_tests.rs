@@ -3,6 +3,8 @@
 use super::LogStore;
 use crate::applier::{Applier, SnapshotPolicy};
 use crate::codec;
+use crate::formats::Formats;
+use crate::halt::Halt;
 use crate::ids::ReplicaId;
 use crate::published::Published;
 use crate::testing::Ledger;
@@ -30,6 +32,7 @@ impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> 
             Arc::new(|_, _| {}),
             store.snapshots(),
             policy,
+            Arc::new(Formats::new(1..=2, Halt::new(CancellationToken::new()))),
             CancellationToken::new(),
         );
         Ok(((store, folder), log, applier))

@@ -54,6 +54,9 @@ pub struct Status {
     pub term: u64,
     /// The voting members, in order.
     pub voters: Vec<ReplicaId>,
+    /// The format of the log and of snapshots that the replicas have agreed on, as far as this one
+    /// has applied.
+    pub format: u16,
     /// The last entry in the log, committed or not.
     pub last_log: Option<LogIndex>,
     /// The last entry applied to the published state.

@@ -64,7 +64,7 @@ pub struct Outcome {
 }
 
 /// What the observer is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Effect {
     /// An amount was added under this id.
     Added(u64),
