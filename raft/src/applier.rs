@@ -6,6 +6,7 @@
 //! replica instead of leaving it half applied.
 
 use crate::calls::Admission;
+use crate::checkpoints::{self, Checkpoint, Taken};
 use crate::codec::{self, SnapshotHeader, chain};
 use crate::formats::Formats;
 use crate::ids::{LogIndex, ReplicaId, Stamp, UnixMillis};
@@ -40,6 +41,18 @@ pub(crate) struct SnapshotPolicy {
     pub(crate) due: Arc<Notify>,
 }
 
+/// What the applier works with.
+pub(crate) struct Surroundings<M> {
+    pub(crate) published: Arc<Published<M>>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) policy: SnapshotPolicy,
+    pub(crate) formats: Arc<Formats>,
+    /// After how many entries a checkpoint is taken, and where it is left.
+    pub(crate) checkpoint_each: u64,
+    pub(crate) checkpoints: checkpoints::Sink<M>,
+    pub(crate) stop: CancellationToken,
+}
+
 /// The state machine as the consensus library sees it.
 pub(crate) struct Applier<M: StateMachine> {
     state: M,
@@ -47,30 +60,18 @@ pub(crate) struct Applier<M: StateMachine> {
     at: UnixMillis,
     membership: StoredMembership,
     replicated: Replicated,
-    formats: Arc<Formats>,
     /// What the current entry brought, encoded to be hashed.
     brought: Vec<u8>,
-    published: Arc<Published<M>>,
     observer: Observer<M>,
     /// What the entries applied since the last publication brought.
     effects: Vec<M::Effect>,
-    snapshots: Snapshots,
-    policy: SnapshotPolicy,
     entries_since_snapshot: u64,
     bytes_since_snapshot: u64,
-    stop: CancellationToken,
+    surroundings: Surroundings<M>,
 }
 
 impl<M: StateMachine> Applier<M> {
-    pub(crate) fn new(
-        initial: M,
-        published: Arc<Published<M>>,
-        observer: Observer<M>,
-        snapshots: Snapshots,
-        policy: SnapshotPolicy,
-        formats: Arc<Formats>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(initial: M, observer: Observer<M>, surroundings: Surroundings<M>) -> Self {
         observer(&initial, &[]);
         Self {
             state: initial,
@@ -78,16 +79,12 @@ impl<M: StateMachine> Applier<M> {
             at: UnixMillis(0),
             membership: StoredMembership::default(),
             replicated: Replicated::new(M::HASH_VERSION),
-            formats,
             brought: Vec::new(),
-            published,
             observer,
             effects: Vec::new(),
-            snapshots,
-            policy,
             entries_since_snapshot: 0,
             bytes_since_snapshot: 0,
-            stop,
+            surroundings,
         }
     }
 
@@ -97,7 +94,7 @@ impl<M: StateMachine> Applier<M> {
             index: self.last.map(|last| LogIndex(last.index)),
             at: self.at,
         };
-        self.published.publish(applied, self.state.next_deadline());
+        self.surroundings.published.publish(applied, self.state.next_deadline());
     }
 
     /// Makes what was applied visible, then tells the observer what it brought.
@@ -220,27 +217,43 @@ impl<M: StateMachine> Applier<M> {
             // Asked for twice.
             return Ok(());
         }
-        self.formats.agree(to)?;
+        self.surroundings.formats.agree(to)?;
         self.replicated.format = to;
         self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
         Ok(())
     }
 
-    /// Goes on with the trail, once an entry was applied.
-    fn extend_trail(&mut self) {
-        if self.replicated.has_calls() {
-            self.replicated.trail.extend(&self.brought);
+    /// Goes on with the trail, once the entry at `index` was applied.
+    fn extend_trail(&mut self, index: LogIndex) {
+        if !self.replicated.has_calls() {
+            return;
         }
+        self.replicated.trail.extend(&self.brought);
         self.brought.shrink_to(BROUGHT_BYTES_KEPT);
+        if index.0 % self.surroundings.checkpoint_each == 0 {
+            self.take_checkpoint(index);
+        }
+    }
+
+    fn take_checkpoint(&mut self, index: LogIndex) {
+        let checkpoint = Checkpoint { index, trail: self.replicated.trail, state_hash: None };
+        let whole = (index.0 / self.surroundings.checkpoint_each) % checkpoints::STATE_EACH == 0;
+        let moment = whole.then(|| Moment { state: self.state.clone(), replicated: self.replicated.clone() });
+        if whole {
+            self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
+        }
+        if self.surroundings.checkpoints.try_send(Taken { checkpoint, moment }).is_err() {
+            tracing::debug!(%index, "a checkpoint is left out: the ones before are still being looked at");
+        }
     }
 
     fn ask_for_snapshot_when_due(&mut self, bytes: u64) {
         self.entries_since_snapshot += 1;
         self.bytes_since_snapshot = self.bytes_since_snapshot.saturating_add(bytes);
-        if self.entries_since_snapshot >= self.policy.after_entries
-            || self.bytes_since_snapshot >= self.policy.after_bytes
+        if self.entries_since_snapshot >= self.surroundings.policy.after_entries
+            || self.bytes_since_snapshot >= self.surroundings.policy.after_bytes
         {
-            self.policy.due.notify_one();
+            self.surroundings.policy.due.notify_one();
         }
     }
 }
@@ -296,7 +309,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
                 }
             };
             self.last = Some(entry.log_id);
-            self.extend_trail();
+            self.extend_trail(LogIndex(entry.log_id.index));
             self.ask_for_snapshot_when_due(bytes);
             if let Some(responder) = responder {
                 answers.push((responder, answer));
@@ -323,15 +336,15 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         self.bytes_since_snapshot = 0;
         let meta = SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() };
         let moment = Moment { state: self.state.clone(), replicated: self.replicated.clone() };
-        SnapshotBuilder::new(moment, meta, self.at, self.snapshots.clone(), self.stop.clone())
+        SnapshotBuilder::new(moment, meta, self.at, self.surroundings.snapshots.clone(), self.surroundings.stop.clone())
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
         // What counts is what the file says that is current now.
-        let installed = snapshot::install(&self.snapshots, data, &self.formats, self.stop.clone()).await?;
+        let installed = snapshot::install(&self.surroundings.snapshots, data, &self.surroundings.formats, self.surroundings.stop.clone()).await?;
         let Installed { state, header, calls } = installed;
         self.replicated = Replicated::from_snapshot(&header, calls, M::HASH_VERSION);
-        self.formats.agree(self.replicated.format)?;
+        self.surroundings.formats.agree(self.replicated.format)?;
         self.state = state;
         self.at = self.at.max(header.at);
         self.last = header.meta.last_log_id;
@@ -345,7 +358,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<openraft::alias::SnapshotOf<Types, SnapshotData>>, io::Error> {
-        let Some(stored) = self.snapshots.current().map_err(|error| io::Error::other(chain(&error)))? else {
+        let Some(stored) = self.surroundings.snapshots.current().map_err(|error| io::Error::other(chain(&error)))? else {
             return Ok(None);
         };
         let SnapshotHeader { meta, .. } = SnapshotHeader::decode(stored.meta())?;

@@ -70,6 +70,9 @@ pub struct Config {
     /// begins with, to at most 2. Held back to `1..=1`, the replicas can still be replaced by an
     /// earlier build. Default `1..=2`.
     pub formats: RangeInclusive<u16>,
+    /// After each so many entries replicas compare what these brought, and after 16 times as many
+    /// their whole states. The same on all replicas. At least 1. Default 4,096.
+    pub hash_every_entries: u64,
 }
 
 /// A setting outside its bounds.
@@ -107,13 +110,14 @@ impl Config {
             disk_reserve_bytes: 64 * 1024 * 1024,
             incarnation: 0,
             formats: formats::FIRST..=formats::NEWEST,
+            hash_every_entries: 4_096,
         }
     }
 
     /// Checks every bound; the first field outside is the error.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let at_least_one = "at least 1";
-        let checks: [(&'static str, u64, bool, &'static str); 12] = [
+        let checks: [(&'static str, u64, bool, &'static str); 13] = [
             (
                 "election_timeout_ms",
                 self.election_timeout_ms,
@@ -160,6 +164,7 @@ impl Config {
                 "at least 1, and so start_timeout_ms",
             ),
             ("tick_interval_min_ms", self.tick_interval_min_ms, self.tick_interval_min_ms >= 1, at_least_one),
+            ("hash_every_entries", self.hash_every_entries, self.hash_every_entries >= 1, at_least_one),
             (
                 "formats",
                 (*self.formats.end()).into(),

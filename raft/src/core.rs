@@ -2,6 +2,7 @@
 
 use crate::applier::Applier;
 use crate::barrier::Reads;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::codec;
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub(crate) struct Core<M: StateMachine> {
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) published: Arc<Published<M>>,
     pub(crate) formats: Arc<Formats>,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) halt: Halt,
     /// What waits for a place in an entry.
     pub(crate) proposals: Proposals<M::Outcome>,

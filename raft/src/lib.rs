@@ -22,6 +22,7 @@
 mod applier;
 mod barrier;
 mod calls;
+mod checkpoints;
 mod clock;
 mod codec;
 mod config;
@@ -51,6 +52,7 @@ mod trail;
 mod types;
 mod wire;
 
+pub use checkpoints::CheckpointStatus;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Config, ConfigError, ENTRY_BYTES_MAX};
 pub use error::{ProposeError, RaiseError, ReadError, SnapshotError, StartError, StopReason};

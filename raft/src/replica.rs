@@ -1,7 +1,8 @@
 //! The handle on a running replica.
 
-use crate::applier::{Applier, SnapshotPolicy};
+use crate::applier::{Applier, SnapshotPolicy, Surroundings};
 use crate::barrier;
+use crate::checkpoints::{self, Checkpoints};
 use crate::clock::Clock;
 use crate::codec;
 use crate::config::Config;
@@ -143,15 +144,17 @@ impl<M: StateMachine> Replica<M> {
             due: Arc::clone(&due),
         };
         let published = Arc::new(Published::new(initial.clone(), initial.next_deadline()));
-        let applier = Applier::new(
-            initial,
-            Arc::clone(&published),
-            observer,
-            snapshots.clone(),
+        let (checkpoints, taken_checkpoints) = checkpoints::sink();
+        let surroundings = Surroundings {
+            published: Arc::clone(&published),
+            snapshots: snapshots.clone(),
             policy,
-            Arc::clone(&formats),
-            stop.clone(),
-        );
+            formats: Arc::clone(&formats),
+            checkpoint_each: config.hash_every_entries,
+            checkpoints,
+            stop: stop.clone(),
+        };
+        let applier = Applier::new(initial, observer, surroundings);
         let answer_timeout = Duration::from_millis(config.election_timeout_ms);
         let raft = Raft::new(
             replica.0,
@@ -175,6 +178,7 @@ impl<M: StateMachine> Replica<M> {
             peers,
             published,
             formats,
+            checkpoints: Checkpoints::default(),
             halt: halt.clone(),
             proposals,
             forwards,
@@ -186,6 +190,7 @@ impl<M: StateMachine> Replica<M> {
         let running = TaskTracker::new();
         running.spawn(proposer::run(Arc::clone(&core), waiting_proposals));
         running.spawn(forwarder::run(Arc::clone(&core), waiting_forwards));
+        running.spawn(checkpoints::run(Arc::clone(&core), taken_checkpoints));
         running.spawn(barrier::run(Arc::clone(&core), waiting_reads));
         running.spawn(tasks::tick(Arc::clone(&core)));
         running.spawn(tasks::snapshot(Arc::clone(&core), due));
@@ -309,6 +314,7 @@ impl<M: StateMachine> Replica<M> {
             applied_at: latest.at,
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            checkpoints: self.core.checkpoints.status(),
             storage: self.core.log.condition().into(),
             stopped: self.core.stop_reason(),
         }
@@ -425,6 +431,10 @@ impl<M: StateMachine> Replica<M> {
                 let reads = core.formats.reads();
                 Answer::Formats { from: *reads.start(), to: *reads.end() }
             }
+            Request::Checkpoints { mine: theirs } => {
+                checkpoints::hear(core, from, theirs);
+                Answer::Checkpoints { mine: core.checkpoints.mine() }
+            }
             Request::Calls { calls } => forwarder::take(core, from, calls.into_iter().map(Call::from).collect()).await,
             Request::ReadIndex => match core.read_index_here().await {
                 Ok(Some(LogIndex(index))) => Answer::ReadIndex { index },
@@ -464,6 +474,9 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
     let store = opened
         .map_err(failed_start)?
         .map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;
+    if let Some(index) = checkpoints::diverged(store.folder()).map_err(failed_start)? {
+        return Err(StartError::Stopped(StopReason::Diverged { index }));
+    }
     if let Some(bytes) = store.log().vote() {
         let (found, _) = codec::decode_vote(&bytes).map_err(|error| failed_start(codec::chain(&error)))?;
         if found != config.replica {

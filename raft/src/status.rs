@@ -1,5 +1,6 @@
 //! What a replica says about itself.
 
+use crate::checkpoints::CheckpointStatus;
 use crate::error::StopReason;
 use crate::ids::{LogIndex, ReplicaId, UnixMillis};
 use std::fmt;
@@ -67,6 +68,8 @@ pub struct Status {
     pub snapshot: Option<LogIndex>,
     /// The last entry dropped from the log.
     pub purged: Option<LogIndex>,
+    /// How what this replica came to compares with the others.
+    pub checkpoints: CheckpointStatus,
     /// Whether storage can write.
     pub storage: StorageCondition,
     /// Why the replica has stopped, if it has.

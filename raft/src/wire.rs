@@ -7,6 +7,7 @@
 //! replicas have agreed on format 2: then all members know them, and no earlier build can come
 //! back. The one that asks for the formats comes before, and may be refused.
 
+use crate::checkpoints::RawCheckpoint;
 use crate::codec::{self, RawCall, RawEntry, RawLogId, RawVote};
 use bincode::{Decode, Encode};
 use std::ops::RangeInclusive;
@@ -47,6 +48,8 @@ pub(crate) enum Request {
     Formats,
     /// A replica that does not lead passes on several calls. From version 2 on.
     Calls { calls: Vec<RawCall> },
+    /// A replica says what it came to, and asks for the same. From version 2 on.
+    Checkpoints { mine: Vec<RawCheckpoint> },
 }
 
 /// What a candidate shows.
@@ -100,6 +103,10 @@ pub(crate) enum Answer {
     /// What became of each call, in order. From version 2 on.
     Calls {
         replies: Vec<CallReply>,
+    },
+    /// What the receiver came to. From version 2 on.
+    Checkpoints {
+        mine: Vec<RawCheckpoint>,
     },
 }
 
@@ -170,7 +177,7 @@ impl Request {
             | Self::Propose { .. }
             | Self::ReadIndex
             | Self::Formats => WIRE_VERSION,
-            Self::Calls { .. } => WIRE_VERSION_CALLS,
+            Self::Calls { .. } | Self::Checkpoints { .. } => WIRE_VERSION_CALLS,
         }
     }
 
@@ -197,7 +204,7 @@ impl Answer {
             | Self::Proposed { .. }
             | Self::ReadIndex { .. }
             | Self::Formats { .. } => WIRE_VERSION,
-            Self::Calls { .. } => WIRE_VERSION_CALLS,
+            Self::Calls { .. } | Self::Checkpoints { .. } => WIRE_VERSION_CALLS,
         }
     }
 

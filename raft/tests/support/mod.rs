@@ -11,26 +11,26 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-pub fn add(id: u64) -> Command {
+pub(crate) fn add(id: u64) -> Command {
     Command::Add { id, amount: 1, padding: vec![0; 100] }
 }
 
 /// What happens to requests on their way, and what was seen of them.
 #[derive(Default)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// Each so manyth answer on the lane of the log is lost. 0: none.
-    pub lose_answer_each: AtomicU64,
+    pub(crate) lose_answer_each: AtomicU64,
     /// Each so manyth request on the lane of snapshots is lost, and so is the answer of the one
     /// after it. 0: none.
-    pub lose_part_each: AtomicU64,
-    pub requests: AtomicU64,
-    pub lost: AtomicU64,
-    pub parts: AtomicU64,
-    pub part_bytes: AtomicU64,
+    pub(crate) lose_part_each: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) lost: AtomicU64,
+    pub(crate) parts: AtomicU64,
+    pub(crate) part_bytes: AtomicU64,
     /// Requests of a version later than the first, by the replica they were sent to.
-    pub newer_to: [AtomicU64; 8],
+    pub(crate) newer_to: [AtomicU64; 8],
 }
 
 fn comes_up(counter: &AtomicU64, each: &AtomicU64) -> (bool, bool) {
@@ -72,28 +72,31 @@ impl Peers for Watched {
     }
 }
 
-pub struct Cluster {
-    pub network: LocalNetwork,
-    pub traffic: Arc<Traffic>,
-    pub folders: BTreeMap<ReplicaId, TempDir>,
-    pub running: BTreeMap<ReplicaId, Replica<Ledger>>,
+pub(crate) struct Cluster {
+    pub(crate) network: LocalNetwork,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) folders: BTreeMap<ReplicaId, TempDir>,
+    pub(crate) running: BTreeMap<ReplicaId, Replica<Ledger>>,
+    /// How many members a new cluster has.
+    pub(crate) members: u64,
     starts: u64,
 }
 
 impl Cluster {
     /// Without replicas.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             network: LocalNetwork::new(),
             traffic: Arc::default(),
             folders: BTreeMap::new(),
             running: BTreeMap::new(),
+            members: 3,
             starts: 0,
         }
     }
 
     /// Three that agree on a leader and on the newest format.
-    pub async fn of_three() -> Self {
+    pub(crate) async fn of_three() -> Self {
         let mut cluster = Self::empty();
         for id in (1..=3).map(ReplicaId) {
             cluster.start(id, |_| {}).await.unwrap();
@@ -103,7 +106,7 @@ impl Cluster {
         cluster
     }
 
-    pub async fn all_have_format(&self, format: u16) {
+    pub(crate) async fn all_have_format(&self, format: u16) {
         let raised = async {
             while self.running.values().any(|replica| replica.status().format < format) {
                 sleep(Duration::from_millis(5)).await;
@@ -112,11 +115,11 @@ impl Cluster {
         timeout(PATIENCE, raised).await.expect("a format that all have agreed on");
     }
 
-    pub async fn start(&mut self, id: ReplicaId, tune: impl Fn(&mut Config)) -> Result<(), StartError> {
+    pub(crate) async fn start(&mut self, id: ReplicaId, tune: impl Fn(&mut Config)) -> Result<(), StartError> {
         self.start_with(id, Ledger::default(), tune).await
     }
 
-    pub async fn start_with(
+    pub(crate) async fn start_with(
         &mut self,
         id: ReplicaId,
         initial: Ledger,
@@ -137,7 +140,7 @@ impl Cluster {
             initial,
             Arc::new(|_, _| {}),
             Arc::new(peers),
-            (1..=3).map(ReplicaId).collect(),
+            (1..=self.members).map(ReplicaId).collect(),
         )
         .await?;
         self.network.connect(&replica);
@@ -145,20 +148,20 @@ impl Cluster {
         Ok(())
     }
 
-    pub async fn stop(&mut self, id: ReplicaId) {
+    pub(crate) async fn stop(&mut self, id: ReplicaId) {
         self.network.disconnect(id);
         let replica = self.running.remove(&id).unwrap();
         replica.stop().await.unwrap();
     }
 
-    pub async fn stop_all(mut self) {
+    pub(crate) async fn stop_all(mut self) {
         for id in self.all() {
             self.stop(id).await;
         }
     }
 
     /// The replica that leads and that the others follow.
-    pub async fn leader(&self, among: &[ReplicaId]) -> ReplicaId {
+    pub(crate) async fn leader(&self, among: &[ReplicaId]) -> ReplicaId {
         let agreed = timeout(PATIENCE, async {
             loop {
                 let leaders: BTreeSet<_> = among.iter().map(|id| self.running[id].status().leader).collect();
@@ -174,22 +177,22 @@ impl Cluster {
         agreed.await.expect("a leader that all agree on")
     }
 
-    pub fn all(&self) -> Vec<ReplicaId> {
+    pub(crate) fn all(&self) -> Vec<ReplicaId> {
         self.running.keys().copied().collect()
     }
 
-    pub fn others(&self, than: ReplicaId) -> Vec<ReplicaId> {
+    pub(crate) fn others(&self, than: ReplicaId) -> Vec<ReplicaId> {
         self.all().into_iter().filter(|id| *id != than).collect()
     }
 
-    pub async fn applied(&self, id: ReplicaId, index: LogIndex) {
+    pub(crate) async fn applied(&self, id: ReplicaId, index: LogIndex) {
         let mut applied = self.running[&id].applied();
         let reached = applied.wait_for(|applied| *applied >= index);
         timeout(PATIENCE, reached).await.unwrap().unwrap();
     }
 
     /// Waits until all have applied the same, and returns it.
-    pub async fn common_state(&self) -> Ledger {
+    pub(crate) async fn common_state(&self) -> Ledger {
         let newest = self.running.values().next().unwrap().read().await.unwrap().index;
         for id in self.all() {
             self.applied(id, newest).await;
