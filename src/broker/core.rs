@@ -7,10 +7,10 @@ use berth_raft::{ProposeError, ReadError, Replica, Status};
 use tokio::sync::watch;
 
 use super::agents::Links;
-use super::api::door::{self, AskError, Unavailable, UnavailableReason};
+use super::api::door::{self, AskError, Proposed, Unavailable, UnavailableReason, View};
 use super::machine::Machine;
 use crate::domain::journal::Position;
-use crate::domain::{Command, Fleet, Outcome, ReplicaId, ServerId, Timestamp};
+use crate::domain::{Command, Fleet, LogIndex, Outcome, ReplicaId, ServerId, Timestamp};
 use crate::protocol::{Question, Reply};
 
 /// When to try again after something that passes by itself.
@@ -79,14 +79,22 @@ impl Broker {
 
     /// Proposes commands as one entry of the log and waits for their outcomes.
     pub async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+        Ok(self.proposed(commands).await?.outcomes)
+    }
+
+    async fn proposed(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
         match self.replica.propose(commands).await {
-            Ok(proposed) => Ok(proposed.outcomes),
+            Ok(berth_raft::Proposed { index, outcomes }) => Ok(Proposed { index: LogIndex(index.0), outcomes }),
             Err(error) => {
                 tracing::debug!(%error, "commands were not acknowledged");
                 Err(unavailable(&error))
             }
         }
     }
+}
+
+fn view_of(view: &berth_raft::View<Machine>) -> View {
+    View { fleet: fleet_of(&view.state), index: LogIndex(view.index.0) }
 }
 
 /// The views hold the machine; callers want the fleet in it. A clone of the
@@ -114,13 +122,13 @@ fn unavailable(error: &ProposeError) -> Unavailable {
 }
 
 impl door::Core for Broker {
-    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
-        Self::propose(self, commands).await
+    async fn propose(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
+        self.proposed(commands).await
     }
 
-    async fn read(&self) -> Result<Arc<Fleet>, Unavailable> {
+    async fn read(&self) -> Result<View, Unavailable> {
         match self.replica.read().await {
-            Ok(view) => Ok(fleet_of(&view.state)),
+            Ok(view) => Ok(view_of(&view)),
             Err(error) => Err(match error {
                 ReadError::NoLeader { retry_after } => Unavailable { reason: UnavailableReason::NoQuorum, retry_after },
                 ReadError::Overloaded { .. } => {
@@ -136,8 +144,20 @@ impl door::Core for Broker {
         }
     }
 
-    fn local(&self) -> Arc<Fleet> {
-        self.fleet()
+    fn local(&self) -> View {
+        view_of(&self.replica.local())
+    }
+
+    async fn applied(&self, index: LogIndex) {
+        let mut applied = self.replica.applied();
+        if applied.wait_for(|applied| applied.0 >= index.0).await.is_err() {
+            // The replica is gone: nothing will be applied any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        false
     }
 
     async fn journaled_after(&self, position: Position) {
