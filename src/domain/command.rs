@@ -178,6 +178,14 @@ pub enum Command {
         /// What is wanted, in order. Another `Once` among them is refused.
         commands: Vec<Command>,
     },
+
+    /// The replica that leads has not heard of another one for a while. The
+    /// agents that it held count as no longer connected: they, or whoever has
+    /// come in the place of one, are welcome elsewhere at once.
+    ReplicaSilent {
+        /// Which replica was not heard of.
+        replica: ReplicaId,
+    },
 }
 
 impl Command {
