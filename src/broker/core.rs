@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use berth_raft::{ProposeError, ReadError, Replica, Status};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::agents::Links;
+use super::agents::{Colleagues, Desk, Links, NoColleagues};
 use super::api::door::{self, AskError, Proposed, Unavailable, UnavailableReason, View};
+use super::contact::{self, Contact};
 use super::machine::Machine;
 use crate::domain::journal::Position;
 use crate::domain::{Command, Fleet, LogIndex, Outcome, ReplicaId, ServerId, Timestamp};
@@ -23,6 +25,12 @@ pub struct Broker {
     clock: Arc<dyn berth_raft::Clock>,
     links: Arc<Links>,
     journaled: watch::Receiver<Option<Position>>,
+    contact: watch::Sender<Contact>,
+    colleagues: Arc<dyn Colleagues>,
+    /// Questions to colleagues.
+    asked: Desk,
+    /// Questions of colleagues.
+    answered: Desk,
 }
 
 impl Broker {
@@ -35,7 +43,23 @@ impl Broker {
         links: Arc<Links>,
         journaled: watch::Receiver<Option<Position>>,
     ) -> Self {
-        Self { replica, id, clock, links, journaled }
+        Self {
+            replica,
+            id,
+            clock,
+            links,
+            journaled,
+            contact: watch::Sender::new(Contact::Kept),
+            colleagues: Arc::new(NoColleagues),
+            asked: Desk::default(),
+            answered: Desk::default(),
+        }
+    }
+
+    /// The same, with other replicas to ask about their agents.
+    #[must_use]
+    pub fn with_colleagues(self, colleagues: Arc<dyn Colleagues>) -> Self {
+        Self { colleagues, ..self }
     }
 
     /// This replica's number.
@@ -61,6 +85,24 @@ impl Broker {
     /// How the replica fares.
     pub fn status(&self) -> Status {
         self.replica.status()
+    }
+
+    /// Follows whether a majority of the replicas can be reached; as long as
+    /// [`keep_contact`](Self::keep_contact) runs.
+    pub fn contact(&self) -> watch::Receiver<Contact> {
+        self.contact.subscribe()
+    }
+
+    /// Watches over the contact with the other replicas until told to stop.
+    pub async fn keep_contact(self: Arc<Self>, shutdown: CancellationToken) {
+        let contact = self.contact.clone();
+        contact::keep(self, contact, shutdown).await;
+    }
+
+    /// Answers a question that a colleague passes on: by an agent that is
+    /// connected here, or not at all.
+    pub async fn answer_colleague(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
+        self.answered.handle(self.links.ask(server, question)).await
     }
 
     /// Resolves when the replica has stopped, by itself or on demand.
@@ -157,7 +199,7 @@ impl door::Core for Broker {
     }
 
     fn is_cut_off(&self) -> bool {
-        false
+        *self.contact.borrow() != Contact::Kept
     }
 
     async fn journaled_after(&self, position: Position) {
@@ -169,7 +211,14 @@ impl door::Core for Broker {
     }
 
     async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
-        self.links.ask(server, question).await
+        // The agent may have come here before the log knows it.
+        match self.links.ask(server, question.clone()).await {
+            Err(AskError::Unreachable) => {}
+            answered => return answered,
+        }
+        let holder = self.fleet().server(server).and_then(|server| server.link.held_by());
+        let holder = holder.filter(|holder| *holder != self.id).ok_or(AskError::Unreachable)?;
+        self.asked.handle(self.colleagues.ask(holder, server, question)).await
     }
 
     fn new_id(&self) -> String {

@@ -5,6 +5,7 @@
 //! - `identity/`: clients, secrets and tokens,
 //! - `admin.rs`: the operators' socket,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
+//! - `contact.rs`: whether a majority of the replicas can be reached,
 //! - `listen.rs`, `pki.rs`: ports and certificates,
 //! - `config.rs`: `berth.toml`.
 
@@ -12,6 +13,7 @@ pub mod admin;
 pub mod agents;
 pub mod api;
 pub mod config;
+pub mod contact;
 pub mod core;
 pub mod identity;
 pub mod listen;
@@ -174,6 +176,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
+    tasks.spawn(Arc::clone(&broker).keep_contact(shutdown.clone()));
     if first.is_err() {
         tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
     }

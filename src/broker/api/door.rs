@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::journal::Position;
 use crate::domain::{ClientId, Command, Fleet, LogIndex, Outcome, ServerId, Session, Timestamp};
 use crate::protocol::{Question, Reply};
@@ -122,7 +124,7 @@ pub enum UnavailableReason {
 }
 
 /// Why an agent did not answer a question. The texts are for clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum AskError {
     /// No connection to it.
     #[error("the agent of its server cannot be reached")]
