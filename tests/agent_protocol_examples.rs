@@ -183,7 +183,7 @@ fn every_number_of_the_protocol_stands_on_the_page() {
         format!("When none comes within {} s, try the next broker", WELCOME_TIMEOUT.as_secs()),
         format!("no answer within {} s of", CONTEST_TIMEOUT.as_secs()),
         format!("No answer within {} s", settings.prepare_timeout.as_secs()),
-        format!("| {} | this side ends |", close::GOING_AWAY),
+        format!("| {} | this side ends,", close::GOING_AWAY),
         format!("| {} | nonsense", close::NONSENSE),
         format!("| {} | silence", close::SILENT),
         format!("| {} | another connection", close::REPLACED),

@@ -129,7 +129,9 @@ mod tests {
             assert_eq!((address.host.as_str(), address.port), (host, port), "{text}");
             assert_eq!(address.to_string(), shown);
         }
-        for text in ["", ":1", "a:", "a:0", "a:65536", "a:b", "a:1:2", "[::1", "[::1]9", "[]:1", "a b", "https://a", "[a:b]"] {
+        for text in
+            ["", ":1", "a:", "a:0", "a:65536", "a:b", "a:1:2", "[::1", "[::1]9", "[]:1", "a b", "https://a", "[a:b]"]
+        {
             assert!(Address::parse(text, 8445).is_err(), "{text}");
         }
     }

@@ -408,7 +408,10 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let value = |key, problem: &str| Err(Error::Value { key, problem: problem.to_owned() });
         if self.broker_host.is_empty() && self.brokers.is_empty() {
-            return value("broker_host", "must be set to the broker's host name or address, or brokers to a list of them");
+            return value(
+                "broker_host",
+                "must be set to the broker's host name or address, or brokers to a list of them",
+            );
         }
         if self.all_brokers().len() > BROKERS_MAX {
             return value("brokers", "must name at most 32");

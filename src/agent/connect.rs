@@ -65,10 +65,7 @@ pub(super) struct Tried<T, P> {
 
 impl Opener {
     /// Tries brokers in order.
-    pub(super) async fn open_one(
-        &self,
-        brokers: Vec<(usize, &Address)>,
-    ) -> Tried<(usize, Opened), (usize, Problem)> {
+    pub(super) async fn open_one(&self, brokers: Vec<(usize, &Address)>) -> Tried<(usize, Opened), (usize, Problem)> {
         let attempt = |(number, broker)| {
             let opening = self.open(broker);
             let opening = opening.map_ok(move |opened| (number, opened)).map_err(move |problem| (number, problem));
@@ -83,7 +80,8 @@ impl Opener {
         let connect = |source| Problem::Connect { to: to(), source };
         let found = timeout(CONNECT_TIMEOUT, lookup_host((broker.host.as_str(), broker.port)));
         let found: Vec<SocketAddr> = found.await.map_err(slow)?.map_err(connect)?.collect();
-        let attempts = in_order_of(&self.server, found).into_iter().map(|address| self.open_at(broker, address)).collect();
+        let attempts =
+            in_order_of(&self.server, found).into_iter().map(|address| self.open_at(broker, address)).collect();
         let Tried { answered, failed } = first(attempts, ADDRESS_HEAD_START).await;
         let nowhere = || connect(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
         answered.ok_or_else(|| Problem::most_telling(failed).unwrap_or_else(nowhere))

@@ -183,7 +183,7 @@ impl Link {
                 return;
             }
             if logged == Some(problem.kind()) {
-                debug!(%problem, "still no link to a broker");
+                debug!(%problem, "still no link to the broker");
             } else {
                 self.tell_operator(&problem, broker);
                 logged = Some(problem.kind());

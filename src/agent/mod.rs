@@ -137,14 +137,9 @@ async fn run_locked(
     let ledger = Ledger::open((config.desktops != DesktopKind::Simulated).then_some(ledger_folder.as_path()))?;
     let ca_file = if config.tls_strict { config.ca_file.as_deref() } else { None };
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
-    let opener =
-        Opener { server: server.clone(), secret: config.secret()?, connector: Connector::new(ca_file)? };
-    let link = Link {
-        brokers: in_order_of(&server, config.all_brokers()),
-        opener,
-        server_id_file,
-        events: event_sender,
-    };
+    let opener = Opener { server: server.clone(), secret: config.secret()?, connector: Connector::new(ca_file)? };
+    let link =
+        Link { brokers: in_order_of(&server, config.all_brokers()), opener, server_id_file, events: event_sender };
     let console_sessions = desktops.console_sessions();
     let reader = Reader::new(&config, desktops.version(), console_sessions);
     let (snapshot_sender, mut snapshots) = mpsc::channel(1);

@@ -34,8 +34,7 @@ pub const MIN_INDEX_HEADER: HeaderName = HeaderName::from_static("berth-min-inde
 /// Header of requests: `linearizable` or `stale`.
 pub const CONSISTENCY_HEADER: HeaderName = HeaderName::from_static("berth-consistency");
 
-const CUT_OFF: Unavailable =
-    Unavailable { reason: UnavailableReason::NoQuorum, retry_after: Duration::from_secs(1) };
+const CUT_OFF: Unavailable = Unavailable { reason: UnavailableReason::NoQuorum, retry_after: Duration::from_secs(1) };
 const BEHIND: Unavailable = Unavailable { reason: UnavailableReason::Behind, retry_after: Duration::from_secs(1) };
 
 /// What a request says of the state that it wants to see.
