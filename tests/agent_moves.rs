@@ -3,7 +3,7 @@
 //!
 //! The brokers here are gates before one and the same broker, which can be
 //! shut in the ways in which hosts and networks fail.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
@@ -205,4 +205,39 @@ async fn an_agent_whose_broker_vanishes_is_soon_elsewhere_and_nothing_is_lost() 
     api.session_in_state(&another, "READY").await;
     assert_eq!(api.session(&session).await.unwrap()["State"], "READY");
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn measure_how_long_2000_agents_take_to_return_at_once() {
+    let broker = Broker::start().await;
+    let api = broker.api().await;
+    let gate = Gate::before(broker.agents, State::Open).await;
+    let agents: Vec<Agent> = (0..2_000).map(|_| Agent::start(&broker, vec![gate.as_broker()], 0)).collect();
+    let count_up = async |after: u64| {
+        let mut token = String::new();
+        let mut count = 0;
+        loop {
+            let path = format!("/v1/servers?Link=UP&NextToken={token}");
+            let (_, answer) = api.send(Method::GET, &path, &json!({})).await;
+            let servers = answer["Servers"].as_array().unwrap();
+            count += servers.iter().filter(|server| server["AgentEpoch"].as_u64() > Some(after)).count();
+            let Some(next) = answer["NextToken"].as_str() else { return count };
+            next.clone_into(&mut token);
+        }
+    };
+    for after in [0, 2_000] {
+        let started = std::time::Instant::now();
+        until("all agents are linked", || async { (count_up(after).await == agents.len()).then_some(()) }).await;
+        println!("{} agents linked after {} ms", agents.len(), started.elapsed().as_millis());
+        gate.set(State::Shut);
+        until("none is linked", || async { (count_up(0).await == 0).then_some(()) }).await;
+        gate.set(State::Open);
+    }
+    for agent in &agents {
+        agent.shutdown.cancel();
+    }
+    for agent in agents {
+        agent.stop().await;
+    }
 }

@@ -194,7 +194,13 @@ async fn nobody_waits_for_a_majority_that_is_known_to_be_gone() {
         let answer = call(&api, method, path, &[], body_of(method, path)).await;
         assert_eq!((answer.status, shown(&answer)), (StatusCode::OK, (Some(1), true)), "{path}");
     }
-    let answer = call(&api, "POST", "/getSessionScreenshots", &[], Some(json!([{"SessionId": "mine"}]))).await;
-    assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
-    assert!(answer.error().starts_with("no majority of the broker's replicas can be reached"));
+    for (path, body) in [
+        ("/getSessionScreenshots", json!([{"SessionId": "mine"}])),
+        ("/deleteSessions", json!([{"SessionId": "mine", "Owner": "barbara"}])),
+    ] {
+        let answer = call(&api, "POST", path, &[], Some(body)).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
+        assert!(answer.error().starts_with("no majority of the broker's replicas can be reached"), "{path}");
+    }
+    assert_eq!(world.proposals.load(Ordering::Relaxed), 0);
 }

@@ -152,7 +152,7 @@ impl ApiState {
                 // Nothing was done: whatever is known shows that.
                 Proposed { index: self.core.local().index, outcomes: Vec::new() }
             } else {
-                self.core.propose(commands).await?
+                self.propose(commands).await?
             };
             reading.show(index);
             request::shorten(&mut outcomes);
@@ -161,7 +161,7 @@ impl ApiState {
         let _turn = self.running.begin(&client, &key)?;
         // Also when no item is good: that answer is kept like any other.
         let once = Command::Once { client, key, fingerprint, request_id: request_id.clone(), commands };
-        let Proposed { index, mut outcomes } = self.core.propose(vec![once]).await?;
+        let Proposed { index, mut outcomes } = self.propose(vec![once]).await?;
         // A repetition stands behind what it repeats: whoever sees it sees that.
         reading.show(index);
         match outcomes.pop() {

@@ -3,8 +3,8 @@
 //!
 //! A read shows the fleet as of now unless its headers want less. Whoever
 //! looks at the fleet for an answer does so through [`ApiState::see`] or
-//! [`ApiState::see_current`]; whoever changes it says so with
-//! [`Reading::show`]. What was shown then stands in the headers of the answer,
+//! [`ApiState::see_current`]; whoever changes it does so through
+//! [`ApiState::propose`] and says so with [`Reading::show`]. What was shown then stands in the headers of the answer,
 //! also when that is an error that the state gave rise to.
 
 use std::sync::{Arc, OnceLock};
@@ -18,10 +18,10 @@ use axum::response::Response;
 use tokio::time::timeout;
 
 use super::ApiState;
-use super::door::{Unavailable, UnavailableReason, View};
+use super::door::{Proposed, Unavailable, UnavailableReason, View};
 use super::error::Error;
 use super::limits::{MIN_INDEX_WAIT_MAX, READ_WAIT_MAX};
-use crate::domain::{Fleet, LogIndex};
+use crate::domain::{Command, Fleet, LogIndex};
 
 /// Header of answers: the log index of the state that the answer shows, or of
 /// the entry that it acknowledges.
@@ -152,6 +152,15 @@ impl ApiState {
     pub(super) async fn see_current(&self, reading: &Reading) -> Result<Arc<Fleet>, Error> {
         let (view, is_stale) = self.look(reading.wanted).await?;
         Ok(shown(reading, view, is_stale))
+    }
+
+    /// Proposes commands, unless it is known that no majority would take them:
+    /// a replica that leads and is cut off would only come to an unknown outcome.
+    pub(super) async fn propose(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
+        if self.core.is_cut_off() {
+            return Err(CUT_OFF);
+        }
+        self.core.propose(commands).await
     }
 
     /// A view, and whether it may be out of date.
