@@ -60,7 +60,7 @@ async fn a_transfer_that_is_cut_again_and_again_goes_on_where_it_was() {
     let parts = (content.len() / PART_BYTES) as u64;
     assert!(parts > 20, "{parts} parts");
 
-    cluster.traffic.lose_part_each.store(5, Ordering::Relaxed);
+    cluster.traffic.lose_part_each.store(9, Ordering::Relaxed);
     let lost_before = cluster.traffic.lost.load(Ordering::Relaxed);
     cluster.start(away, tuned).await.unwrap();
     let leader = cluster.leader(&cluster.all()).await;
