@@ -23,6 +23,7 @@ use openraft::{EntryPayload, OptionalSend};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +40,12 @@ pub(crate) struct SnapshotPolicy {
     pub(crate) after_bytes: u64,
     /// Notified when a snapshot is due.
     pub(crate) due: Arc<Notify>,
+    /// Whether it has been due for so long that it must not be put off any more.
+    pub(crate) overdue: Arc<AtomicBool>,
 }
+
+/// How many times as many entries, or bytes, as a snapshot is made after make it overdue.
+const OVERDUE: u64 = 4;
 
 /// What the applier works with.
 pub(crate) struct Surroundings<M> {
@@ -250,10 +256,13 @@ impl<M: StateMachine> Applier<M> {
     fn ask_for_snapshot_when_due(&mut self, bytes: u64) {
         self.entries_since_snapshot += 1;
         self.bytes_since_snapshot = self.bytes_since_snapshot.saturating_add(bytes);
-        if self.entries_since_snapshot >= self.surroundings.policy.after_entries
-            || self.bytes_since_snapshot >= self.surroundings.policy.after_bytes
-        {
-            self.surroundings.policy.due.notify_one();
+        let policy = &self.surroundings.policy;
+        let (entries, bytes) = (self.entries_since_snapshot, self.bytes_since_snapshot);
+        if entries >= policy.after_entries || bytes >= policy.after_bytes {
+            policy.due.notify_one();
+        }
+        if entries / OVERDUE >= policy.after_entries || bytes / OVERDUE >= policy.after_bytes {
+            policy.overdue.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -334,6 +343,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<M> {
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
+        self.surroundings.policy.overdue.store(false, Ordering::Relaxed);
         let meta = SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() };
         let moment = Moment { state: self.state.clone(), replicated: self.replicated.clone() };
         SnapshotBuilder::new(moment, meta, self.at, self.surroundings.snapshots.clone(), self.surroundings.stop.clone())
@@ -357,6 +367,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         self.membership = header.meta.last_membership;
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
+        self.surroundings.policy.overdue.store(false, Ordering::Relaxed);
         self.publish();
         self.observe(&[])
     }

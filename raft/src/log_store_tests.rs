@@ -30,7 +30,12 @@ impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> 
         let surroundings = Surroundings {
             published,
             snapshots: store.snapshots(),
-            policy: SnapshotPolicy { after_entries: u64::MAX, after_bytes: u64::MAX, due: Arc::default() },
+            policy: SnapshotPolicy {
+                after_entries: u64::MAX,
+                after_bytes: u64::MAX,
+                due: Arc::default(),
+                overdue: Arc::default(),
+            },
             formats: Arc::new(Formats::new(1..=2, Halt::new(stop.clone()))),
             checkpoint_each: 4_096,
             checkpoints: checkpoints::sink().0,

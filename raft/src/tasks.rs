@@ -1,18 +1,20 @@
 //! What runs beside the calls: ticks, snapshots, and the watch over the consensus core.
 
-use crate::applier::Applier;
+use crate::applier::{Applier, SnapshotPolicy};
 use crate::core::Core;
 use crate::error::StopReason;
 use crate::halt::{Halt, set_if_running};
 use crate::machine::StateMachine;
+use crate::outgoing::Transfers;
 use crate::queue::Memory;
 use crate::types::{Call, Types};
 use berth_storage::{Condition, Store};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 /// Proposes an entry without commands whenever the state's next deadline is due and this replica
@@ -70,14 +72,16 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
     }
 }
 
-/// Starts a snapshot whenever the applier says that one is due.
-pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, due: Arc<Notify>) {
+/// Starts a snapshot whenever the applier says that one is due. Puts it off while one is being sent
+/// to another replica, but not for ever.
+pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, policy: SnapshotPolicy, outgoing: Transfers) {
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
-            () = due.notified() => {}
+            () = policy.due.notified() => {}
         }
-        if core.raft.trigger().snapshot().await.is_err() {
+        let put_off = outgoing.under_way() && !policy.overdue.load(Ordering::Relaxed);
+        if !put_off && core.raft.trigger().snapshot().await.is_err() {
             return;
         }
         // While one is being written, asking again has no effect: no need to do it per entry.
