@@ -84,6 +84,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) async fn leader_may_have_changed(&self) {
         let mut metrics = self.raft.server_metrics();
         tokio::select! {
+            biased;
             _ = metrics.changed() => {}
             () = tokio::time::sleep(LEADER_POLL) => {}
             () = self.stop.cancelled() => {}
@@ -209,6 +210,7 @@ impl<M: StateMachine> Core<M> {
         let mut indexes = self.published.indexes();
         let applied = indexes.wait_for(|applied| *applied >= index);
         tokio::select! {
+            biased;
             _ = tokio::time::timeout_at(deadline, applied) => {}
             () = self.stop.cancelled() => {}
         }

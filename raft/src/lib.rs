@@ -35,6 +35,7 @@ mod proposer;
 mod published;
 mod receiver;
 mod replica;
+mod runtime;
 mod snapshot;
 mod status;
 mod tasks;

@@ -233,6 +233,7 @@ impl RaftNetworkV2<Types> for Sender {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             sent = self.send_snapshot(vote, snapshot.snapshot) => sent,
         }

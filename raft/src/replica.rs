@@ -15,8 +15,10 @@ use crate::peers::{NoPeers, Peers};
 use crate::proposer;
 use crate::published::Published;
 use crate::receiver::{self, SnapshotReceiver};
+use crate::runtime;
 use crate::status::Status;
 use crate::tasks::{self, Supervised};
+use crate::testing::simulation;
 use crate::wire::{Answer, Refusal, Request};
 use berth_storage::{Options, Store};
 use openraft::Raft;
@@ -162,12 +164,12 @@ impl<M: StateMachine> Replica<M> {
             stop: stop.clone(),
         });
         let running = TaskTracker::new();
-        running.spawn(proposer::run(Arc::clone(&core), waiting_proposals));
-        running.spawn(barrier::run(Arc::clone(&core), waiting_reads));
-        running.spawn(tasks::tick(Arc::clone(&core)));
-        running.spawn(tasks::snapshot(Arc::clone(&core), due));
+        runtime::spawn(running.track_future(proposer::run(Arc::clone(&core), waiting_proposals)));
+        runtime::spawn(running.track_future(barrier::run(Arc::clone(&core), waiting_reads)));
+        runtime::spawn(running.track_future(tasks::tick(Arc::clone(&core))));
+        runtime::spawn(running.track_future(tasks::snapshot(Arc::clone(&core), due)));
         let (closing, closed) = watch::channel(None);
-        tokio::spawn(tasks::supervise(Supervised { raft, store, tasks: running, stop, stopped, closed: closing }));
+        runtime::spawn(tasks::supervise(Supervised { raft, store, tasks: running, stop, stopped, closed: closing }));
         let replica = Self { core, closed, guard: Arc::new(guard) };
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
         let taking_part = replica.take_part(&members, alone);
@@ -440,7 +442,10 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
         queue_bytes: QUEUE_BYTES,
         ..Options::default()
     };
-    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, options)).await;
+    let opened = match simulation::host() {
+        Some(host) => Ok(Store::in_memory(host.disk(), &folder, options)),
+        None => runtime::blocking(move || Store::open(&folder, options)).await,
+    };
     let store = opened
         .map_err(failed_start)?
         .map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;

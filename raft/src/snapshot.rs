@@ -8,6 +8,7 @@
 use crate::codec::{self, chain};
 use crate::ids::UnixMillis;
 use crate::machine::StateMachine;
+use crate::runtime;
 use crate::types::{SnapshotMeta, Types};
 use berth_storage::{Snapshot, SnapshotWriter, Snapshots};
 use openraft::storage::RaftSnapshotBuilder;
@@ -34,7 +35,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match runtime::blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(io::Error::other(format!("cannot {what}: {error}"))),
     }
@@ -95,6 +96,7 @@ impl WaitsForRoom {
         let retry_after_ms = self.pause.as_millis();
         tracing::warn!(%error, retry_after_ms, "no room for a snapshot, trying again later");
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => return Err(error),
             () = tokio::time::sleep(self.pause) => {}
         }

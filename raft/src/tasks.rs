@@ -4,6 +4,7 @@ use crate::applier::Applier;
 use crate::core::Core;
 use crate::error::StopReason;
 use crate::machine::StateMachine;
+use crate::runtime;
 use crate::types::Types;
 use berth_storage::{Condition, Store};
 use openraft::Raft;
@@ -29,6 +30,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
             }
         };
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             changed = deadlines.changed() => {
                 if changed.is_err() {
@@ -42,6 +44,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
         if !core.leads() {
             // The leader ticks. Looked at again when somebody else leads or time moves on.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 _ = deadlines.changed() => {}
                 changed = leadership.changed() => {
@@ -61,6 +64,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
         if proposed.is_err() || !moved {
             // A state that keeps a deadline in the past must not fill the log.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -72,6 +76,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
 pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, due: Arc<Notify>) {
     loop {
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = due.notified() => {}
         }
@@ -80,6 +85,7 @@ pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, due: Arc<Notif
         }
         // While one is being written, asking again has no effect: no need to do it per entry.
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
@@ -103,6 +109,7 @@ pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
     let mut core_state = raft.server_metrics();
     let failed = loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => break false,
             changed = core_state.changed() => if changed.is_err() { break true },
         }
@@ -127,7 +134,7 @@ pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
     tasks.close();
     tasks.wait().await;
     drop(raft);
-    let result = match tokio::task::spawn_blocking(move || store.close()).await {
+    let result = match runtime::blocking(move || store.close()).await {
         Ok(result) => result.map_err(|error| StopReason::Failed(crate::codec::chain(&error))),
         Err(error) => Err(StopReason::Failed(error.to_string())),
     };

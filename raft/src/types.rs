@@ -1,6 +1,7 @@
 //! The consensus library's view of this crate's types. Nothing here leaves the crate.
 
 use crate::ids::UnixMillis;
+use crate::runtime::Runtime;
 use std::any::Any;
 use std::fmt;
 
@@ -13,13 +14,8 @@ openraft::declare_raft_types!(
         Node = (),
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = TokioRuntime,
+        AsyncRuntime = Runtime,
 );
-
-// The library marks its own default runtime as deprecated in favour of a crate of its own that
-// holds the same type.
-#[allow(deprecated)]
-type TokioRuntime = openraft::impls::TokioRuntime;
 
 pub(crate) type LogId = openraft::alias::LogIdOf<Types>;
 pub(crate) type Vote = openraft::alias::VoteOf<Types>;

@@ -2,6 +2,7 @@
 
 mod ledger;
 mod network;
+pub mod simulation;
 
 pub use ledger::{Command, Effect, Ledger, Outcome};
 pub use network::LocalNetwork;
