@@ -15,6 +15,9 @@
 //! - [`judge`]: whether it is as it must be,
 //! - [`cluster`]: broker and agents together, and when they have come to rest.
 //!
+//! The same replicas in one thread, with everything around them simulated:
+//! - [`simulation`].
+//!
 //! [`random`] makes all of it repeatable as far as processes are.
 
 pub mod client;
@@ -28,4 +31,5 @@ pub mod model;
 pub mod power_cut;
 pub mod process;
 pub mod random;
+pub mod simulation;
 pub mod traffic;

@@ -240,12 +240,14 @@ pub(crate) fn hear<M: StateMachine>(core: &Core<M>, from: ReplicaId, theirs: Vec
 pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut taken: mpsc::Receiver<Taken<M>>) {
     loop {
         let next = tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             next = taken.recv() => next,
         };
         let Some(Taken { mut checkpoint, moment }) = next else { return };
         if let Some(moment) = moment {
             let hashed = tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 hashed = blocking("hash the state", move || hash_of(&moment)) => hashed,
             };
@@ -259,6 +261,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut taken: mpsc::Re
             // The others take as long as they do to answer, and may be gone; the next checkpoint
             // does not wait for them.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 () = exchange(&core) => {}
             }

@@ -119,6 +119,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) async fn leader_may_have_changed(&self) {
         let mut metrics = self.raft.server_metrics();
         tokio::select! {
+            biased;
             _ = metrics.changed() => {}
             () = tokio::time::sleep(LEADER_POLL) => {}
             () = self.stop.cancelled() => {}
@@ -267,6 +268,7 @@ impl<M: StateMachine> Core<M> {
         let mut indexes = self.published.indexes();
         let applied = indexes.wait_for(|applied| *applied >= index);
         tokio::select! {
+            biased;
             _ = tokio::time::timeout_at(deadline, applied) => {}
             () = self.stop.cancelled() => {}
         }
@@ -282,6 +284,7 @@ impl<M: StateMachine> Core<M> {
                 let call = self.peers.call(leader, Lane::Heartbeat, request);
                 // Given up early: asking again costs nothing, and there may be another leader.
                 let bytes = tokio::select! {
+                    biased;
                     answer = tokio::time::timeout(self.answer_timeout(), call) => match answer {
                         Ok(Ok(bytes)) => bytes,
                         _ => return Ok(None),

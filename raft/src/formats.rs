@@ -160,6 +160,7 @@ pub(crate) async fn raise_when_formed<M: StateMachine>(core: Arc<Core<M>>) {
             }
         }
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }

@@ -45,6 +45,7 @@ mod queue;
 mod receiver;
 mod replica;
 mod replicated;
+mod runtime;
 mod sequences;
 mod snapshot;
 mod status;

@@ -201,6 +201,7 @@ impl RaftNetworkV2<Types> for Sender {
             return Err(NetworkError::from_string(text).into());
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             sent = outgoing::send(self, vote, &stored) => sent,
         }

@@ -22,9 +22,11 @@ use crate::proposer;
 use crate::published::Published;
 use crate::queue::{self, Memory};
 use crate::receiver;
+use crate::runtime;
 use crate::sequences::Sequences;
 use crate::status::Status;
 use crate::tasks::{self, Supervised};
+use crate::testing::simulation;
 use crate::types::Call;
 use crate::wire::{Answer, Refusal, Request};
 use berth_storage::{Options, Store};
@@ -220,16 +222,16 @@ impl<M: StateMachine> Replica<M> {
             changing: tokio::sync::Mutex::default(),
         });
         let running = TaskTracker::new();
-        running.spawn(proposer::run(Arc::clone(&core), waiting_proposals));
-        running.spawn(forwarder::run(Arc::clone(&core), waiting_forwards));
-        running.spawn(checkpoints::run(Arc::clone(&core), taken_checkpoints));
-        running.spawn(incoming::sweep(Arc::clone(&core)));
-        running.spawn(barrier::run(Arc::clone(&core), waiting_reads));
-        running.spawn(members::tell_transport(Arc::clone(&core)));
-        running.spawn(tasks::tick(Arc::clone(&core)));
-        running.spawn(tasks::snapshot(Arc::clone(&core), policy, outgoing));
+        runtime::spawn(running.track_future(proposer::run(Arc::clone(&core), waiting_proposals)));
+        runtime::spawn(running.track_future(forwarder::run(Arc::clone(&core), waiting_forwards)));
+        runtime::spawn(running.track_future(checkpoints::run(Arc::clone(&core), taken_checkpoints)));
+        runtime::spawn(running.track_future(incoming::sweep(Arc::clone(&core))));
+        runtime::spawn(running.track_future(barrier::run(Arc::clone(&core), waiting_reads)));
+        runtime::spawn(running.track_future(members::tell_transport(Arc::clone(&core))));
+        runtime::spawn(running.track_future(tasks::tick(Arc::clone(&core))));
+        runtime::spawn(running.track_future(tasks::snapshot(Arc::clone(&core), policy, outgoing)));
         let (closing, closed) = watch::channel(None);
-        tokio::spawn(tasks::supervise(Supervised { raft, store, tasks: running.clone(), halt, closed: closing }));
+        runtime::spawn(tasks::supervise(Supervised { raft, store, tasks: running.clone(), halt, closed: closing }));
         let replica = Self { core, closed, guard: Arc::new(guard) };
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
         let taking_part = async {
@@ -238,7 +240,7 @@ impl<M: StateMachine> Replica<M> {
                 // Nobody else has to be asked.
                 formats::raise_when_formed(Arc::clone(&replica.core)).await;
             } else if forms {
-                running.spawn(formats::raise_when_formed(Arc::clone(&replica.core)));
+                runtime::spawn(running.track_future(formats::raise_when_formed(Arc::clone(&replica.core))));
             }
             Ok(())
         };
@@ -519,7 +521,10 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
         queue_bytes: QUEUE_BYTES,
         ..Options::default()
     };
-    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, options)).await;
+    let opened = match simulation::host() {
+        Some(host) => Ok(Store::in_memory(host.disk(), &folder, options)),
+        None => runtime::blocking(move || Store::open(&folder, options)).await,
+    };
     let store = opened
         .map_err(failed_start)?
         .map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;
