@@ -15,15 +15,22 @@
 //! - [`judge`]: whether it is as it must be,
 //! - [`cluster`]: broker and agents together, and when they have come to rest.
 //!
+//! What breaks beneath it:
+//! - [`lab`]: a network of hosts that can be cut, and whose packets can be
+//!   delayed, lost, doubled and reordered,
+//! - [`faultfs`]: the disk and the clock of a process, with faults at will.
+//!
 //! [`random`] makes all of it repeatable as far as processes are.
 
 pub mod client;
 pub mod cluster;
 pub mod desktops;
 pub mod disk;
+pub mod faultfs;
 pub mod faults;
 pub mod history;
 pub mod judge;
+pub mod lab;
 pub mod model;
 pub mod power_cut;
 pub mod process;
