@@ -39,6 +39,8 @@ pub(crate) struct Core<M: StateMachine> {
     pub(crate) incoming: SnapshotReceiver,
     pub(crate) stopped: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) stop: CancellationToken,
+    /// Held while members are changed.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 /// What a request to another replica brought.

@@ -2,6 +2,7 @@
 
 use crate::codec::{self, RawEntry, RawLogId, RawVote};
 use crate::ids::ReplicaId;
+use crate::members::Member;
 use crate::peers::{Lane, PeerError, Peers};
 use crate::snapshot::{SnapshotData, blocking};
 use crate::types::{Types, Vote};
@@ -52,15 +53,15 @@ impl Network {
 impl RaftNetworkFactory<Types> for Network {
     type Network = Sender;
 
-    async fn new_client(&mut self, target: u64, (): &()) -> Sender {
+    async fn new_client(&mut self, target: u64, _: &Member) -> Sender {
         self.sender(target, Lane::Replication)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, (): &()) -> Sender {
+    async fn new_heartbeat_client(&mut self, target: u64, _: &Member) -> Sender {
         self.sender(target, Lane::Heartbeat)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, (): &()) -> Sender {
+    async fn new_snapshot_client(&mut self, target: u64, _: &Member) -> Sender {
         self.sender(target, Lane::Snapshot)
     }
 }

@@ -1,6 +1,7 @@
 //! The consensus library's view of this crate's types. Nothing here leaves the crate.
 
 use crate::ids::UnixMillis;
+use crate::members::Member;
 use std::any::Any;
 use std::fmt;
 
@@ -10,7 +11,7 @@ openraft::declare_raft_types!(
         D = Batch,
         R = Answer,
         NodeId = u64,
-        Node = (),
+        Node = Member,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         AsyncRuntime = TokioRuntime,
@@ -24,7 +25,7 @@ type TokioRuntime = openraft::impls::TokioRuntime;
 pub(crate) type LogId = openraft::alias::LogIdOf<Types>;
 pub(crate) type Vote = openraft::alias::VoteOf<Types>;
 pub(crate) type Entry = openraft::alias::EntryOf<Types>;
-pub(crate) type Membership = openraft::Membership<u64, ()>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
 

@@ -72,6 +72,13 @@ impl Broker {
         }
     }
 
+    /// Hands the leadership over, if this replica leads and another one can take it.
+    pub async fn hand_over(&self) {
+        if self.replica.status().voters.len() > 1 {
+            self.replica.hand_over().await;
+        }
+    }
+
     /// Stops the replica.
     pub async fn stop(&self) -> Result<(), berth_raft::StopReason> {
         self.replica.stop().await
