@@ -6,13 +6,14 @@
 //!
 //! The whole, through its API, one module for each question:
 //! - [`process`]: what runs,
-//! - [`client`]: how it is spoken to,
-//! - [`traffic`]: who makes load,
+//! - [`client`], [`portal`]: how it is spoken to, one broker or several replicas,
+//! - [`traffic`], [`operators`]: who makes load,
 //! - [`faults`]: what breaks,
 //! - [`history`]: what was asked and answered,
 //! - [`model`]: what that allows,
 //! - [`desktops`]: what really exists,
 //! - [`judge`]: whether it is as it must be,
+//! - [`linearizability`]: whether what clients saw has an order,
 //! - [`cluster`]: broker and agents together, and when they have come to rest.
 //!
 //! What breaks beneath it:
@@ -31,7 +32,10 @@ pub mod faults;
 pub mod history;
 pub mod judge;
 pub mod lab;
+pub mod linearizability;
 pub mod model;
+pub mod operators;
+pub mod portal;
 pub mod power_cut;
 pub mod process;
 pub mod random;
