@@ -173,8 +173,7 @@ pub fn judge(events: &[Event], observed: &Observed, sessions_per_server_max: usi
 /// Every session, server and queue of which the history, and what is there at its
 /// end, cannot be told one call after the other.
 pub fn stories(events: &[Event], observed: &Observed) -> Vec<Violation> {
-    let servers = observed.sessions.iter().filter_map(|seen| Some((seen.id.clone(), seen.server.clone()?)));
-    let mut sessions = session::calls(events, &servers.collect());
+    let mut sessions = session::calls(events, &observed.sessions);
     let states: BTreeMap<&str, &str> =
         observed.sessions.iter().map(|seen| (seen.name.as_str(), seen.state.as_str())).collect();
     let last = Span { sent: EVER, answered: EVER };

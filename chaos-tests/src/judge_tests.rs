@@ -217,6 +217,8 @@ fn a_good_story_is_told() {
     assert!(is_told(&events, vec![seen("a", "DELETED"), seen("b", "READY")]));
     assert!(is_told(&events, vec![seen("a", "DELETED")]), "nobody knows of b");
     assert!(is_told(&[acknowledged(0, "a"), kill(2)], vec![seen("a", "DELETED")]));
+    let in_doubt = create(0, "a", Outcome::Unknown("broken".to_owned()));
+    assert!(is_told(&[in_doubt, kill(2)], vec![seen("a", "DELETED")]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Call, Sequential};
+use crate::client::Seen;
 use crate::history::{Event, Outcome};
 
 /// What is asked of a session.
@@ -89,11 +90,13 @@ impl Sequential for Session {
     }
 }
 
-/// The calls to each session of a history, by its name. `servers` tells on which
-/// server each session was at last, by its id; where it is not known, every
-/// host's death may have ended it.
-pub fn calls(events: &[Event], servers: &BTreeMap<String, String>) -> BTreeMap<String, Vec<Call<Input, Output>>> {
-    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+/// The calls to each session of a history, by its name. What was there at last
+/// tells which session is whose and on which server; where that is not known,
+/// every host's death may have ended it.
+pub fn calls(events: &[Event], at_last: &[Seen]) -> BTreeMap<String, Vec<Call<Input, Output>>> {
+    let mut names: BTreeMap<&str, &str> = at_last.iter().map(|seen| (seen.id.as_str(), seen.name.as_str())).collect();
+    let servers = at_last.iter().filter_map(|seen| Some((seen.id.as_str(), seen.server.as_deref()?)));
+    let servers: BTreeMap<&str, &str> = servers.collect();
     let mut calls: BTreeMap<String, Vec<Call<Input, Output>>> = BTreeMap::new();
     for event in events {
         let Event::Create { span, name, outcome, .. } = event else { continue };
@@ -125,9 +128,10 @@ pub fn calls(events: &[Event], servers: &BTreeMap<String, String>) -> BTreeMap<S
             }
             Event::AgentKilled { span, server } => {
                 for (id, name) in &names {
-                    if servers.get(*id).is_none_or(|of_session| of_session == server) {
-                        let call = Call::unknown(span.sent, Input::LoseHost);
-                        calls.entry((*name).to_owned()).or_default().push(call);
+                    if servers.get(*id).is_none_or(|of_session| of_session == server)
+                        && let Some(of_session) = calls.get_mut(*name)
+                    {
+                        of_session.push(Call::unknown(span.sent, Input::LoseHost));
                     }
                 }
                 continue;
