@@ -129,7 +129,9 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let folder = folder();
-        let config = Config::new(folder.path(), ReplicaId(1));
+        let mut config = Config::new(folder.path(), ReplicaId(1));
+        // Calls are remembered, as in a broker.
+        config.incarnation = 1;
         let clock = Arc::new(SystemClock);
         let started = Instant::now();
         let replica = Replica::start(config, clock, Counter::default(), Arc::new(|_, _| {}));

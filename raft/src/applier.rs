@@ -1,15 +1,21 @@
 //! Applies committed entries to the state machine, in one place and in order.
 //!
 //! Invariants: an entry is applied once, after all before it; stamps never run backwards; a state
-//! is published before anybody, observer or caller, is told that its entries were applied; a panic
-//! of the state machine stops the replica instead of leaving it half applied.
+//! is published before anybody, observer or caller, is told that its entries were applied; a call
+//! with an id is applied once, however many entries hold it; a panic of the state machine stops the
+//! replica instead of leaving it half applied.
 
-use crate::codec::{self, chain};
-use crate::ids::{LogIndex, Stamp, UnixMillis};
+use crate::calls::Admission;
+use crate::checkpoints::{self, Checkpoint, Taken};
+use crate::codec::{self, SnapshotHeader, chain};
+use crate::formats::Formats;
+use crate::ids::{LogIndex, ReplicaId, Stamp, UnixMillis};
 use crate::machine::{Observer, StateMachine};
 use crate::published::{Applied, Published};
-use crate::snapshot::{self, Installed, SnapshotBuilder, SnapshotData};
-use crate::types::{Answer, Batch, LogId, SnapshotMeta, StoredMembership, Types};
+use crate::replicated::Replicated;
+use crate::snapshot::{self, Installed, Moment, SnapshotBuilder, SnapshotData};
+use crate::trail::Trail;
+use crate::types::{Answer, Batch, Call, CallAnswer, CallId, LogId, SnapshotMeta, StoredMembership, Types, Work};
 use berth_storage::Snapshots;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -23,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 /// The most entries that are applied before the state is published and their callers are answered.
 const ENTRIES_PER_PUBLISH_MAX: usize = 256;
 
+/// How much memory for what an entry brought is kept for the next one.
+const BROUGHT_BYTES_KEPT: usize = 256 * 1024;
+
 /// When to ask for a snapshot.
 #[derive(Clone)]
 pub(crate) struct SnapshotPolicy {
@@ -32,46 +41,50 @@ pub(crate) struct SnapshotPolicy {
     pub(crate) due: Arc<Notify>,
 }
 
+/// What the applier works with.
+pub(crate) struct Surroundings<M> {
+    pub(crate) published: Arc<Published<M>>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) policy: SnapshotPolicy,
+    pub(crate) formats: Arc<Formats>,
+    /// After how many entries a checkpoint is taken, and where it is left.
+    pub(crate) checkpoint_each: u64,
+    pub(crate) checkpoints: checkpoints::Sink<M>,
+    pub(crate) stop: CancellationToken,
+}
+
 /// The state machine as the consensus library sees it.
 pub(crate) struct Applier<M: StateMachine> {
     state: M,
     last: Option<LogId>,
     at: UnixMillis,
     membership: StoredMembership,
-    published: Arc<Published<M>>,
+    replicated: Replicated,
+    /// What the current entry brought, encoded to be hashed.
+    brought: Vec<u8>,
     observer: Observer<M>,
     /// What the entries applied since the last publication brought.
     effects: Vec<M::Effect>,
-    snapshots: Snapshots,
-    policy: SnapshotPolicy,
     entries_since_snapshot: u64,
     bytes_since_snapshot: u64,
-    stop: CancellationToken,
+    surroundings: Surroundings<M>,
 }
 
 impl<M: StateMachine> Applier<M> {
-    pub(crate) fn new(
-        initial: M,
-        published: Arc<Published<M>>,
-        observer: Observer<M>,
-        snapshots: Snapshots,
-        policy: SnapshotPolicy,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(initial: M, observer: Observer<M>, surroundings: Surroundings<M>) -> Self {
         observer(&initial, &[]);
         Self {
             state: initial,
             last: None,
             at: UnixMillis(0),
             membership: StoredMembership::default(),
-            published,
+            replicated: Replicated::new(M::HASH_VERSION),
+            brought: Vec::new(),
             observer,
             effects: Vec::new(),
-            snapshots,
-            policy,
             entries_since_snapshot: 0,
             bytes_since_snapshot: 0,
-            stop,
+            surroundings,
         }
     }
 
@@ -81,7 +94,7 @@ impl<M: StateMachine> Applier<M> {
             index: self.last.map(|last| LogIndex(last.index)),
             at: self.at,
         };
-        self.published.publish(applied, self.state.next_deadline());
+        self.surroundings.published.publish(applied, self.state.next_deadline());
     }
 
     /// Makes what was applied visible, then tells the observer what it brought.
@@ -103,37 +116,144 @@ impl<M: StateMachine> Applier<M> {
         })
     }
 
-    /// Applies one batch; the outcomes are those of its commands, in order.
-    fn apply_batch(&mut self, index: LogIndex, batch: &Batch) -> io::Result<Vec<M::Outcome>> {
-        let decoded = batch.commands.iter().enumerate().map(|(position, bytes)| {
-            M::decode_command(bytes).map_err(|error| {
+    /// Applies one batch; there is one answer for each of its calls, in order.
+    fn apply_batch(&mut self, index: LogIndex, batch: Batch) -> io::Result<Answer> {
+        self.at = self.at.max(batch.at);
+        let stamp = Stamp { index, at: self.at };
+        self.brought.extend_from_slice(&stamp.at.0.to_le_bytes());
+        match batch.work {
+            Work::Calls(calls) => Ok(Answer::calls(self.apply_calls(stamp, calls)?)),
+            Work::RaiseFormat(to) => {
+                self.raise_format(index, to)?;
+                Ok(Answer::none())
+            }
+        }
+    }
+
+    fn apply_calls(&mut self, stamp: Stamp, calls: Vec<Call>) -> io::Result<Vec<CallAnswer<M::Outcome>>> {
+        let index = stamp.index;
+        let mut position = 0;
+        let mut decode = |bytes: &Vec<u8>| {
+            let command = M::decode_command(bytes).map_err(|error| {
                 let reason = chain(error.as_ref());
                 let text = format!("cannot decode command {position} of entry {index}: {reason}");
                 io::Error::new(io::ErrorKind::InvalidData, text)
-            })
-        });
+            });
+            position += 1;
+            command
+        };
         // All are decoded before any is applied: an entry happens as a whole or not at all.
-        let commands: Vec<M::Command> = decoded.collect::<io::Result<_>>()?;
-        self.at = self.at.max(batch.at);
-        let stamp = Stamp { index, at: self.at };
+        let decoded = calls.iter().map(|call| {
+            let commands = call.commands.iter().map(&mut decode).collect::<io::Result<Vec<_>>>()?;
+            Ok((call.id, commands))
+        });
+        let calls = decoded.collect::<io::Result<Vec<_>>>()?;
+        let effects_before = self.effects.len();
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            let Self { state, effects, .. } = self;
-            state.advance(stamp, effects);
-            commands.into_iter().map(|command| state.apply(stamp, command, effects)).collect()
+            self.state.advance(stamp, &mut self.effects);
+            calls.into_iter().map(|(id, commands)| self.apply_call(stamp, id, commands)).collect()
         }));
-        applied.map_err(|panic| {
+        let answers = applied.unwrap_or_else(|panic| {
             let text = panic_text(panic.as_ref());
-            io::Error::other(format!("the state machine panicked at entry {index}: {text}"))
-        })
+            Err(io::Error::other(format!("the state machine panicked at entry {index}: {text}")))
+        })?;
+        if self.replicated.has_calls() {
+            for effect in &self.effects[effects_before..] {
+                codec::append(&mut self.brought, effect)?;
+            }
+        }
+        Ok(answers)
+    }
+
+    fn apply_call(
+        &mut self,
+        stamp: Stamp,
+        id: Option<CallId>,
+        commands: Vec<M::Command>,
+    ) -> io::Result<CallAnswer<M::Outcome>> {
+        let Some(id) = id else {
+            let outcomes = self.apply_commands(stamp, commands);
+            if self.replicated.has_calls() {
+                codec::append(&mut self.brought, &outcomes)?;
+            }
+            return Ok(CallAnswer::Applied(outcomes));
+        };
+        if !self.replicated.has_calls() {
+            let text = format!("entry {} holds a call with an id, but the format is not raised", stamp.index);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let admission =
+            if self.is_member(id.replica) { self.replicated.calls.admit(&id) } else { Admission::Forgotten };
+        let (tag, answer) = match admission {
+            Admission::Apply => {
+                let outcomes = self.apply_commands(stamp, commands);
+                let from = self.brought.len();
+                codec::append(&mut self.brought, &outcomes)?;
+                self.replicated.calls.keep(&id, stamp.index, &self.brought[from..]);
+                (0, CallAnswer::Applied(outcomes))
+            }
+            Admission::Repeated(kept) => {
+                let outcomes = codec::decode_outcome(&kept.outcomes)?;
+                (1, CallAnswer::AppliedBefore { index: kept.index, outcomes })
+            }
+            Admission::Forgotten => (2, CallAnswer::Forgotten),
+            Admission::TooMany => (3, CallAnswer::TooMany),
+        };
+        self.brought.push(tag);
+        Ok(answer)
+    }
+
+    fn apply_commands(&mut self, stamp: Stamp, commands: Vec<M::Command>) -> Vec<M::Outcome> {
+        let Self { state, effects, .. } = self;
+        commands.into_iter().map(|command| state.apply(stamp, command, effects)).collect()
+    }
+
+    fn is_member(&self, replica: ReplicaId) -> bool {
+        self.membership.membership().get_node(&replica.0).is_some()
+    }
+
+    fn raise_format(&mut self, index: LogIndex, to: u16) -> io::Result<()> {
+        if to <= self.replicated.format {
+            // Asked for twice.
+            return Ok(());
+        }
+        self.surroundings.formats.agree(to)?;
+        self.replicated.format = to;
+        self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
+        Ok(())
+    }
+
+    /// Goes on with the trail, once the entry at `index` was applied.
+    fn extend_trail(&mut self, index: LogIndex) {
+        if !self.replicated.has_calls() {
+            return;
+        }
+        self.replicated.trail.extend(&self.brought);
+        self.brought.shrink_to(BROUGHT_BYTES_KEPT);
+        if index.0 % self.surroundings.checkpoint_each == 0 {
+            self.take_checkpoint(index);
+        }
+    }
+
+    fn take_checkpoint(&mut self, index: LogIndex) {
+        let checkpoint = Checkpoint { index, trail: self.replicated.trail, state_hash: None };
+        let whole = (index.0 / self.surroundings.checkpoint_each) % checkpoints::STATE_EACH == 0;
+        let moment = whole.then(|| Moment { state: self.state.clone(), replicated: self.replicated.clone() });
+        if whole {
+            self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
+        }
+        if self.surroundings.checkpoints.try_send(Taken { checkpoint, moment }).is_err() {
+            tracing::debug!(%index, "a checkpoint is left out: the ones before are still being looked at");
+        }
     }
 
     fn ask_for_snapshot_when_due(&mut self, bytes: u64) {
         self.entries_since_snapshot += 1;
         self.bytes_since_snapshot = self.bytes_since_snapshot.saturating_add(bytes);
-        if self.entries_since_snapshot >= self.policy.after_entries
-            || self.bytes_since_snapshot >= self.policy.after_bytes
+        if self.entries_since_snapshot >= self.surroundings.policy.after_entries
+            || self.bytes_since_snapshot >= self.surroundings.policy.after_bytes
         {
-            self.policy.due.notify_one();
+            self.surroundings.policy.due.notify_one();
         }
     }
 }
@@ -173,18 +293,23 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
                 )));
             }
             let mut bytes = 0;
+            self.brought.clear();
+            self.brought.extend_from_slice(&entry.log_id.index.to_le_bytes());
             let answer = match entry.payload {
                 EntryPayload::Blank => Answer::none(),
                 EntryPayload::Membership(membership) => {
+                    let is_member = |replica: ReplicaId| membership.get_node(&replica.0).is_some();
+                    self.replicated.calls.retain_members(is_member);
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Answer::none()
                 }
                 EntryPayload::Normal(batch) => {
-                    bytes = batch.commands.iter().map(|bytes| bytes.len() as u64).sum();
-                    Answer::outcomes(self.apply_batch(LogIndex(entry.log_id.index), &batch)?)
+                    bytes = batch.command_bytes();
+                    self.apply_batch(LogIndex(entry.log_id.index), batch)?
                 }
             };
             self.last = Some(entry.log_id);
+            self.extend_trail(LogIndex(entry.log_id.index));
             self.ask_for_snapshot_when_due(bytes);
             if let Some(responder) = responder {
                 answers.push((responder, answer));
@@ -210,16 +335,26 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
         let meta = SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() };
-        SnapshotBuilder::new(self.state.clone(), meta, self.at, self.snapshots.clone(), self.stop.clone())
+        let moment = Moment { state: self.state.clone(), replicated: self.replicated.clone() };
+        SnapshotBuilder::new(moment, meta, self.at, self.surroundings.snapshots.clone(), self.surroundings.stop.clone())
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
         // What counts is what the file says that is current now.
-        let Installed { state, meta, at } = snapshot::install(&self.snapshots, data, self.stop.clone()).await?;
+        let installed = snapshot::install(
+            &self.surroundings.snapshots,
+            data,
+            &self.surroundings.formats,
+            self.surroundings.stop.clone(),
+        )
+        .await?;
+        let Installed { state, header, calls } = installed;
+        self.replicated = Replicated::from_snapshot(&header, calls, M::HASH_VERSION);
+        self.surroundings.formats.agree(self.replicated.format)?;
         self.state = state;
-        self.at = self.at.max(at);
-        self.last = meta.last_log_id;
-        self.membership = meta.last_membership;
+        self.at = self.at.max(header.at);
+        self.last = header.meta.last_log_id;
+        self.membership = header.meta.last_membership;
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
         self.publish();
@@ -229,10 +364,11 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<openraft::alias::SnapshotOf<Types, SnapshotData>>, io::Error> {
-        let Some(stored) = self.snapshots.current().map_err(|error| io::Error::other(chain(&error)))? else {
+        let Some(stored) = self.surroundings.snapshots.current().map_err(|error| io::Error::other(chain(&error)))?
+        else {
             return Ok(None);
         };
-        let (meta, _) = codec::decode_snapshot_meta(stored.meta())?;
+        let SnapshotHeader { meta, .. } = SnapshotHeader::decode(stored.meta())?;
         Ok(Some(openraft::Snapshot { meta, snapshot: SnapshotData::Stored(stored) }))
     }
 }

@@ -1,6 +1,8 @@
 //! The settings of a replica, their defaults and their bounds.
 
+use crate::formats;
 use crate::ids::ReplicaId;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,9 @@ pub const ENTRY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What an entry needs besides its commands' bytes, at most, per entry and per command.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64;
 pub(crate) const COMMAND_OVERHEAD_BYTES: usize = 16;
+
+/// The same per call: its id.
+pub(crate) const CALL_OVERHEAD_BYTES: usize = 48;
 
 /// The settings of a replica. [`Config::new`] gives the defaults; every field is checked by
 /// [`Config::validate`] at start.
@@ -57,6 +62,17 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Writing stops while less than this is free on the disk, in bytes. Default 64 MiB.
     pub disk_reserve_bytes: u64,
+    /// Which run of this replica's process this is: larger with each start, for ever, by the
+    /// caller's care. With it, a proposal whose answer was lost is tried again without happening
+    /// twice. With 0 proposals are not remembered and never tried again. Default 0.
+    pub incarnation: u64,
+    /// The formats of the log and of snapshots that this replica reads. From 1, which every cluster
+    /// begins with, to at most 2. Held back to `1..=1`, the replicas can still be replaced by an
+    /// earlier build. Default `1..=2`.
+    pub formats: RangeInclusive<u16>,
+    /// After each so many entries replicas compare what these brought, and after 16 times as many
+    /// their whole states. The same on all replicas. At least 1. Default 4,096.
+    pub hash_every_entries: u64,
 }
 
 /// A setting outside its bounds.
@@ -92,13 +108,16 @@ impl Config {
             start_timeout_ms: 60_000,
             cache_bytes: 64 * 1024 * 1024,
             disk_reserve_bytes: 64 * 1024 * 1024,
+            incarnation: 0,
+            formats: formats::FIRST..=formats::NEWEST,
+            hash_every_entries: 4_096,
         }
     }
 
     /// Checks every bound; the first field outside is the error.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let at_least_one = "at least 1";
-        let checks: [(&'static str, u64, bool, &'static str); 11] = [
+        let checks: [(&'static str, u64, bool, &'static str); 13] = [
             (
                 "election_timeout_ms",
                 self.election_timeout_ms,
@@ -145,6 +164,14 @@ impl Config {
                 "at least 1, and so start_timeout_ms",
             ),
             ("tick_interval_min_ms", self.tick_interval_min_ms, self.tick_interval_min_ms >= 1, at_least_one),
+            ("hash_every_entries", self.hash_every_entries, self.hash_every_entries >= 1, at_least_one),
+            (
+                "formats",
+                (*self.formats.end()).into(),
+                *self.formats.start() == formats::FIRST
+                    && (formats::FIRST..=formats::NEWEST).contains(self.formats.end()),
+                "from 1 to 1 or 2",
+            ),
         ];
         for (field, value, holds, must) in checks {
             if !holds {
@@ -173,6 +200,15 @@ mod tests {
         let mut config = Config::new("/data", ReplicaId(1));
         config.heartbeat_ms = config.election_timeout_ms;
         assert_eq!(config.validate().map_err(|e| e.field), Err("heartbeat_ms"));
+    }
+
+    #[test]
+    fn formats_that_this_build_does_not_know_are_refused_by_name() {
+        let mut config = Config::new("/data", ReplicaId(1));
+        for unknown in [1..=3, 2..=2, 0..=2] {
+            config.formats = unknown;
+            assert_eq!(config.validate().map_err(|e| e.field), Err("formats"));
+        }
     }
 
     #[test]

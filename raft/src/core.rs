@@ -2,25 +2,29 @@
 
 use crate::applier::Applier;
 use crate::barrier::Reads;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::codec;
 use crate::config::Config;
 use crate::error::{ProposeError, ReadError, StopReason};
+use crate::formats::Formats;
+use crate::forwarder;
+use crate::halt::Halt;
 use crate::ids::{LogIndex, ReplicaId};
 use crate::machine::StateMachine;
 use crate::peers::{Lane, PeerError, Peers};
-use crate::proposer::{Proposals, Unproposed};
 use crate::published::Published;
+use crate::queue::{Memory, Outlook, Proposals, Unproposed};
 use crate::receiver::SnapshotReceiver;
 use crate::replica::Proposed;
-use crate::types::Types;
-use crate::wire::{Answer, Refusal, Request};
+use crate::sequences::{OpenCall, Sequences};
+use crate::types::{Call, Types};
+use crate::wire::{Answer, Request};
 use berth_storage::{Condition, Log};
-use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, Raft};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,37 +38,60 @@ pub(crate) struct Core<M: StateMachine> {
     pub(crate) log: Log,
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) published: Arc<Published<M>>,
+    pub(crate) formats: Arc<Formats>,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) halt: Halt,
+    /// What waits for a place in an entry.
     pub(crate) proposals: Proposals<M::Outcome>,
+    /// What waits to be passed on to the leader.
+    pub(crate) forwards: Proposals<M::Outcome>,
+    pub(crate) sequences: Arc<Sequences>,
     pub(crate) reads: Reads,
     pub(crate) incoming: SnapshotReceiver,
-    pub(crate) stopped: Arc<watch::Sender<Option<StopReason>>>,
     pub(crate) stop: CancellationToken,
     /// Held while members are changed.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
-/// What a request to another replica brought.
-enum Forwarded<T> {
-    Done(T),
-    /// It surely had no effect: it may be tried again.
-    NotDone,
-    Failed(ProposeError),
-}
-
 impl<M: StateMachine> Core<M> {
-    /// The leader, as far as this replica knows.
+    /// The leader, as far as this replica knows. One that has not heard of a majority for a while
+    /// does not lead any more, whatever it believes: what it takes on might never be committed.
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
-        let metrics = self.raft.server_metrics();
-        let leader = metrics.borrow_watched().current_leader;
-        leader.map(ReplicaId)
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.map(ReplicaId)?;
+        let heard_of_majority =
+            || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() < self.majority_silence());
+        let is_alone = || metrics.membership_config.voter_ids().nth(1).is_none();
+        (leader != self.config.replica || is_alone() || heard_of_majority()).then_some(leader)
+    }
+
+    /// How long no majority may have answered a leader. By then it would have elected another one.
+    fn majority_silence(&self) -> Duration {
+        Duration::from_millis(self.config.election_timeout_ms) * 3
     }
 
     pub(crate) fn leads(&self) -> bool {
         self.leader() == Some(self.config.replica)
     }
 
+    /// Whether this replica knows of another leader.
+    pub(crate) fn another_leads(&self) -> bool {
+        self.leader().is_some_and(|leader| leader != self.config.replica)
+    }
+
+    /// Resolves when somebody else than `leader` leads, or nobody.
+    pub(crate) async fn leader_is_not(&self, leader: ReplicaId) {
+        let mut metrics = self.raft.server_metrics();
+        while self.leader() == Some(leader) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     pub(crate) fn stop_reason(&self) -> Option<StopReason> {
-        self.stopped.borrow().clone()
+        self.halt.reason()
     }
 
     /// The reason for the stop, once something has ended that ends only then.
@@ -77,9 +104,15 @@ impl<M: StateMachine> Core<M> {
         Duration::from_millis(self.config.election_timeout_ms)
     }
 
-    /// How long a call looks for a leader before it says that there is none.
+    /// How long a call looks for a leader before it says that there is none: as long as followers
+    /// need to notice the end of one and to elect another, also at the second attempt.
     pub(crate) fn leader_wait(&self) -> Duration {
-        (self.retry_after() * 3).min(self.config.request_timeout())
+        (self.retry_after() * 6).min(self.config.request_timeout())
+    }
+
+    /// How long a peer may take to answer something small.
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.election_timeout_ms)
     }
 
     /// Waits until the leader may have changed, or a moment.
@@ -92,30 +125,34 @@ impl<M: StateMachine> Core<M> {
         }
     }
 
-    /// Proposes, here or through the leader; tries again only what surely did not happen.
+    /// Proposes, here or through the leader. Tries again what surely did not happen, and also what
+    /// may have happened if it is remembered: then it happens once all the same.
     pub(crate) async fn propose(&self, commands: Vec<Vec<u8>>) -> Result<Proposed<M::Outcome>, ProposeError> {
         let deadline = Instant::now() + self.config.request_timeout();
         let leader_deadline = Instant::now() + self.leader_wait();
+        let open = self.sequences.begin().map_err(|_| self.too_many_open())?;
+        let mut lost = false;
         loop {
             if let Some(reason) = self.stop_reason() {
-                return Err(ProposeError::Stopped(reason));
+                return Err(if lost { ProposeError::OutcomeUnknown } else { ProposeError::Stopped(reason) });
             }
-            match self.leader() {
-                Some(leader) if leader == self.config.replica => {
-                    match self.propose_here(commands.clone(), deadline).await {
-                        Ok(proposed) => return Ok(proposed),
-                        Err(Unproposed::NotLeader) => {}
-                        Err(Unproposed::Failed(error)) => return Err(error),
-                    }
-                }
-                Some(leader) => match self.forward(leader, &commands, deadline).await {
-                    Forwarded::Done(proposed) => return Ok(proposed),
-                    Forwarded::NotDone => {}
-                    Forwarded::Failed(error) => return Err(error),
-                },
-                None => {}
+            let call = Call { id: open.as_ref().map(OpenCall::id), commands: commands.clone() };
+            // A call that may have happened goes only where it is known by its id.
+            let memory = if lost { Memory::Required } else { Memory::Wanted };
+            match self.attempt(call, memory, deadline).await {
+                Ok(proposed) => return Ok(proposed),
+                Err(Unproposed::NotLeader) => {}
+                Err(Unproposed::Lost) => lost = true,
+                Err(Unproposed::Failed(error)) if !lost => return Err(error),
+                Err(Unproposed::Failed(ProposeError::OutcomeUnknown)) => return Err(ProposeError::OutcomeUnknown),
+                // It says that this attempt did nothing; an earlier one may have.
+                Err(Unproposed::Failed(error)) => tracing::debug!(%error, "a call that was lost is not settled yet"),
             }
-            if Instant::now() >= leader_deadline {
+            let now = Instant::now();
+            if lost && now >= deadline {
+                return Err(ProposeError::OutcomeUnknown);
+            }
+            if !lost && now >= leader_deadline {
                 let retry_after = self.retry_after();
                 return Err(ProposeError::NoLeader { retry_after });
             }
@@ -123,12 +160,48 @@ impl<M: StateMachine> Core<M> {
         }
     }
 
+    fn too_many_open(&self) -> ProposeError {
+        let waiting_commands = usize::try_from(crate::calls::CALLS_KEPT_MAX).unwrap_or(usize::MAX);
+        ProposeError::Overloaded { waiting_commands }
+    }
+
+    /// One attempt, through whoever leads.
+    async fn attempt(&self, call: Call, memory: Memory, deadline: Instant) -> Result<Proposed<M::Outcome>, Unproposed> {
+        let Some(leader) = self.leader() else {
+            return Err(Unproposed::NotLeader);
+        };
+        if leader == self.config.replica {
+            return self.propose_here(call, memory, deadline).await;
+        }
+        let proposed = if self.formats.calls_are_remembered() {
+            let has_id = call.id.is_some();
+            let answer = self.forwards.submit(call, memory)?;
+            match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(result)) => result?,
+                // Dropped, perhaps on its way.
+                Ok(Err(_)) if has_id => return Err(Unproposed::Lost),
+                Ok(Err(_)) | Err(_) => return Err(ProposeError::OutcomeUnknown.into()),
+            }
+        } else {
+            self.forward_alone(leader, call.commands, deadline).await?
+        };
+        self.applied_or_deadline(proposed.index, deadline).await;
+        Ok(proposed)
+    }
+
     /// Proposes on this replica, which has to lead.
     pub(crate) async fn propose_here(
         &self,
-        commands: Vec<Vec<u8>>,
+        call: Call,
+        memory: Memory,
         deadline: Instant,
     ) -> Result<Proposed<M::Outcome>, Unproposed> {
+        let answer = self.submit(call, memory)?;
+        self.settled(answer, deadline).await
+    }
+
+    /// Queues a call on this replica, which has to lead.
+    pub(crate) fn submit(&self, call: Call, memory: Memory) -> Result<Outlook<M::Outcome>, Unproposed> {
         match self.log.condition() {
             Condition::Healthy => {}
             Condition::Full { free_bytes, needed_bytes } => {
@@ -139,7 +212,15 @@ impl<M: StateMachine> Core<M> {
                 return Err(Unproposed::Failed(ProposeError::Stopped(reason)));
             }
         }
-        let answer = self.proposals.submit(commands)?;
+        Ok(self.proposals.submit(call, memory)?)
+    }
+
+    /// What becomes of a call in a queue of this replica.
+    pub(crate) async fn settled(
+        &self,
+        answer: Outlook<M::Outcome>,
+        deadline: Instant,
+    ) -> Result<Proposed<M::Outcome>, Unproposed> {
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result,
             // Dropped before it was made part of an entry.
@@ -148,61 +229,36 @@ impl<M: StateMachine> Core<M> {
         }
     }
 
-    async fn forward(
+    /// Passes one call on to a leader that may not know of ids: whether it happened is not found
+    /// out when the answer is lost.
+    async fn forward_alone(
         &self,
         leader: ReplicaId,
-        commands: &[Vec<u8>],
+        commands: Vec<Vec<u8>>,
         deadline: Instant,
-    ) -> Forwarded<Proposed<M::Outcome>> {
-        let request = Request::Propose { commands: commands.to_vec() };
+    ) -> Result<Proposed<M::Outcome>, Unproposed> {
+        let count = commands.len();
+        let request = Request::Propose { commands };
         let call = self.peers.call(leader, Lane::Replication, request.encode());
         let bytes = match tokio::time::timeout_at(deadline, call).await {
             Ok(Ok(bytes)) => bytes,
-            Ok(Err(PeerError::Unreachable { .. })) => return Forwarded::NotDone,
-            Ok(Err(PeerError::NoAnswer { .. })) | Err(_) => {
-                return Forwarded::Failed(ProposeError::OutcomeUnknown);
-            }
+            Ok(Err(PeerError::Unreachable { .. })) => return Err(Unproposed::NotLeader),
+            Ok(Err(PeerError::NoAnswer { .. })) | Err(_) => return Err(ProposeError::OutcomeUnknown.into()),
         };
-        let answer = match Answer::decode(&bytes) {
-            Ok(answer) => answer,
-            Err(error) => {
-                tracing::error!(%leader, error = %codec::chain(&error), "answer not understood");
-                return Forwarded::Failed(ProposeError::OutcomeUnknown);
-            }
-        };
-        match answer {
-            Answer::Proposed { index, outcomes } => {
-                let decoded = outcomes.iter().map(|bytes| codec::decode_outcome(bytes));
-                match decoded.collect::<Result<Vec<M::Outcome>, _>>() {
-                    Ok(outcomes) if outcomes.len() == commands.len() => {
-                        let index = LogIndex(index);
-                        self.applied_or_deadline(index, deadline).await;
-                        Forwarded::Done(Proposed { index, outcomes })
-                    }
-                    _ => {
-                        tracing::error!(%leader, "outcomes of a forwarded proposal make no sense");
-                        Forwarded::Failed(ProposeError::OutcomeUnknown)
-                    }
-                }
-            }
-            Answer::Refused(refusal) => match refusal {
-                Refusal::NoLeader | Refusal::Stopped(_) => Forwarded::NotDone,
-                Refusal::StorageFull { free_bytes, needed_bytes } => {
-                    Forwarded::Failed(ProposeError::StorageFull { free_bytes, needed_bytes })
-                }
-                Refusal::Overloaded { waiting_commands } => Forwarded::Failed(ProposeError::Overloaded {
-                    waiting_commands: usize::try_from(waiting_commands).unwrap_or(usize::MAX),
-                }),
-                Refusal::TooLarge { bytes, bytes_max } => Forwarded::Failed(ProposeError::TooLarge {
-                    bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-                    bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
-                }),
-                other => {
-                    tracing::warn!(%leader, refusal = ?other, "the leader refused a proposal");
-                    Forwarded::Failed(ProposeError::OutcomeUnknown)
+        match Answer::decode(&bytes) {
+            Ok(Answer::Proposed { index, outcomes }) => match forwarder::decode_outcomes(&outcomes, count) {
+                Some(outcomes) => Ok(Proposed { index: LogIndex(index), outcomes }),
+                None => {
+                    tracing::error!(%leader, "outcomes of a forwarded proposal make no sense");
+                    Err(ProposeError::OutcomeUnknown.into())
                 }
             },
-            _ => Forwarded::Failed(ProposeError::OutcomeUnknown),
+            Ok(Answer::Refused(refusal)) => Err(forwarder::unproposed(&refusal, false)),
+            Ok(_) => Err(ProposeError::OutcomeUnknown.into()),
+            Err(error) => {
+                tracing::error!(%leader, error = %codec::chain(&error), "answer not understood");
+                Err(ProposeError::OutcomeUnknown.into())
+            }
         }
     }
 
@@ -224,8 +280,13 @@ impl<M: StateMachine> Core<M> {
             Some(leader) => {
                 let request = Request::ReadIndex.encode();
                 let call = self.peers.call(leader, Lane::Heartbeat, request);
-                let Ok(Ok(bytes)) = tokio::time::timeout(self.leader_wait(), call).await else {
-                    return Ok(None);
+                // Given up early: asking again costs nothing, and there may be another leader.
+                let bytes = tokio::select! {
+                    answer = tokio::time::timeout(self.answer_timeout(), call) => match answer {
+                        Ok(Ok(bytes)) => bytes,
+                        _ => return Ok(None),
+                    },
+                    () = self.leader_is_not(leader) => return Ok(None),
                 };
                 match Answer::decode(&bytes) {
                     Ok(Answer::ReadIndex { index }) => Ok(Some(LogIndex(index))),

@@ -1,7 +1,7 @@
 //! Why a replica did not start, and why it did not answer.
 
 use crate::config::ConfigError;
-use crate::ids::ReplicaId;
+use crate::ids::{LogIndex, ReplicaId};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +15,29 @@ pub enum StopReason {
     /// acknowledged is lost by the stop itself.
     #[error("the replica stopped because of a failure: {0}")]
     Failed(String),
+    /// The replicas have agreed on a format that this one does not read.
+    #[error(
+        "the data is in format {format}, but this replica reads {from} to {to}; \
+         start it with a build, or a setting, that reads format {format}"
+    )]
+    FormatNotRead {
+        /// The format that was agreed on.
+        format: u16,
+        /// The lowest that this replica reads.
+        from: u16,
+        /// The highest that this replica reads.
+        to: u16,
+    },
+    /// This replica came to another state than a majority of the voters. What it holds is wrong,
+    /// and it does not start again with it.
+    #[error(
+        "this replica's state differs from that of a majority of the voters at entry {index}; remove it from the \
+         cluster, delete its data folder and let it join anew"
+    )]
+    Diverged {
+        /// The entry at which they were compared.
+        index: LogIndex,
+    },
 }
 
 /// Why a replica did not start.
@@ -97,8 +120,8 @@ pub enum ProposeError {
         /// What fits.
         bytes_max: usize,
     },
-    /// Accepted, but the leader was lost or the time was up before the outcome was known. May
-    /// have happened, or may still happen.
+    /// Accepted, but the time was up before the outcome was known; or the leader was lost, and
+    /// the call is not remembered. May have happened, or may still happen.
     #[error("the outcome is unknown: the commands may or may not have been applied")]
     OutcomeUnknown,
     /// The replica has stopped. Did not happen.
@@ -138,6 +161,54 @@ pub enum ReadError {
 pub enum SnapshotError {
     /// It was not finished in time; it may still finish, for instance when the disk has room.
     #[error("the snapshot was not finished within {} ms", waited.as_millis())]
+    TimedOut {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The replica has stopped.
+    #[error(transparent)]
+    Stopped(StopReason),
+}
+
+/// Why the format was not raised.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RaiseError {
+    /// A member does not read it. Replace its build, or its setting, first.
+    #[error("replica {member} reads formats {from} to {to}, but not {wanted}; start it with a build that does")]
+    NotRead {
+        /// The member.
+        member: ReplicaId,
+        /// The lowest that it reads.
+        from: u16,
+        /// The highest that it reads.
+        to: u16,
+        /// The format that was asked for.
+        wanted: u16,
+    },
+    /// A member did not say what it reads. All have to be there; remove it if it is gone for good.
+    #[error("replica {member} did not say which formats it reads: {reason}")]
+    MemberSilent {
+        /// The member.
+        member: ReplicaId,
+        /// Why there is no answer, for the log.
+        reason: String,
+    },
+    /// Formats are never lowered.
+    #[error("format {agreed} is agreed on and cannot be lowered to {to}")]
+    Lower {
+        /// The format that was agreed on.
+        agreed: u16,
+        /// The format that was asked for.
+        to: u16,
+    },
+    /// Only the leader raises the format; ask there.
+    #[error("this replica does not lead; ask the leader")]
+    NotLeader {
+        /// The leader, if it is known.
+        leader: Option<ReplicaId>,
+    },
+    /// It was not committed in time; it may still be.
+    #[error("the format was not raised within {} ms", waited.as_millis())]
     TimedOut {
         /// How long was waited.
         waited: Duration,

@@ -14,18 +14,23 @@
 //! What holds:
 //!
 //! - an outcome is handed out after its entry is durable on a majority and applied, never earlier;
-//! - a command is applied at most once per proposal: nothing here retries what may have happened;
+//! - a proposal is applied at most once, however often its answer was lost and it was tried again;
 //! - the stamps of entries never run backwards;
 //! - a storage error stops the replica for good and loudly; a full disk only makes writes fail
 //!   until there is room.
 
 mod applier;
 mod barrier;
+mod calls;
+mod checkpoints;
 mod clock;
 mod codec;
 mod config;
 mod core;
 mod error;
+mod formats;
+mod forwarder;
+mod halt;
 mod ids;
 mod log_store;
 mod machine;
@@ -34,19 +39,24 @@ mod network;
 mod peers;
 mod proposer;
 mod published;
+mod queue;
 mod receiver;
 mod replica;
+mod replicated;
+mod sequences;
 mod snapshot;
 mod status;
 mod tasks;
 #[doc(hidden)]
 pub mod testing;
+mod trail;
 mod types;
 mod wire;
 
+pub use checkpoints::CheckpointStatus;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Config, ConfigError, ENTRY_BYTES_MAX};
-pub use error::{ProposeError, ReadError, SnapshotError, StartError, StopReason};
+pub use error::{ProposeError, RaiseError, ReadError, SnapshotError, StartError, StopReason};
 pub use ids::{LogIndex, ReplicaId, Stamp, UnixMillis};
 pub use machine::{CodecError, Observer, StateMachine};
 pub use members::{Formation, Member, MemberError, MemberStatus};

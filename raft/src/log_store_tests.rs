@@ -1,8 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
 use super::LogStore;
-use crate::applier::{Applier, SnapshotPolicy};
+use crate::applier::{Applier, SnapshotPolicy, Surroundings};
+use crate::checkpoints;
 use crate::codec;
+use crate::formats::Formats;
+use crate::halt::Halt;
 use crate::ids::ReplicaId;
 use crate::published::Published;
 use crate::testing::Ledger;
@@ -23,15 +26,17 @@ impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> 
         let store = Store::open(folder.path(), Options::default()).unwrap();
         let log = LogStore::new(store.log(), ReplicaId(1), CancellationToken::new());
         let published = Arc::new(Published::new(Ledger::default(), None));
-        let policy = SnapshotPolicy { after_entries: u64::MAX, after_bytes: u64::MAX, due: Arc::default() };
-        let applier = Applier::new(
-            Ledger::default(),
+        let stop = CancellationToken::new();
+        let surroundings = Surroundings {
             published,
-            Arc::new(|_, _| {}),
-            store.snapshots(),
-            policy,
-            CancellationToken::new(),
-        );
+            snapshots: store.snapshots(),
+            policy: SnapshotPolicy { after_entries: u64::MAX, after_bytes: u64::MAX, due: Arc::default() },
+            formats: Arc::new(Formats::new(1..=2, Halt::new(stop.clone()))),
+            checkpoint_each: 4_096,
+            checkpoints: checkpoints::sink().0,
+            stop,
+        };
+        let applier = Applier::new(Ledger::default(), Arc::new(|_, _| {}), surroundings);
         Ok(((store, folder), log, applier))
     }
 }

@@ -35,8 +35,13 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
     type Command: Send + Sync + 'static;
     /// What one command resulted in; sent back to the caller, possibly from another replica.
     type Outcome: Clone + Send + Sync + Serialize + DeserializeOwned + 'static;
-    /// What follows from an applied entry outside the state, as data.
-    type Effect: Send + Sync + 'static;
+    /// What follows from an applied entry outside the state, as data. Hashed, so that replicas can
+    /// be compared.
+    type Effect: Send + Sync + Serialize + 'static;
+
+    /// Raised with every build in which the same state, outcomes or effects are written as other
+    /// bytes than before: replicas of different builds are not taken for different then.
+    const HASH_VERSION: u32 = 1;
 
     /// The command as bytes that every replica, now and later, can decode: they are stored.
     fn encode_command(command: &Self::Command) -> Vec<u8>;
@@ -56,7 +61,8 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
     /// tick once its clock has reached this moment.
     fn next_deadline(&self) -> Option<UnixMillis>;
 
-    /// Writes the whole state, with a version of its own at the beginning.
+    /// Writes the whole state, with a version of its own at the beginning. Equal states give equal
+    /// bytes, on whatever way they came about: replicas compare them.
     fn write_snapshot(&self, out: &mut dyn Write) -> io::Result<()>;
 
     /// Reads back what [`write_snapshot`](Self::write_snapshot) wrote.

@@ -25,6 +25,9 @@ const PROMOTION_LAG_MAX: u64 = 256;
 /// How many times the election timeout a replica may be silent and still counts as alive.
 const ALIVE_TIMEOUTS: u32 = 3;
 
+/// Between two looks at whether a majority answers.
+const QUORUM_POLL: Duration = Duration::from_millis(20);
+
 /// A replica as the log knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -181,14 +184,30 @@ impl<M: StateMachine> Replica<M> {
     /// for the leader itself.
     pub async fn remove(&self, id: ReplicaId) -> Result<(), MemberError> {
         let _one_at_a_time = self.core.changing.try_lock().map_err(|_| MemberError::InProgress)?;
-        self.may_remove(id)?;
+        // Those that are needed must answer now: with one that died a moment ago the change would
+        // be begun and never end, and nothing could be changed any more.
+        let began = tokio::time::Instant::now();
+        while let Err(error) = self.may_remove(id, began.elapsed()) {
+            if !matches!(error, MemberError::NoQuorum { .. }) || began.elapsed() >= self.silence_max() {
+                return Err(error);
+            }
+            tokio::time::sleep(QUORUM_POLL).await;
+        }
         let is_voter = self.members().get(&id).is_some_and(|member| member.is_voter);
         let ids = BTreeSet::from([id.0]);
-        self.change(if is_voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) }).await
+        if is_voter {
+            // It becomes a learner by that; what is left to do then is done
+            // the next time if it does not go through now.
+            self.change(ChangeMembers::RemoveVoters(ids.clone())).await?;
+        }
+        if self.members().contains_key(&id) {
+            self.change(ChangeMembers::RemoveNodes(ids)).await?;
+        }
+        Ok(())
     }
 
-    /// Whether [`remove`](Self::remove) would go through now.
-    pub fn may_remove(&self, id: ReplicaId) -> Result<(), MemberError> {
+    /// Whether a replica can do without `id`, as far as those go that answered within `heard`.
+    fn may_remove(&self, id: ReplicaId, heard: Duration) -> Result<(), MemberError> {
         self.must_lead()?;
         let members = self.members();
         let leaving = members.get(&id).ok_or(MemberError::Unknown(id))?;
@@ -199,7 +218,11 @@ impl<M: StateMachine> Replica<M> {
             return Err(MemberError::Leads(id));
         }
         let left: Vec<_> = members.iter().filter(|(other, member)| **other != id && member.is_voter).collect();
-        let alive = left.iter().filter(|(_, member)| self.is_alive(member)).count();
+        let own = self.core.config.replica;
+        let answers = |(other, member): &(&ReplicaId, &MemberStatus)| {
+            **other == own || member.heard.is_some_and(|ago| ago < heard)
+        };
+        let alive = left.iter().filter(|member| answers(member)).count();
         if alive < left.len() / 2 + 1 {
             return Err(MemberError::NoQuorum { id, alive, voters: left.len() });
         }
@@ -242,8 +265,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn is_alive(&self, member: &MemberStatus) -> bool {
-        let silent_max = self.core.retry_after() * ALIVE_TIMEOUTS;
-        member.heard.is_some_and(|heard| heard <= silent_max)
+        member.heard.is_some_and(|heard| heard <= self.silence_max())
+    }
+
+    fn silence_max(&self) -> Duration {
+        self.core.retry_after() * ALIVE_TIMEOUTS
     }
 
     fn must_lead(&self) -> Result<(), MemberError> {

@@ -6,121 +6,34 @@
 //! under load.
 //!
 //! Invariants: the commands of one call stand in one entry, in order; a proposal that was made
-//! part of an entry is answered with its outcome or as unknown, never silently dropped or retried.
+//! part of an entry is answered with its outcome, as unknown or as lost, never silently dropped or
+//! put into another entry from here.
 
-use crate::config::{COMMAND_OVERHEAD_BYTES, Config, ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES};
+use crate::calls::CALLS_KEPT_MAX;
 use crate::core::Core;
 use crate::error::ProposeError;
 use crate::ids::{LogIndex, UnixMillis};
 use crate::machine::StateMachine;
+use crate::queue::{self, Gathered, Part, Unproposed, Waiting, WaitingProposals, refuse};
 use crate::replica::Proposed;
-use crate::types::{Batch, Types};
+use crate::types::{Batch, Call, CallAnswer, Types, Work};
 use berth_storage::Condition;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// The most bytes in flight, unless one entry is longer.
 const IN_FLIGHT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Why a proposal brought nothing on this replica.
-#[derive(Debug)]
-pub(crate) enum Unproposed {
-    /// This replica does not lead. Did not happen.
-    NotLeader,
-    Failed(ProposeError),
-}
-
-impl From<ProposeError> for Unproposed {
-    fn from(error: ProposeError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-type Reply<O> = oneshot::Sender<Result<Proposed<O>, Unproposed>>;
-
-/// One call that waits for its place in an entry.
-pub(crate) struct Waiting<O> {
-    commands: Vec<Vec<u8>>,
-    bytes: usize,
-    reply: Reply<O>,
-    /// Its share of the queue, given back when it leaves the queue.
-    _room: [OwnedSemaphorePermit; 2],
-}
-
-/// The queue's entrance.
-pub(crate) struct Proposals<O> {
-    queue: mpsc::UnboundedSender<Waiting<O>>,
-    commands_max: usize,
-    bytes_max: usize,
-    commands_room: Arc<Semaphore>,
-    bytes_room: Arc<Semaphore>,
-}
-
-/// The queue's exit.
-pub(crate) type WaitingProposals<O> = mpsc::UnboundedReceiver<Waiting<O>>;
-
-/// A queue with the bounds of `config`.
-pub(crate) fn queue<O>(config: &Config) -> (Proposals<O>, WaitingProposals<O>) {
-    // What limits the channel are the permits that every item in it holds.
-    let (queue, waiting) = mpsc::unbounded_channel();
-    let commands_max = config.queue_commands_max.min(u32::MAX as usize);
-    let bytes_max = config.queue_bytes_max.min(u32::MAX as usize);
-    let proposals = Proposals {
-        queue,
-        commands_max,
-        bytes_max,
-        commands_room: Arc::new(Semaphore::new(commands_max)),
-        bytes_room: Arc::new(Semaphore::new(bytes_max)),
-    };
-    (proposals, waiting)
-}
-
-impl<O> Proposals<O> {
-    /// Puts the commands of one call into the queue, or says at once why not.
-    pub(crate) fn submit(
-        &self,
-        commands: Vec<Vec<u8>>,
-    ) -> Result<oneshot::Receiver<Result<Proposed<O>, Unproposed>>, ProposeError> {
-        let bytes = commands.iter().map(|command| command.len() + COMMAND_OVERHEAD_BYTES).sum();
-        let bytes_max = ENTRY_BYTES_MAX - ENTRY_OVERHEAD_BYTES;
-        if bytes > bytes_max {
-            return Err(ProposeError::TooLarge { bytes, bytes_max });
-        }
-        // A call larger than the whole queue gets in when the queue is empty.
-        let room = [
-            (&self.commands_room, commands.len().max(1), self.commands_max),
-            (&self.bytes_room, bytes, self.bytes_max),
-        ]
-        .map(|(room, wanted, most)| {
-            let share = u32::try_from(wanted.min(most)).unwrap_or(u32::MAX);
-            Arc::clone(room).try_acquire_many_owned(share)
-        });
-        let [Ok(commands_share), Ok(bytes_share)] = room else {
-            return Err(ProposeError::Overloaded {
-                waiting_commands: self.commands_max - self.commands_room.available_permits(),
-            });
-        };
-        let (reply, answer) = oneshot::channel();
-        // A closed queue drops the item and with it the reply: the caller learns that way.
-        drop(self.queue.send(Waiting { commands, bytes, reply, _room: [commands_share, bytes_share] }));
-        Ok(answer)
-    }
-}
-
-/// A call whose commands are in an entry: how many they are, and who waits.
-struct Part<O> {
-    commands: usize,
-    reply: Reply<O>,
-}
-
 struct InFlight<O> {
     parts: Vec<Part<O>>,
     bytes: usize,
+    remembered: bool,
     result: Result<ClientWriteResult<Types>, ()>,
 }
 
@@ -130,7 +43,11 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
     let mut in_flight_bytes = 0;
     let mut left_over: Option<Waiting<M::Outcome>> = None;
     let mut last_at = UnixMillis(0);
-    let mut stopping = false;
+    let (mut stopping, mut core_ended) = (false, false);
+    let mut leadership = core.raft.server_metrics();
+    // Cancelled when this replica ceases to lead: what it put into the log may be settled by its
+    // successor, and callers whose calls are remembered ask there.
+    let mut deposed = CancellationToken::new();
     loop {
         let room = in_flight.is_empty()
             || (in_flight.len() < core.config.entries_in_flight_max && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
@@ -141,9 +58,16 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
                 settle(settled);
                 None
             }
-            first = next(&mut left_over, &mut waiting), if room && !stopping => {
+            first = queue::next(&mut left_over, &mut waiting), if room && !stopping => {
                 stopping |= first.is_none();
                 first
+            }
+            changed = leadership.changed(), if !core_ended && !in_flight.is_empty() => {
+                core_ended = changed.is_err();
+                if core.another_leads() {
+                    std::mem::take(&mut deposed).cancel();
+                }
+                None
             }
             () = core.stop.cancelled(), if !stopping => {
                 stopping = true;
@@ -152,95 +76,89 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
             else => return,
         };
         let Some(first) = first else { continue };
-        let (commands, parts, bytes) = gather(first, &mut left_over, &mut waiting, &core.config);
+        let remembered = core.formats.calls_are_remembered();
+        let gathered = queue::gather(first, &mut left_over, &mut waiting, &core.config, remembered);
+        let Gathered { calls, parts, bytes } = gathered;
         if parts.is_empty() {
             // Everybody gave up waiting.
             continue;
         }
         if let Condition::Full { free_bytes, needed_bytes } = core.log.condition() {
             let error = ProposeError::StorageFull { free_bytes, needed_bytes };
-            refuse(parts, || Unproposed::Failed(error.clone()));
+            refuse(parts, |_| Unproposed::Failed(error.clone()));
             continue;
         }
         last_at = last_at.max(core.clock.now()).max(core.published.latest().at);
-        let batch = Batch { at: last_at, commands };
+        let calls = if remembered { calls } else { vec![without_ids(calls)] };
+        let batch = Batch { at: last_at, work: Work::Calls(calls) };
         let (responder, answer) = ProgressResponder::complete_only();
         if core.raft.client_write_ff(batch, Some(responder)).await.is_err() {
             // The message was not taken: the consensus core has ended.
             let reason = core.reason_or_requested();
-            refuse(parts, || Unproposed::Failed(ProposeError::Stopped(reason.clone())));
+            refuse(parts, |_| Unproposed::Failed(ProposeError::Stopped(reason.clone())));
             continue;
         }
         in_flight_bytes += bytes;
-        in_flight.push(async move { InFlight { parts, bytes, result: answer.await.map_err(drop) } });
+        let may_be_left = remembered && parts.iter().all(|part| part.has_id);
+        let deposed = deposed.clone();
+        in_flight.push(async move {
+            let result = tokio::select! {
+                answer = answer => answer.map_err(drop),
+                () = deposed.cancelled(), if may_be_left => Err(()),
+            };
+            InFlight { parts, bytes, remembered, result }
+        });
     }
 }
 
-async fn next<O>(left_over: &mut Option<Waiting<O>>, waiting: &mut WaitingProposals<O>) -> Option<Waiting<O>> {
-    match left_over.take() {
-        Some(first) => Some(first),
-        None => waiting.recv().await,
-    }
+/// All commands as one call that is not remembered, as format 1 has it.
+fn without_ids(calls: Vec<Call>) -> Call {
+    Call { id: None, commands: calls.into_iter().flat_map(|call| call.commands).collect() }
 }
 
-/// Everything that waits, as far as one entry goes.
-fn gather<O>(
-    first: Waiting<O>,
-    left_over: &mut Option<Waiting<O>>,
-    waiting: &mut WaitingProposals<O>,
-    config: &Config,
-) -> (Vec<Vec<u8>>, Vec<Part<O>>, usize) {
-    let mut commands = Vec::new();
-    let mut parts = Vec::new();
-    let mut bytes = 0;
-    let mut following = Some(first);
-    while let Some(call) = following {
-        let fits = parts.is_empty()
-            || (commands.len() + call.commands.len() <= config.batch_commands_max
-                && bytes + call.bytes <= config.batch_bytes_max);
-        if !fits {
-            *left_over = Some(call);
-            break;
-        }
-        // Whoever gave up waiting before the entry was made is spared the effect.
-        if !call.reply.is_closed() {
-            bytes += call.bytes;
-            parts.push(Part { commands: call.commands.len(), reply: call.reply });
-            commands.extend(call.commands);
-        }
-        following = waiting.try_recv().ok();
-    }
-    (commands, parts, bytes)
-}
-
-fn refuse<O>(parts: Vec<Part<O>>, error: impl Fn() -> Unproposed) {
-    for part in parts {
-        // Whoever stopped waiting does not need to know.
-        drop(part.reply.send(Err(error())));
-    }
-}
-
-/// Hands the outcome of an entry to those whose commands are in it.
+/// Hands the outcome of an entry to those whose calls are in it.
 fn settle<O: Send + Sync + 'static>(settled: InFlight<O>) {
-    let unknown = || Unproposed::Failed(ProposeError::OutcomeUnknown);
-    let response = match settled.result {
+    let InFlight { parts, remembered, result, .. } = settled;
+    let unknown = |part: &Part<O>| {
+        if remembered && part.has_id { Unproposed::Lost } else { Unproposed::Failed(ProposeError::OutcomeUnknown) }
+    };
+    let response = match result {
         Ok(Ok(response)) => response,
         Ok(Err(ClientWriteError::ForwardToLeader(_))) => {
-            return refuse(settled.parts, || Unproposed::NotLeader);
+            return refuse(parts, |_| Unproposed::NotLeader);
         }
-        // Discarded by a change of leader, or the core ended with the entry on its way.
-        Ok(Err(_)) | Err(()) => return refuse(settled.parts, unknown),
+        // Discarded by a change of leader, or the core ended with the entry on its way. A
+        // discarded entry may still be committed: another replica may have it and come to lead.
+        Ok(Err(_)) | Err(()) => return refuse(parts, unknown),
     };
     let index = LogIndex(response.log_id.index);
-    let expected: usize = settled.parts.iter().map(|part| part.commands).sum();
-    let outcomes = response.data.into_outcomes::<O>();
-    let Some(outcomes) = outcomes.filter(|outcomes| outcomes.len() == expected) else {
-        tracing::error!(%index, expected, "an entry came back without its outcomes");
-        return refuse(settled.parts, unknown);
-    };
-    let mut outcomes = outcomes.into_iter();
-    for part in settled.parts {
-        let outcomes = outcomes.by_ref().take(part.commands).collect();
-        drop(part.reply.send(Ok(Proposed { index, outcomes })));
+    let mut answers = response.data.into_calls::<O>().unwrap_or_default();
+    if !remembered && let [CallAnswer::Applied(outcomes)] = answers.as_mut_slice() {
+        answers = split(std::mem::take(outcomes), &parts);
     }
+    let expected = |(answer, part): (&CallAnswer<O>, &Part<O>)| match answer {
+        CallAnswer::Applied(outcomes) | CallAnswer::AppliedBefore { outcomes, .. } => outcomes.len() == part.commands,
+        CallAnswer::Forgotten | CallAnswer::TooMany => true,
+    };
+    if answers.len() != parts.len() || !answers.iter().zip(&parts).all(expected) {
+        tracing::error!(%index, calls = parts.len(), "an entry came back without its outcomes");
+        return refuse(parts, |_| Unproposed::Failed(ProposeError::OutcomeUnknown));
+    }
+    for (part, answer) in parts.into_iter().zip(answers) {
+        part.answer(match answer {
+            CallAnswer::Applied(outcomes) => Ok(Proposed { index, outcomes }),
+            CallAnswer::AppliedBefore { index, outcomes } => Ok(Proposed { index, outcomes }),
+            CallAnswer::Forgotten => Err(ProposeError::OutcomeUnknown.into()),
+            CallAnswer::TooMany => {
+                let waiting_commands = usize::try_from(CALLS_KEPT_MAX).unwrap_or(usize::MAX);
+                Err(ProposeError::Overloaded { waiting_commands }.into())
+            }
+        });
+    }
+}
+
+/// The outcomes of an entry without ids, by the calls that its commands came from.
+fn split<O>(outcomes: Vec<O>, parts: &[Part<O>]) -> Vec<CallAnswer<O>> {
+    let mut outcomes = outcomes.into_iter();
+    parts.iter().map(|part| CallAnswer::Applied(outcomes.by_ref().take(part.commands).collect())).collect()
 }

@@ -1,6 +1,6 @@
 //! The receiving side: what other replicas ask, handed to the consensus library.
 
-use crate::codec::{self, RawLogId, RawVote, chain};
+use crate::codec::{RawLogId, RawVote, SnapshotHeader, chain};
 use crate::ids::ReplicaId;
 use crate::snapshot::{SnapshotData, blocking};
 use crate::types::Types;
@@ -71,7 +71,7 @@ impl SnapshotReceiver {
             *current = Some(transfer);
             return Ok(None);
         };
-        let (meta, _) = codec::decode_snapshot_meta(&end.meta).map_err(|error| Refusal::Garbage(chain(&error)))?;
+        let meta = SnapshotHeader::decode(&end.meta).map_err(|error| Refusal::Garbage(chain(&error)))?.meta;
         Ok(Some(SnapshotData::Received {
             writer: transfer.writer,
             meta: end.meta.clone(),
@@ -149,8 +149,8 @@ pub(crate) async fn install<SM: RaftStateMachine<Types, SnapshotData = SnapshotD
     end: &SnapshotEnd,
     data: SnapshotData,
 ) -> Answer {
-    let meta = match codec::decode_snapshot_meta(&end.meta) {
-        Ok((meta, _)) => meta,
+    let meta = match SnapshotHeader::decode(&end.meta) {
+        Ok(header) => header.meta,
         Err(error) => return Answer::Refused(Refusal::Garbage(chain(&error))),
     };
     let snapshot = openraft::Snapshot { meta, snapshot: data };

@@ -1,12 +1,16 @@
 //! The handle on a running replica.
 
-use crate::applier::{Applier, SnapshotPolicy};
+use crate::applier::{Applier, SnapshotPolicy, Surroundings};
 use crate::barrier;
+use crate::checkpoints::{self, Checkpoints};
 use crate::clock::Clock;
 use crate::codec;
 use crate::config::Config;
 use crate::core::Core;
-use crate::error::{ProposeError, ReadError, SnapshotError, StartError, StopReason};
+use crate::error::{ProposeError, RaiseError, ReadError, SnapshotError, StartError, StopReason};
+use crate::formats::{self, Formats};
+use crate::forwarder;
+use crate::halt::Halt;
 use crate::ids::{LogIndex, ReplicaId};
 use crate::log_store::{LogStore, QUEUE_BYTES};
 use crate::machine::{Observer, StateMachine};
@@ -15,9 +19,12 @@ use crate::network::{Network, SNAPSHOT_TIMEOUT};
 use crate::peers::{NoPeers, Peers};
 use crate::proposer;
 use crate::published::Published;
+use crate::queue::{self, Memory};
 use crate::receiver::{self, SnapshotReceiver};
+use crate::sequences::Sequences;
 use crate::status::Status;
 use crate::tasks::{self, Supervised};
+use crate::types::Call;
 use crate::wire::{Answer, Refusal, Request};
 use berth_storage::{Options, Store};
 use openraft::Raft;
@@ -149,6 +156,14 @@ impl<M: StateMachine> Replica<M> {
 
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
+        let halt = Halt::new(stop.clone());
+        let formats = Arc::new(Formats::new(config.formats.clone(), halt.clone()));
+        // Nothing was ever written here: this replica takes part in forming the cluster.
+        let is_new = log.last().is_none() && log.purged().is_none() && log.vote().is_none();
+        let (forms, alone) = match &formation {
+            Formation::Members(members) => (is_new, members.len() == 1),
+            Formation::Wait => (false, false),
+        };
         let due = Arc::new(Notify::new());
         let policy = SnapshotPolicy {
             after_entries: config.snapshot_after_entries,
@@ -156,7 +171,17 @@ impl<M: StateMachine> Replica<M> {
             due: Arc::clone(&due),
         };
         let published = Arc::new(Published::new(initial.clone(), initial.next_deadline()));
-        let applier = Applier::new(initial, Arc::clone(&published), observer, snapshots.clone(), policy, stop.clone());
+        let (checkpoints, taken_checkpoints) = checkpoints::sink();
+        let surroundings = Surroundings {
+            published: Arc::clone(&published),
+            snapshots: snapshots.clone(),
+            policy,
+            formats: Arc::clone(&formats),
+            checkpoint_each: config.hash_every_entries,
+            checkpoints,
+            stop: stop.clone(),
+        };
+        let applier = Applier::new(initial, observer, surroundings);
         let answer_timeout = Duration::from_millis(config.election_timeout_ms);
         let raft = Raft::new(
             replica.0,
@@ -166,11 +191,12 @@ impl<M: StateMachine> Replica<M> {
             applier,
         )
         .await
-        .map_err(failed_start)?;
+        .map_err(|error| halt.reason().map_or_else(|| failed_start(error), StartError::Stopped))?;
 
-        let (proposals, waiting_proposals) = proposer::queue(&config);
+        let (proposals, waiting_proposals) = queue::queue(&config);
+        let (forwards, waiting_forwards) = queue::queue(&config);
         let (reads, waiting_reads) = barrier::queue();
-        let stopped = Arc::new(watch::Sender::new(None));
+        let sequences = Sequences::new(replica, config.incarnation);
         let core = Arc::new(Core {
             config,
             clock,
@@ -178,24 +204,39 @@ impl<M: StateMachine> Replica<M> {
             log,
             peers,
             published,
+            formats,
+            checkpoints: Checkpoints::default(),
+            halt: halt.clone(),
             proposals,
+            forwards,
+            sequences,
             reads,
             incoming: SnapshotReceiver::new(snapshots),
-            stopped: Arc::clone(&stopped),
-            stop: stop.clone(),
+            stop,
             changing: tokio::sync::Mutex::default(),
         });
         let running = TaskTracker::new();
         running.spawn(proposer::run(Arc::clone(&core), waiting_proposals));
+        running.spawn(forwarder::run(Arc::clone(&core), waiting_forwards));
+        running.spawn(checkpoints::run(Arc::clone(&core), taken_checkpoints));
         running.spawn(barrier::run(Arc::clone(&core), waiting_reads));
         running.spawn(members::tell_transport(Arc::clone(&core)));
         running.spawn(tasks::tick(Arc::clone(&core)));
         running.spawn(tasks::snapshot(Arc::clone(&core), due));
         let (closing, closed) = watch::channel(None);
-        tokio::spawn(tasks::supervise(Supervised { raft, store, tasks: running, stop, stopped, closed: closing }));
+        tokio::spawn(tasks::supervise(Supervised { raft, store, tasks: running.clone(), halt, closed: closing }));
         let replica = Self { core, closed, guard: Arc::new(guard) };
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
-        let taking_part = replica.take_part(formation);
+        let taking_part = async {
+            replica.take_part(formation).await?;
+            if forms && alone {
+                // Nobody else has to be asked.
+                formats::raise_when_formed(Arc::clone(&replica.core)).await;
+            } else if forms {
+                running.spawn(formats::raise_when_formed(Arc::clone(&replica.core)));
+            }
+            Ok(())
+        };
         let error = match tokio::time::timeout(waited, taking_part).await {
             Ok(Ok(())) => return Ok(replica),
             Ok(Err(error)) => error,
@@ -254,7 +295,9 @@ impl<M: StateMachine> Replica<M> {
     /// other callers propose at the same time. Durable on a majority when this returns. A replica
     /// that does not lead forwards to the leader. No commands is a tick.
     ///
-    /// Never applied twice by itself; a caller that repeats after
+    /// When the leader is lost on the way, it is tried again through the next one until the outcome
+    /// is known or the time is up, and is applied once all the same; that takes an
+    /// [`incarnation`](Config::incarnation) and format 2. A caller that repeats after
     /// [`ProposeError::OutcomeUnknown`] needs an id in the command that the state remembers.
     pub async fn propose(&self, commands: Vec<M::Command>) -> Result<Proposed<M::Outcome>, ProposeError> {
         let encoded = commands.iter().map(M::encode_command).collect();
@@ -288,19 +331,22 @@ impl<M: StateMachine> Replica<M> {
     /// The replica's own account of itself.
     pub fn status(&self) -> Status {
         let latest = self.core.published.latest();
+        let leader = self.core.leader();
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| LogIndex(id.index));
         Status {
             replica: self.core.config.replica,
-            leader: metrics.current_leader.map(ReplicaId),
+            leader,
             term: metrics.current_term,
             voters: metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>().into_iter().collect(),
             last_log: metrics.last_log_index.map(LogIndex),
+            format: self.core.formats.agreed(),
             applied: latest.index,
             applied_at: latest.at,
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
+            checkpoints: self.core.checkpoints.status(),
             storage: self.core.log.condition().into(),
             stopped: self.core.stop_reason(),
         }
@@ -308,7 +354,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Follows the reason why the replica has stopped; `None` while it runs.
     pub fn stopped(&self) -> watch::Receiver<Option<StopReason>> {
-        self.core.stopped.subscribe()
+        self.core.halt.stopped.subscribe()
     }
 
     /// Makes a snapshot that covers everything applied before this call, and waits for it.
@@ -347,6 +393,14 @@ impl<M: StateMachine> Replica<M> {
     pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), StopReason> {
         let asked = self.core.raft.trigger().transfer_leader(to.0).await;
         asked.map_err(|_| self.core.reason_or_requested())
+    }
+
+    /// Raises the format of the log and of snapshots to `to`, if this replica leads and every
+    /// member, voting or not, says now that it reads it. There is no way back: an earlier build can
+    /// no longer take part, and stops when it is started. A cluster that is formed with this build
+    /// raises it by itself as soon as all members have answered.
+    pub async fn raise_format(&self, to: u16) -> Result<(), RaiseError> {
+        formats::raise(&self.core, to).await
     }
 
     /// Answers a request of another replica, for the receiving side of a [`Peers`] transport.
@@ -397,11 +451,23 @@ impl<M: StateMachine> Replica<M> {
             }
             Request::Propose { commands } => {
                 let deadline = Instant::now() + core.config.request_timeout();
-                match core.propose_here(commands, deadline).await {
-                    Ok(proposed) => proposed_answer(&proposed),
-                    Err(unproposed) => Answer::Refused(refusal(unproposed)),
+                match core.propose_here(Call { id: None, commands }, Memory::Wanted, deadline).await {
+                    Ok(Proposed { index, outcomes }) => match forwarder::encode_outcomes(&outcomes) {
+                        Ok(outcomes) => Answer::Proposed { index: index.0, outcomes },
+                        Err(refusal) => Answer::Refused(refusal),
+                    },
+                    Err(unproposed) => Answer::Refused(forwarder::refusal(unproposed)),
                 }
             }
+            Request::Formats => {
+                let reads = core.formats.reads();
+                Answer::Formats { from: *reads.start(), to: *reads.end() }
+            }
+            Request::Checkpoints { mine: theirs } => {
+                checkpoints::hear(core, from, theirs);
+                Answer::Checkpoints { mine: core.checkpoints.mine() }
+            }
+            Request::Calls { calls } => forwarder::take(core, from, calls.into_iter().map(Call::from).collect()).await,
             Request::ReadIndex => match core.read_index_here().await {
                 Ok(Some(LogIndex(index))) => Answer::ReadIndex { index },
                 Ok(None) => Answer::Refused(Refusal::NoLeader),
@@ -423,37 +489,6 @@ impl<M: StateMachine> Replica<M> {
     }
 }
 
-fn proposed_answer<O: serde::Serialize>(proposed: &Proposed<O>) -> Answer {
-    let outcomes = proposed.outcomes.iter().map(codec::encode_outcome);
-    match outcomes.collect::<Result<Vec<_>, _>>() {
-        Ok(outcomes) => Answer::Proposed { index: proposed.index.0, outcomes },
-        Err(error) => {
-            // It did happen; what came of it cannot be told.
-            tracing::error!(error = %codec::chain(&error), "an outcome cannot be encoded");
-            Answer::Refused(Refusal::Unknown)
-        }
-    }
-}
-
-fn refusal(unproposed: proposer::Unproposed) -> Refusal {
-    let error = match unproposed {
-        proposer::Unproposed::NotLeader => return Refusal::NoLeader,
-        proposer::Unproposed::Failed(error) => error,
-    };
-    match error {
-        ProposeError::NoLeader { .. } => Refusal::NoLeader,
-        ProposeError::StorageFull { free_bytes, needed_bytes } => Refusal::StorageFull { free_bytes, needed_bytes },
-        ProposeError::Overloaded { waiting_commands } => {
-            Refusal::Overloaded { waiting_commands: waiting_commands as u64 }
-        }
-        ProposeError::TooLarge { bytes, bytes_max } => {
-            Refusal::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
-        }
-        ProposeError::OutcomeUnknown => Refusal::Unknown,
-        ProposeError::Stopped(reason) => Refusal::Stopped(reason.to_string()),
-    }
-}
-
 fn failed_start(error: impl std::fmt::Display) -> StartError {
     StartError::Stopped(StopReason::Failed(error.to_string()))
 }
@@ -471,6 +506,9 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
     let store = opened
         .map_err(failed_start)?
         .map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;
+    if let Some(index) = checkpoints::diverged(store.folder()).map_err(failed_start)? {
+        return Err(StartError::Stopped(StopReason::Diverged { index }));
+    }
     if let Some(bytes) = store.log().vote() {
         let (found, _) = codec::decode_vote(&bytes).map_err(|error| failed_start(codec::chain(&error)))?;
         if found != config.replica {

@@ -123,3 +123,62 @@ fn a_full_disk_is_told_as_one() {
     let full = berth_storage::Condition::Full { free_bytes: 1, needed_bytes: 2 };
     assert_eq!(StorageCondition::from(full).to_string(), "the disk is full: 1 bytes are free, 2 are needed");
 }
+
+/// A call that another replica passes on.
+fn call(sequence: u64, answered_below: u64) -> Request {
+    let id = crate::types::CallId { replica: ReplicaId(1), incarnation: 5, sequence, answered_below };
+    let commands = vec![Ledger::encode_command(&add(sequence))];
+    Request::Calls { calls: vec![Call { id: Some(id), commands }.into()] }
+}
+
+async fn replies(replica: &Replica<Ledger>, request: Request) -> Vec<crate::wire::CallReply> {
+    match replica.answer(ReplicaId(1), request).await {
+        Answer::Calls { replies } => replies,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_comes_again_after_a_snapshot_and_a_restart_is_answered_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = start(folder.path()).await;
+    let first = replies(&replica, call(0, 0)).await;
+    assert!(matches!(first[..], [crate::wire::CallReply::Proposed { .. }]));
+    assert_eq!(replies(&replica, call(0, 0)).await, first);
+    replica.trigger_snapshot().await.unwrap();
+    replica.propose(vec![add(100)]).await.unwrap();
+    replica.stop().await.unwrap();
+
+    let replica = start(folder.path()).await;
+    assert_eq!(replies(&replica, call(0, 0)).await, first);
+    assert_eq!(replica.local().state.total, 2);
+    // Once it is answered it is forgotten, and not applied again either.
+    replies(&replica, call(1, 1)).await;
+    let forgotten = replies(&replica, call(0, 0)).await;
+    assert_eq!(forgotten, [crate::wire::CallReply::Refused(Refusal::Unknown)]);
+    assert_eq!(replica.local().state.total, 3);
+    replica.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_speaks_for_its_own_calls_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = start(folder.path()).await;
+    let answer = replica.answer(ReplicaId(2), call(0, 0)).await;
+    assert!(matches!(answer, Answer::Refused(Refusal::Garbage(_))), "{answer:?}");
+    assert_eq!(replica.local().state.total, 0);
+    replica.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_calls_of_a_replica_that_is_no_member_are_not_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = start(folder.path()).await;
+    let id = crate::types::CallId { replica: ReplicaId(9), incarnation: 1, sequence: 0, answered_below: 0 };
+    let commands = vec![Ledger::encode_command(&add(1))];
+    let request = Request::Calls { calls: vec![Call { id: Some(id), commands }.into()] };
+    let answer = replica.answer(ReplicaId(9), request).await;
+    assert!(matches!(answer, Answer::Calls { .. }), "{answer:?}");
+    assert_eq!(replica.local().state.total, 0);
+    replica.stop().await.unwrap();
+}

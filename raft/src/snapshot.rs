@@ -4,14 +4,22 @@
 //! A full disk is waited for, here as everywhere: an error given to the library would stop the
 //! replica for good. What was received is read before it becomes current, so that a file this build
 //! cannot read never takes the place of one that it can.
+//!
+//! The content is what the state machine writes; from format 2 on the calls that are remembered
+//! stand before it, and the header holds a hash of it all.
 
-use crate::codec::{self, chain};
+use crate::calls::Calls;
+use crate::codec::{SnapshotHeader, chain};
+use crate::formats::Formats;
 use crate::ids::UnixMillis;
 use crate::machine::StateMachine;
+use crate::replicated::Replicated;
+use crate::trail::ContentHash;
 use crate::types::{SnapshotMeta, Types};
 use berth_storage::{Snapshot, SnapshotWriter, Snapshots};
 use openraft::storage::RaftSnapshotBuilder;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -103,9 +111,58 @@ impl WaitsForRoom {
     }
 }
 
+/// Hashes what passes through.
+struct Hashed<T> {
+    inner: T,
+    hash: ContentHash,
+}
+
+impl<T> Hashed<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, hash: ContentHash::default() }
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+/// The state of one moment, of the machine and of this crate.
+#[derive(Clone)]
+pub(crate) struct Moment<M> {
+    pub(crate) state: M,
+    pub(crate) replicated: Replicated,
+}
+
+impl<M: StateMachine> Moment<M> {
+    /// Writes the content of its snapshot.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.replicated.has_calls() {
+            self.replicated.calls.write(out)?;
+        }
+        self.state.write_snapshot(out)
+    }
+}
+
 /// Writes a snapshot of one moment while the state goes on.
 pub(crate) struct SnapshotBuilder<M> {
-    view: M,
+    moment: Moment<M>,
     meta: SnapshotMeta,
     at: UnixMillis,
     snapshots: Snapshots,
@@ -114,31 +171,33 @@ pub(crate) struct SnapshotBuilder<M> {
 
 impl<M: StateMachine> SnapshotBuilder<M> {
     pub(crate) fn new(
-        view: M,
+        moment: Moment<M>,
         meta: SnapshotMeta,
         at: UnixMillis,
         snapshots: Snapshots,
         stop: CancellationToken,
     ) -> Self {
-        Self { view, meta, at, snapshots, stop }
+        Self { moment, meta, at, snapshots, stop }
     }
 
     async fn write(&self) -> io::Result<Snapshot> {
-        let view = self.view.clone();
+        let moment = self.moment.clone();
         let snapshots = self.snapshots.clone();
-        let header = codec::encode_snapshot_meta(&self.meta, self.at);
-        let index = self.meta.last_log_id.map_or(0, |last| last.index);
+        let (meta, at) = (self.meta.clone(), self.at);
         let stop = self.stop.clone();
         blocking("write a snapshot", move || {
             let writer = snapshots.begin().map_err(|error| storage_error(&error))?;
             let noting = NotesFullDisk { writer, full: false, stop };
-            let mut out = BufWriter::with_capacity(BUFFER_BYTES, noting);
-            if let Err(error) = view.write_snapshot(&mut out) {
-                let full = out.get_ref().full;
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, Hashed::new(noting));
+            if let Err(error) = moment.write(&mut out) {
+                let full = out.get_ref().inner.full;
                 let kind = if full { io::ErrorKind::StorageFull } else { error.kind() };
                 return Err(io::Error::new(kind, error));
             }
-            let mut noting = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            let Hashed { inner: mut noting, hash } = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            let index = meta.last_log_id.map_or(0, |last| last.index);
+            let extra = moment.replicated.snapshot_extra(hash.finish());
+            let header = SnapshotHeader { meta, at, extra }.encode();
             noting.writer.finish(header, index).map_err(|error| storage_error(&error))
         })
         .await
@@ -156,7 +215,7 @@ impl<M: StateMachine> RaftSnapshotBuilder<Types> for SnapshotBuilder<M> {
                 Err(error) => room.wait_after(error).await?,
             }
         };
-        let (meta, _) = codec::decode_snapshot_meta(stored.meta())?;
+        let SnapshotHeader { meta, .. } = SnapshotHeader::decode(stored.meta())?;
         tracing::info!(index = stored.index(), bytes = stored.length(), "snapshot written");
         Ok(openraft::Snapshot { meta, snapshot: SnapshotData::Stored(stored) })
     }
@@ -166,22 +225,24 @@ impl<M: StateMachine> RaftSnapshotBuilder<Types> for SnapshotBuilder<M> {
 #[derive(Debug)]
 pub(crate) struct Installed<M> {
     pub(crate) state: M,
-    pub(crate) meta: SnapshotMeta,
-    pub(crate) at: UnixMillis,
+    pub(crate) header: SnapshotHeader,
+    pub(crate) calls: Calls,
 }
 
 /// Reads the state out of `data` and makes it the current snapshot, if it is not. Waits while the
-/// disk is full. Should a newer snapshot be current, then it is that one which is read.
+/// disk is full. Should a newer snapshot be current, then it is that one which is read. One in a
+/// format that this replica does not read stops it.
 pub(crate) async fn install<M: StateMachine>(
     snapshots: &Snapshots,
     mut data: SnapshotData,
+    formats: &Arc<Formats>,
     stop: CancellationToken,
 ) -> io::Result<Installed<M>> {
     let mut room = WaitsForRoom::new(stop);
     loop {
-        let snapshots = snapshots.clone();
+        let (snapshots, formats) = (snapshots.clone(), Arc::clone(formats));
         let attempt = blocking("install a snapshot", move || {
-            let installed = try_install(&snapshots, &mut data);
+            let installed = try_install(&snapshots, &mut data, &formats);
             Ok((data, installed))
         });
         let installed;
@@ -194,38 +255,49 @@ pub(crate) async fn install<M: StateMachine>(
 }
 
 /// One attempt. On a full disk `data` stays as complete as it was.
-fn try_install<M: StateMachine>(snapshots: &Snapshots, data: &mut SnapshotData) -> io::Result<Installed<M>> {
+fn try_install<M: StateMachine>(
+    snapshots: &Snapshots,
+    data: &mut SnapshotData,
+    formats: &Formats,
+) -> io::Result<Installed<M>> {
     let (read, current) = match data {
-        SnapshotData::Stored(stored) => (read_state(stored)?, adopt(snapshots, stored)?),
+        SnapshotData::Stored(stored) => (read_state(stored, formats)?, adopt(snapshots, stored)?),
         SnapshotData::Received { writer, meta, index } => {
             let sealed = writer.seal(&meta, *index).map_err(|error| storage_error(&error))?;
-            let read = read_state(&sealed)?;
+            let read = read_state(&sealed, formats)?;
             (read, writer.finish(meta, *index).map_err(|error| storage_error(&error))?)
         }
     };
-    let newest = read.meta.last_log_id.map_or(0, |last| last.index);
+    let newest = read.header.meta.last_log_id.map_or(0, |last| last.index);
     if current.index() > newest {
-        return read_state(&current);
+        return read_state(&current, formats);
     }
     Ok(read)
 }
 
 /// The state in a snapshot, which has to be all that it holds.
-fn read_state<M: StateMachine>(stored: &Snapshot) -> io::Result<Installed<M>> {
-    let (meta, at) = codec::decode_snapshot_meta(stored.meta())?;
-    let mut input = BufReader::with_capacity(BUFFER_BYTES, stored.open());
-    let state = M::read_snapshot(&mut input).map_err(|error| {
-        let text = format!("cannot read the snapshot at entry {}: ", stored.index());
-        io::Error::new(io::ErrorKind::InvalidData, text + &chain(error.as_ref()))
-    })?;
+fn read_state<M: StateMachine>(stored: &Snapshot, formats: &Formats) -> io::Result<Installed<M>> {
+    let header = SnapshotHeader::decode(stored.meta())?;
+    formats.require(header.format())?;
+    let damaged = |reason: String| {
+        let text = format!("cannot read the snapshot at entry {}: {reason}", stored.index());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    };
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, Hashed::new(stored.open()));
+    let calls = match header.extra {
+        None => Calls::default(),
+        Some(_) => Calls::read(&mut input).map_err(|error| damaged(chain(&error)))?,
+    };
+    let state = M::read_snapshot(&mut input).map_err(|error| damaged(chain(error.as_ref())))?;
     let mut rest = [0; 1];
     if input.read(&mut rest)? != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the snapshot at entry {} holds more than its state", stored.index()),
-        ));
+        return Err(damaged("it holds more than its state".to_owned()));
     }
-    Ok(Installed { state, meta, at })
+    let found = input.get_ref().hash.finish();
+    if header.extra.is_some_and(|extra| extra.content_hash != found) {
+        return Err(damaged("its content is not what its header tells".to_owned()));
+    }
+    Ok(Installed { state, header, calls })
 }
 
 /// `stored` itself when it is the current snapshot here; a copy that is when it is not.

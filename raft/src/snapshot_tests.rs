@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::codec;
+use crate::halt::Halt;
+use crate::ids::ReplicaId;
 use crate::testing::{Command, Ledger};
 use crate::types;
 use berth_storage::{Options, Store};
@@ -48,10 +51,24 @@ fn ledger(ids: u64) -> Ledger {
     ledger
 }
 
-fn meta(index: u64) -> Vec<u8> {
+fn header(index: u64) -> SnapshotHeader {
     let last_log_id = Some(types::log_id(1, index));
     let meta = SnapshotMeta { last_log_id, last_membership: types::StoredMembership::default() };
-    codec::encode_snapshot_meta(&meta, UnixMillis(index))
+    SnapshotHeader { meta, at: UnixMillis(index), extra: None }
+}
+
+fn meta(index: u64) -> Vec<u8> {
+    header(index).encode()
+}
+
+fn reading(formats: std::ops::RangeInclusive<u16>) -> (Arc<Formats>, Halt) {
+    let halt = Halt::new(CancellationToken::new());
+    (Arc::new(Formats::new(formats, halt.clone())), halt)
+}
+
+/// What is read of a snapshot that a leader sent.
+async fn install(snapshots: &Snapshots, data: SnapshotData, stop: CancellationToken) -> io::Result<Installed<Ledger>> {
+    super::install(snapshots, data, &reading(1..=2).0, stop).await
 }
 
 /// What a leader sent, complete.
@@ -81,13 +98,13 @@ async fn a_received_snapshot_that_cannot_be_read_does_not_become_current() {
     let store = open(folder.path(), 0);
     let snapshots = store.snapshots();
     let good = received(&snapshots, &content(&ledger(5)), 5);
-    install::<Ledger>(&snapshots, good, CancellationToken::new()).await.unwrap();
+    install(&snapshots, good, CancellationToken::new()).await.unwrap();
 
     let mut longer = content(&ledger(9));
     longer.push(0);
     for bad in [&b"\xff"[..], &longer] {
         let bad = received(&snapshots, bad, 9);
-        let error = install::<Ledger>(&snapshots, bad, CancellationToken::new()).await.unwrap_err();
+        let error = install(&snapshots, bad, CancellationToken::new()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         assert_eq!(current(&snapshots), Some(5));
     }
@@ -102,11 +119,11 @@ async fn an_older_snapshot_that_is_installed_late_yields_the_state_and_meta_of_t
     let snapshots = store.snapshots();
     let late = received(&snapshots, &content(&ledger(5)), 5);
     let newer = received(&snapshots, &content(&ledger(9)), 9);
-    install::<Ledger>(&snapshots, newer, CancellationToken::new()).await.unwrap();
-    let installed = install::<Ledger>(&snapshots, late, CancellationToken::new()).await.unwrap();
+    install(&snapshots, newer, CancellationToken::new()).await.unwrap();
+    let installed = install(&snapshots, late, CancellationToken::new()).await.unwrap();
     assert_eq!(installed.state, ledger(9));
-    assert_eq!(installed.meta.last_log_id.map(|last| last.index), Some(9));
-    assert_eq!(installed.at, UnixMillis(9));
+    assert_eq!(installed.header.meta.last_log_id.map(|last| last.index), Some(9));
+    assert_eq!(installed.header.at, UnixMillis(9));
 }
 
 /// A file system of 96 MiB in memory, gone when dropped. Needs root.
@@ -148,11 +165,11 @@ async fn a_received_snapshot_that_finds_no_room_is_installed_once_there_is() {
         while file.write_all(&vec![0; 64 * 1024]).is_ok() {}
         drop(file);
         let before = current(&snapshots);
-        let error = try_install::<Ledger>(&snapshots, &mut data).unwrap_err();
+        let error = try_install::<Ledger>(&snapshots, &mut data, &reading(1..=2).0).unwrap_err();
         assert!(is_disk_full(&error), "{error}");
         assert_eq!(current(&snapshots), before);
 
-        let mut waiting = std::pin::pin!(install::<Ledger>(&snapshots, data, CancellationToken::new()));
+        let mut waiting = std::pin::pin!(install(&snapshots, data, CancellationToken::new()));
         let moment = Duration::from_millis(100);
         assert!(tokio::time::timeout(moment, &mut waiting).await.is_err(), "installed without room");
         std::fs::remove_file(&ballast).unwrap();
@@ -173,8 +190,67 @@ async fn waiting_for_room_ends_when_the_replica_stops() {
     let store = open(folder.path(), 1 << 60);
     let stop = CancellationToken::new();
     let snapshots = store.snapshots();
-    let waiting = install::<Ledger>(&snapshots, SnapshotData::Stored(stored), stop.clone());
+    let waiting = install(&snapshots, SnapshotData::Stored(stored), stop.clone());
     stop.cancel();
     let error = waiting.await.unwrap_err();
     assert!(is_disk_full(&error), "{error}");
+}
+
+/// The moment after `index`, with one call kept, and a snapshot's content and header of it.
+fn with_a_call(index: u64) -> (Moment<Ledger>, Vec<u8>, SnapshotHeader) {
+    let mut replicated = Replicated { format: 2, ..Replicated::new(1) };
+    let id = types::CallId { replica: ReplicaId(1), incarnation: 1, sequence: 0, answered_below: 0 };
+    replicated.calls.keep(&id, crate::ids::LogIndex(index), b"outcomes");
+    let moment = Moment { state: ledger(index), replicated };
+    let mut content = Vec::new();
+    moment.write(&mut content).unwrap();
+    let mut hash = ContentHash::default();
+    hash.update(&content);
+    let extra = moment.replicated.snapshot_extra(hash.finish());
+    (moment, content, SnapshotHeader { extra, ..header(index) })
+}
+
+#[tokio::test]
+async fn a_snapshot_of_format_2_brings_the_calls_that_are_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), 0);
+    let (moment, content, header) = with_a_call(5);
+    let mut data = received(&store.snapshots(), &content, 5);
+    if let SnapshotData::Received { meta, .. } = &mut data {
+        *meta = header.encode();
+    }
+    let installed = install(&store.snapshots(), data, CancellationToken::new()).await.unwrap();
+    assert_eq!((&installed.state, &installed.calls), (&moment.state, &moment.replicated.calls));
+    assert_eq!(Replicated::from_snapshot(&installed.header, installed.calls, 1), moment.replicated);
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_content_is_another_than_its_header_tells_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), 0);
+    let (_, content, header) = with_a_call(5);
+    let mut data = received(&store.snapshots(), &content, 5);
+    if let (SnapshotData::Received { meta, .. }, Some(extra)) = (&mut data, header.extra) {
+        let extra = Some(codec::SnapshotExtra { content_hash: extra.content_hash + 1, ..extra });
+        *meta = SnapshotHeader { extra, ..header }.encode();
+    }
+    let error = install(&store.snapshots(), data, CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains("not what its header tells"), "{error}");
+    assert_eq!(current(&store.snapshots()), None);
+}
+
+#[tokio::test]
+async fn a_snapshot_in_a_format_that_is_not_read_stops_the_replica_and_does_not_become_current() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), 0);
+    let (_, content, header) = with_a_call(5);
+    let mut data = received(&store.snapshots(), &content, 5);
+    if let SnapshotData::Received { meta, .. } = &mut data {
+        *meta = header.encode();
+    }
+    let (formats, halt) = reading(1..=1);
+    let refused = super::install::<Ledger>(&store.snapshots(), data, &formats, CancellationToken::new()).await;
+    refused.unwrap_err();
+    assert!(matches!(halt.reason(), Some(crate::error::StopReason::FormatNotRead { format: 2, .. })));
+    assert_eq!(current(&store.snapshots()), None);
 }

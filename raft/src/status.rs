@@ -1,5 +1,6 @@
 //! What a replica says about itself.
 
+use crate::checkpoints::CheckpointStatus;
 use crate::error::StopReason;
 use crate::ids::{LogIndex, ReplicaId, UnixMillis};
 use std::fmt;
@@ -54,6 +55,9 @@ pub struct Status {
     pub term: u64,
     /// The voting members, in order.
     pub voters: Vec<ReplicaId>,
+    /// The format of the log and of snapshots that the replicas have agreed on, as far as this one
+    /// has applied.
+    pub format: u16,
     /// The last entry in the log, committed or not.
     pub last_log: Option<LogIndex>,
     /// The last entry applied to the published state.
@@ -64,6 +68,8 @@ pub struct Status {
     pub snapshot: Option<LogIndex>,
     /// The last entry dropped from the log.
     pub purged: Option<LogIndex>,
+    /// How what this replica came to compares with the others.
+    pub checkpoints: CheckpointStatus,
     /// Whether storage can write.
     pub storage: StorageCondition,
     /// Why the replica has stopped, if it has.

@@ -3,15 +3,16 @@
 use crate::applier::Applier;
 use crate::core::Core;
 use crate::error::StopReason;
+use crate::halt::{Halt, set_if_running};
 use crate::machine::StateMachine;
-use crate::types::Types;
+use crate::queue::Memory;
+use crate::types::{Call, Types};
 use berth_storage::{Condition, Store};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Proposes an entry without commands whenever the state's next deadline is due and this replica
@@ -52,8 +53,9 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
             }
             continue;
         }
+        let tick = Call { id: None, commands: Vec::new() };
         let give_up_at = tokio::time::Instant::now() + core.config.request_timeout();
-        let proposed = core.propose_here(Vec::new(), give_up_at).await;
+        let proposed = core.propose_here(tick, Memory::Wanted, give_up_at).await;
         let moved = *core.published.deadlines().borrow() != deadline;
         if let Err(error) = &proposed {
             tracing::debug!(?error, "tick not proposed");
@@ -91,15 +93,14 @@ pub(crate) struct Supervised<M: StateMachine> {
     pub(crate) raft: Raft<Types, Applier<M>>,
     pub(crate) store: Store,
     pub(crate) tasks: TaskTracker,
-    pub(crate) stop: CancellationToken,
-    pub(crate) stopped: Arc<watch::Sender<Option<StopReason>>>,
+    pub(crate) halt: Halt,
     /// Set at the very end, when the data folder is closed.
     pub(crate) closed: watch::Sender<Option<Result<(), StopReason>>>,
 }
 
 /// Waits for the end of the consensus core or for the order to stop, and winds everything up.
 pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
-    let Supervised { raft, store, tasks, stop, stopped, closed } = supervised;
+    let Supervised { raft, store, tasks, halt: Halt { stopped, stop }, closed } = supervised;
     let mut core_state = raft.server_metrics();
     let failed = loop {
         tokio::select! {
@@ -135,14 +136,4 @@ pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
         tracing::error!(%reason, "the data folder was not closed cleanly");
     }
     closed.send_replace(Some(result));
-}
-
-fn set_if_running(stopped: &watch::Sender<Option<StopReason>>, reason: StopReason) {
-    stopped.send_if_modified(|current| {
-        let first = current.is_none();
-        if first {
-            *current = Some(reason);
-        }
-        first
-    });
 }

@@ -2,12 +2,24 @@
 //!
 //! Layout as everything in [`codec`](crate::codec): a version, then bincode. A request of another
 //! version is refused with [`Answer::Refused`], which every version keeps at the same place.
+//!
+//! A message has the oldest version that knows it. Requests of version 2 are sent only once the
+//! replicas have agreed on format 2: then all members know them, and no earlier build can come
+//! back. The one that asks for the formats comes before, and may be refused.
 
-use crate::codec::{self, RawEntry, RawLogId, RawVote};
+use crate::checkpoints::RawCheckpoint;
+use crate::codec::{self, RawCall, RawEntry, RawLogId, RawVote};
 use bincode::{Decode, Encode};
+use std::ops::RangeInclusive;
 
-/// The version of requests and answers.
+/// The first version of requests and answers.
 const WIRE_VERSION: u16 = 1;
+
+/// The version that knows of calls.
+const WIRE_VERSION_CALLS: u16 = 2;
+
+/// What this build reads.
+const WIRE_VERSIONS: RangeInclusive<u16> = WIRE_VERSION..=WIRE_VERSION_CALLS;
 
 /// What one replica asks another.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -32,6 +44,12 @@ pub(crate) enum Request {
     Propose { commands: Vec<Vec<u8>> },
     /// A replica that does not lead asks up to where a read must see.
     ReadIndex,
+    /// A replica asks which formats the receiver reads.
+    Formats,
+    /// A replica that does not lead passes on several calls. From version 2 on.
+    Calls { calls: Vec<RawCall> },
+    /// A replica says what it came to, and asks for the same. From version 2 on.
+    Checkpoints { mine: Vec<RawCheckpoint> },
 }
 
 /// What a candidate shows.
@@ -77,6 +95,30 @@ pub(crate) enum Answer {
     ReadIndex {
         index: u64,
     },
+    /// The formats that the replica reads.
+    Formats {
+        from: u16,
+        to: u16,
+    },
+    /// What became of each call, in order. From version 2 on.
+    Calls {
+        replies: Vec<CallReply>,
+    },
+    /// What the receiver came to. From version 2 on.
+    Checkpoints {
+        mine: Vec<RawCheckpoint>,
+    },
+}
+
+/// What became of a call that was passed on.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum CallReply {
+    /// It was applied with this entry; the outcomes are encoded one by one.
+    Proposed {
+        index: u64,
+        outcomes: Vec<Vec<u8>>,
+    },
+    Refused(Refusal),
 }
 
 /// Why a request was not carried out. All but `Unknown` say: nothing happened.
@@ -123,21 +165,56 @@ pub(crate) enum TransferAnswer {
 }
 
 impl Request {
+    /// The oldest version that knows it. What `Formats` asks for is how to find out, so it claims
+    /// to be of the first.
+    fn version(&self) -> u16 {
+        match self {
+            Self::Append { .. }
+            | Self::Vote(_)
+            | Self::PreVote(_)
+            | Self::TransferLeader { .. }
+            | Self::SnapshotChunk { .. }
+            | Self::Propose { .. }
+            | Self::ReadIndex
+            | Self::Formats => WIRE_VERSION,
+            Self::Calls { .. } | Self::Checkpoints { .. } => WIRE_VERSION_CALLS,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
-        codec::encode_versioned(WIRE_VERSION, self)
+        codec::encode_versioned(self.version(), self)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
-        codec::decode_versioned(WIRE_VERSION, "a request of another replica", bytes)
+        let what = "a request of another replica";
+        let (_, body) = codec::split_version(&WIRE_VERSIONS, what, bytes)?;
+        codec::decode_body(what, body)
     }
 }
 
 impl Answer {
+    fn version(&self) -> u16 {
+        match self {
+            Self::Refused(_)
+            | Self::Append(_)
+            | Self::Vote { .. }
+            | Self::TransferLeader(_)
+            | Self::ChunkTaken
+            | Self::Snapshot { .. }
+            | Self::Proposed { .. }
+            | Self::ReadIndex { .. }
+            | Self::Formats { .. } => WIRE_VERSION,
+            Self::Calls { .. } | Self::Checkpoints { .. } => WIRE_VERSION_CALLS,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
-        codec::encode_versioned(WIRE_VERSION, self)
+        codec::encode_versioned(self.version(), self)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
-        codec::decode_versioned(WIRE_VERSION, "an answer of another replica", bytes)
+        let what = "an answer of another replica";
+        let (_, body) = codec::split_version(&WIRE_VERSIONS, what, bytes)?;
+        codec::decode_body(what, body)
     }
 }

@@ -177,6 +177,7 @@ async fn a_leader_hands_over_and_can_then_be_removed() {
     cluster.running[&leader.0].remove(ReplicaId(1)).await.unwrap();
     cluster.running[&leader.0].propose(add(1)).await.unwrap();
     let other = if leader.0 == 2 { 3 } else { 2 };
+    assert_eq!(cluster.running[&leader.0].members().len(), 2, "nothing is left of it");
     cluster.until("the other one knows", |cluster| cluster.voters(other).len() == 2).await;
     cluster.stop(1).await;
     assert_eq!(cluster.running[&other].read().await.unwrap().state.total, 1);

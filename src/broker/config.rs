@@ -94,6 +94,9 @@ pub struct Cluster {
     pub snapshot_after_entries: u64,
     /// How long a request may take to be acknowledged, in seconds.
     pub request_timeout_seconds: u64,
+    /// The newest format of the log that this replica reads; 1 or 2. Held back,
+    /// it can still be replaced by an earlier build.
+    pub format_max: u16,
 }
 
 /// One of the replicas that form a cluster.
@@ -117,6 +120,7 @@ impl Default for Cluster {
             heartbeat_ms: 150,
             snapshot_after_entries: 50_000,
             request_timeout_seconds: 10,
+            format_max: 2,
         }
     }
 }
@@ -434,6 +438,7 @@ impl Config {
                 "at most half of cluster.election_timeout_ms",
             ),
             ("cluster.snapshot_after_entries", self.cluster.snapshot_after_entries, 1, u64::MAX, "at least 1"),
+            ("cluster.format_max", self.cluster.format_max.into(), 1, 2, "1 or 2"),
             ("cluster.request_timeout_seconds", self.cluster.request_timeout_seconds, 1, 60, "1 to 60"),
             ("access_token_seconds", self.access_token_seconds, 60, 86_400, "60 to 86400"),
             ("connection_token_minutes", self.connection_token_minutes, 1, 44_640, "1 to 44640"),

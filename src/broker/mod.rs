@@ -6,6 +6,7 @@
 //! - `cluster/`: the other replicas,
 //! - `admin.rs`: the operators' socket,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
+//! - `contact.rs`: whether a majority of the replicas can be reached,
 //! - `listen.rs`, `pki.rs`: ports and certificates,
 //! - `config.rs`: `berth.toml`.
 
@@ -14,6 +15,7 @@ pub mod agents;
 pub mod api;
 pub mod cluster;
 pub mod config;
+pub mod contact;
 pub mod core;
 pub mod identity;
 pub mod listen;
@@ -148,7 +150,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         })
     };
     // The store locks the folder; everything else in it is touched after that.
-    let replica_config = replica_config(&config, id);
+    let replica_config = replica_config(&config, id, peering.starts());
     // Boxed: the state is large enough to make every caller's future so.
     let replica = if peering.listening.is_some() {
         let peers: Arc<dyn berth_raft::Peers> = Arc::clone(peering.node.dialer()) as _;
@@ -165,9 +167,12 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         Box::pin(Replica::start(replica_config, clock.clone(), Machine::default(), observer)).await
     }
     .map_err(Error::Start)?;
-    let broker = Arc::new(Broker::new(replica.clone(), id, clock, links, journaled));
+    let colleagues: Arc<dyn agents::Colleagues> = Arc::clone(&peering.node) as _;
+    let broker = Broker::new(replica.clone(), id, clock, links, journaled).with_colleagues(colleagues);
+    let broker = Arc::new(broker);
     peering.node.serves(replica.clone(), Arc::clone(&broker));
-    let steward = cluster::steward::run(Arc::clone(&peering.node), replica, Arc::clone(&broker), peering.stop());
+    let steward =
+        cluster::steward::run(Arc::clone(&peering.node), replica.clone(), Arc::clone(&broker), peering.stop());
     let steward = tokio::spawn(steward);
     // What is begun here must not be begun again.
     member(&peering).await?;
@@ -179,9 +184,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         None => agent_secret(&broker, &cluster_key, &agent_secret_path).await?,
     };
     let tls_folder = folder.join("tls");
+    let is_used = tls_folder.join("ca.pem").exists();
     let offered = pki::export_authority(&tls_folder)?;
     let authority = shared::agree(&broker, &cluster_key, KeyPurpose::Authority, &offered).await?;
-    pki::import_authority(&tls_folder, &authority)?;
+    pki::import_authority(&tls_folder, &authority, is_used)?;
     let pki = Pki::open(&tls_folder, &config.names)?;
     let client_tls = pki.server_config(&config.clients, &[b"h2", b"http/1.1"])?;
     let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
@@ -211,6 +217,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
+    tasks.spawn(Arc::clone(&broker).keep_contact(shutdown.clone()));
+    tasks.spawn(cluster::steward::miss(Arc::clone(&peering.node), replica, Arc::clone(&broker), shutdown.clone()));
     if first.is_err() {
         tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
     }
@@ -250,7 +258,7 @@ pub fn make_data_folder(config: &Config) -> Result<(), FileError> {
     files::make_folder(&config.data_folder, 0o700)
 }
 
-fn replica_config(config: &Config, id: ReplicaId) -> berth_raft::Config {
+fn replica_config(config: &Config, id: ReplicaId, starts: u64) -> berth_raft::Config {
     let folder = config.data_folder.join(cluster::identity::STORE);
     let cluster = &config.cluster;
     berth_raft::Config {
@@ -258,6 +266,8 @@ fn replica_config(config: &Config, id: ReplicaId) -> berth_raft::Config {
         heartbeat_ms: cluster.heartbeat_ms,
         snapshot_after_entries: cluster.snapshot_after_entries,
         request_timeout_ms: cluster.request_timeout_seconds * 1_000,
+        incarnation: starts,
+        formats: 1..=cluster.format_max,
         ..berth_raft::Config::new(folder, berth_raft::ReplicaId(id.0))
     }
 }

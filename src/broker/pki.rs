@@ -147,9 +147,10 @@ pub fn export_authority(folder: &Path) -> Result<Zeroizing<Vec<u8>>, PkiError> {
     Ok(Zeroizing::new(format!("{ca_pem}{}", *key).into_bytes()))
 }
 
-/// Takes over what [`export_authority`] gave on another replica. One that was
-/// here before and differs is kept beside it, under a name with `.old`.
-pub fn import_authority(folder: &Path, pem: &[u8]) -> Result<(), PkiError> {
+/// Takes over what [`export_authority`] gave on another replica. `is_used`
+/// says whether one that is here was ever shown to anybody; it is then kept
+/// beside the new one, under a name with `.old`.
+pub fn import_authority(folder: &Path, pem: &[u8], is_used: bool) -> Result<(), PkiError> {
     files::make_folder(folder, 0o700)?;
     let (ca_path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
     let text = Zeroizing::new(String::from_utf8_lossy(pem).into_owned());
@@ -159,7 +160,7 @@ pub fn import_authority(folder: &Path, pem: &[u8]) -> Result<(), PkiError> {
     if fs::read(&ca_path).is_ok_and(|found| found == certificate.as_bytes()) && key_path.exists() {
         return Ok(());
     }
-    if let Ok(old) = fs::read(&ca_path) {
+    if is_used && let Ok(old) = fs::read(&ca_path) {
         files::replace(&folder.join("ca.pem.old"), &old, 0o644)?;
         tracing::warn!("this replica had another certificate authority; the cluster's is used from now on");
     }
@@ -292,11 +293,12 @@ mod tests {
         let (one, two) = (place.path().join("one"), place.path().join("two"));
         let exported = export_authority(&one).expect("made");
         Pki::open(&two, &[]).expect("made on its own");
-        import_authority(&two, &exported).expect("taken over");
-        import_authority(&two, &exported).expect("the same again");
+        import_authority(&two, &exported, true).expect("taken over");
+        assert!(two.join("ca.pem.old").exists());
+        import_authority(&two, &exported, true).expect("the same again");
         assert_eq!(export_authority(&two).expect("read"), exported);
         Pki::open(&two, &[]).expect("signs");
-        assert!(import_authority(&two, b"nonsense").is_err());
+        assert!(import_authority(&two, b"nonsense", true).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use comfy_table::{Table, TableStyle};
 use super::serve;
 use super::socket::Socket;
 use crate::broker::cluster::Place;
-use crate::broker::cluster::admin::{ClusterView, InviteAnswer, InviteRequest, TransferRequest};
+use crate::broker::cluster::admin::{ClusterView, InviteAnswer, InviteRequest, RaiseRequest, TransferRequest};
 use crate::broker::cluster::token::JoinToken;
 use crate::broker::config::Config;
 use crate::secret::Secret;
@@ -60,6 +60,14 @@ pub(super) enum Command {
     TransferLeader {
         /// Its number; the one with most of the log when none is given.
         to: Option<u64>,
+        #[command(flatten)]
+        broker: Socket,
+    },
+    /// Write the log in another format from now on, once all replicas read it.
+    /// An earlier build cannot take a replica over afterwards.
+    RaiseFormat {
+        /// The format.
+        to: u16,
         #[command(flatten)]
         broker: Socket,
     },
@@ -119,6 +127,11 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 None => println!("Handed over."),
             }
         }
+        Command::RaiseFormat { to, broker } => {
+            let body = serde_json::to_string(&RaiseRequest { to })?;
+            broker.call_raw(Method::POST, "/cluster/format", body).await?;
+            println!("The log is written in format {to}.");
+        }
         Command::RotateCertificates { broker } => {
             broker.call_raw(Method::POST, "/cluster/certificates", String::new()).await?;
             println!("Replicas show certificates of the next authority within a second.");
@@ -146,6 +159,16 @@ fn show(view: &ClusterView) {
     match view.leader {
         Some(leader) => println!("replica {leader} leads in term {}", view.term),
         None => println!("nobody leads: no majority of the voting replicas can be reached"),
+    }
+    println!("format {}, certificates of authority {}", view.format, view.authority);
+    if let Some(checkpoint) = &view.checkpoint {
+        println!("state at entry {}: {}, the same on {:?}", checkpoint.index, checkpoint.hash, checkpoint.same);
+        if !checkpoint.different.is_empty() {
+            println!(
+                "ANOTHER STATE on {:?}: stop the replica that is wrong and let it join anew",
+                checkpoint.different
+            );
+        }
     }
     let mut table = Table::new();
     table.load_style(TableStyle::new()).set_header(["REPLICA", "ADDRESS", "ROLE", "LOG", "HEARD"]);

@@ -210,6 +210,13 @@ pub enum Command {
         /// Its number.
         to: u32,
     },
+    /// The replica that leads has not heard of another one for a while. The
+    /// agents that it held count as no longer connected: they, or whoever has
+    /// come in the place of one, are welcome elsewhere at once.
+    ReplicaSilent {
+        /// Which replica was not heard of.
+        replica: ReplicaId,
+    },
 }
 
 impl Command {

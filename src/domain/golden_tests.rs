@@ -283,8 +283,19 @@ fn commands() -> Vec<(&'static str, Command)> {
         ),
         ("retire-replica", Command::RetireReplica { replica: ReplicaId(3) }),
         ("rotate-authority", Command::RotateAuthority { to: 1 }),
-        ("disconnect-agent", Command::DisconnectAgent { server, epoch: Epoch(1) }),
+        ("disconnect-agent", Command::DisconnectAgent { server: server.clone(), epoch: Epoch(1) }),
         ("deactivate-client", Command::DeactivateClient { id: client }),
+        (
+            "connect-agent-elsewhere",
+            Command::ConnectAgent {
+                server,
+                instance: AgentInstance::new("run-1").expect("valid"),
+                via: ReplicaId(2),
+                report_interval: Millis(30_000),
+                report: report(Inventory::Full(vec![reported("other")])),
+            },
+        ),
+        ("replica-silent", Command::ReplicaSilent { replica: ReplicaId(2) }),
     ]
 }
 

@@ -137,7 +137,11 @@ async fn run(command: Command) -> Result<String, String> {
 /// Voting members in a view.
 pub fn voters(view: &Value) -> Vec<u64> {
     let members = view["members"].as_array().unwrap();
-    members.iter().filter(|member| member["is_voter"] == true).map(|member| member["replica"].as_u64().unwrap()).collect()
+    members
+        .iter()
+        .filter(|member| member["is_voter"] == true)
+        .map(|member| member["replica"].as_u64().unwrap())
+        .collect()
 }
 
 /// Replicas that form a cluster by themselves, as their configuration says.

@@ -27,6 +27,20 @@ pub struct Ledger {
     pub deadline: Option<UnixMillis>,
     /// Whether the deadline stays when it has fired.
     pub stuck: bool,
+    /// How this ledger goes wrong. Not replicated: one replica may be given another than the rest.
+    pub skew: Skew,
+}
+
+/// How a ledger breaks the promise to be deterministic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Skew {
+    /// It does not.
+    #[default]
+    None,
+    /// It counts one too many with each amount, and says so in its outcomes.
+    Outcomes,
+    /// It counts how often time moved in another way, which shows in nothing but its state.
+    State,
 }
 
 /// What the ledger is told.
@@ -64,7 +78,7 @@ pub struct Outcome {
 }
 
 /// What the observer is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Effect {
     /// An amount was added under this id.
     Added(u64),
@@ -94,7 +108,7 @@ impl StateMachine for Ledger {
     fn advance(&mut self, stamp: Stamp, effects: &mut Vec<Effect>) {
         self.ran_backwards |= stamp.at < self.at;
         self.at = stamp.at;
-        self.advanced += 1;
+        self.advanced += if self.skew == Skew::State { 2 } else { 1 };
         if let Some(deadline) = self.deadline.filter(|deadline| *deadline <= stamp.at) {
             self.fired += 1;
             effects.push(Effect::Fired(deadline));
@@ -107,7 +121,7 @@ impl StateMachine for Ledger {
     fn apply(&mut self, _stamp: Stamp, command: Command, effects: &mut Vec<Effect>) -> Outcome {
         match command {
             Command::Add { id, amount, .. } => {
-                self.total += amount;
+                self.total += amount + u64::from(self.skew == Skew::Outcomes);
                 let times = Arc::make_mut(&mut self.seen).entry(id).or_default();
                 *times += 1;
                 effects.push(Effect::Added(id));
@@ -153,6 +167,7 @@ impl StateMachine for Ledger {
             ran_backwards,
             deadline: deadline.map(UnixMillis),
             stuck,
+            skew: Skew::None,
         })
     }
 }

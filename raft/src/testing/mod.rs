@@ -3,5 +3,5 @@
 mod ledger;
 mod network;
 
-pub use ledger::{Command, Effect, Ledger, Outcome};
+pub use ledger::{Command, Effect, Ledger, Outcome, Skew};
 pub use network::LocalNetwork;

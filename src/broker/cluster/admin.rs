@@ -31,10 +31,27 @@ pub struct ClusterView {
     pub applied: Option<u64>,
     /// The authority that signs replicas' certificates.
     pub authority: u32,
+    /// The format that the log is written in.
+    pub format: u16,
+    /// The last point at which this replica compared what it came to.
+    pub checkpoint: Option<CheckpointView>,
     /// The members.
     pub members: Vec<MemberView>,
     /// Replicas that were let in and are no members yet.
     pub joining: Vec<u64>,
+}
+
+/// A point of the log at which replicas compare what they came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// The entry.
+    pub index: u64,
+    /// Hash of what the entries up to it brought, in hexadecimal.
+    pub hash: String,
+    /// Replicas that came to the same when they were last compared.
+    pub same: Vec<u64>,
+    /// Replicas that came to something else: one of them is wrong.
+    pub different: Vec<u64>,
 }
 
 /// A member as one replica sees it.
@@ -78,6 +95,14 @@ pub struct TransferRequest {
     pub to: Option<u64>,
 }
 
+/// Asks for another format of the log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RaiseRequest {
+    /// Which.
+    pub to: u16,
+}
+
 #[derive(Clone)]
 struct Operators {
     node: Arc<Node>,
@@ -92,6 +117,7 @@ pub fn routes(node: Arc<Node>, broker: Arc<Broker>) -> Router {
         .route("/cluster/replicas/{id}", delete(remove))
         .route("/cluster/leader", post(transfer))
         .route("/cluster/certificates", post(rotate))
+        .route("/cluster/format", post(raise))
         .with_state(Operators { node, broker })
 }
 
@@ -107,6 +133,8 @@ async fn view(State(operators): State<Operators>) -> Json<ClusterView> {
         term: status.term,
         applied: status.applied.map(|index| index.0),
         authority: fleet.cluster().authority,
+        format: status.format,
+        checkpoint: checkpoint_of(&status.checkpoints),
         joining: joining.collect(),
         members: members
             .into_iter()
@@ -118,6 +146,15 @@ async fn view(State(operators): State<Operators>) -> Json<ClusterView> {
                 heard_ms_ago: member.heard.map(|heard| u64::try_from(heard.as_millis()).unwrap_or(u64::MAX)),
             })
             .collect(),
+    })
+}
+
+fn checkpoint_of(status: &berth_raft::CheckpointStatus) -> Option<CheckpointView> {
+    Some(CheckpointView {
+        index: status.last?.0,
+        hash: format!("{:016x}", status.hash),
+        same: status.same.keys().map(|id| id.0).collect(),
+        different: status.different.keys().map(|id| id.0).collect(),
     })
 }
 
@@ -148,6 +185,10 @@ async fn transfer(State(operators): State<Operators>, Json(request): Json<Transf
 
 async fn rotate(State(operators): State<Operators>) -> Response {
     wished(&operators.node, Wish::RotateCertificates).await
+}
+
+async fn raise(State(operators): State<Operators>, Json(request): Json<RaiseRequest>) -> Response {
+    wished(&operators.node, Wish::RaiseFormat(request.to)).await
 }
 
 async fn wished(node: &Node, wish: Wish) -> Response {

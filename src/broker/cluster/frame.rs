@@ -253,6 +253,15 @@ pub fn encode<T: Serialize>(message: &T) -> Bytes {
 
 /// The inverse of [`encode`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    decode_within::<T, DECODE_BYTES_MAX>(bytes)
+}
+
+/// The inverse of [`encode`] for what may be as long as a frame.
+pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    decode_within::<T, FRAME_BYTES_MAX>(bytes)
+}
+
+fn decode_within<T: DeserializeOwned, const BYTES_MAX: usize>(bytes: &[u8]) -> io::Result<T> {
     let Some((head, body)) = bytes.split_first_chunk::<2>() else {
         return Err(invalid("a message without a version".to_owned()));
     };
@@ -260,7 +269,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     if version != VERSION {
         return Err(invalid(format!("a message of version {version}, but this build reads {VERSION}")));
     }
-    let config = bincode::config::standard().with_limit::<DECODE_BYTES_MAX>();
+    let config = bincode::config::standard().with_limit::<BYTES_MAX>();
     let (message, used) =
         bincode::serde::decode_from_slice(body, config).map_err(|error| invalid(error.to_string()))?;
     if used == body.len() { Ok(message) } else { Err(invalid("a message with bytes left over".to_owned())) }

@@ -45,6 +45,8 @@ pub enum Wish {
     },
     /// Replicas show certificates of the next authority.
     RotateCertificates,
+    /// The log is written in this format from now on.
+    RaiseFormat(u16),
 }
 
 /// Who a replica is.

@@ -248,6 +248,11 @@ impl Peering {
         })
     }
 
+    /// How many times this replica was started, this time included.
+    pub const fn starts(&self) -> u64 {
+        self.place.starts()
+    }
+
     /// Notes that the log was begun.
     pub fn has_log(&mut self) -> Result<(), ClusterError> {
         self.place.note_log()

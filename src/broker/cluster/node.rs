@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use berth_raft::{Lane, Member, MemberError, Replica};
+use berth_raft::{Lane, Member, MemberError, RaiseError, Replica};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -14,11 +14,13 @@ use super::authority::{Authorities, AuthorityError, Tls};
 use super::dial::{Dialer, Failure, Own};
 use super::frame::{self, Hello, Service, Speaker, Status, Unwelcome};
 use super::message::{Answer, Introduction, Join, Joined, Question, Wish};
-use crate::broker::api::door::{Unavailable, UnavailableReason};
+use crate::broker::agents::Colleagues;
+use crate::broker::api::door::{AskError, Unavailable, UnavailableReason};
 use crate::broker::core::Broker;
 use crate::broker::machine::Machine;
 use crate::domain::ids::InvitationId;
-use crate::domain::{Command, Millis, Outcome, ReplicaId};
+use crate::domain::{Command, Millis, Outcome, ReplicaId, ServerId};
+use crate::protocol::{Question as AgentQuestion, Reply};
 use crate::secret::Secret;
 
 /// How long an operator's wish may look for a leader that carries it out.
@@ -201,6 +203,10 @@ impl Node {
                 serving.replica.add_learner(raft_id(replica), member).await.map_err(refusal)
             }
             Wish::RotateCertificates => self.rotate(serving).await,
+            Wish::RaiseFormat(to) => serving.replica.raise_format(to).await.map_err(|error| match error {
+                RaiseError::NotLeader { .. } => Answer::NotLeader,
+                error => Answer::Refused(error.to_string()),
+            }),
         };
         match done {
             Ok(()) => Answer::Done,
@@ -208,7 +214,7 @@ impl Node {
         }
     }
 
-    /// Removes a member. It is retired first, so that nobody adds it again.
+    /// Removes a member.
     async fn remove(&self, serving: &Serving, replica: ReplicaId) -> Result<(), Answer> {
         let is_member = serving.replica.members().contains_key(&raft_id(replica));
         let is_admitted = serving.broker.fleet().cluster().admitted.contains_key(&replica);
@@ -222,14 +228,13 @@ impl Node {
             }
             return Err(Answer::NotLeader);
         }
-        if is_member {
-            serving.replica.may_remove(raft_id(replica)).map_err(refusal)?;
-        }
-        let retired = serving.broker.propose(vec![Command::RetireReplica { replica }]).await;
-        retired.map_err(|error| unavailable(&error))?;
+        // Nobody adds it again once it is retired; should it not be removed
+        // then, the operator is told, and asks again.
         if is_member {
             serving.replica.remove(raft_id(replica)).await.map_err(refusal)?;
         }
+        let retired = serving.broker.propose(vec![Command::RetireReplica { replica }]).await;
+        retired.map_err(|error| unavailable(&error))?;
         tracing::info!(%replica, "a replica was removed from the cluster");
         Ok(())
     }
@@ -304,6 +309,26 @@ impl Node {
     }
 }
 
+impl Colleagues for Node {
+    fn ask<'a>(
+        &'a self,
+        replica: ReplicaId,
+        server: &'a ServerId,
+        question: AgentQuestion,
+    ) -> BoxFuture<'a, Result<Reply, AskError>> {
+        Box::pin(async move {
+            let request = frame::encode(&(server, question));
+            // Not beside heartbeats or entries: a picture is large.
+            let answer = self.dialer.ask(replica, Lane::Snapshot, Service::Agents, request).await;
+            let answer = answer.map_err(|failure| {
+                tracing::debug!(%replica, %failure, "a question to an agent was not passed on");
+                AskError::Unreachable
+            })?;
+            frame::decode_large(&answer).unwrap_or(Err(AskError::Unreachable))
+        })
+    }
+}
+
 impl Answers for Node {
     fn welcome(&self, hello: &Hello) -> Result<(), Unwelcome> {
         if hello.to.is_some_and(|to| to != self.own.replica) {
@@ -343,6 +368,15 @@ impl Answers for Node {
                         (Status::Done, Bytes::from(answer))
                     }
                     None => (Status::NotServing, Bytes::new()),
+                },
+                (Service::Agents, Speaker::Replica { .. }) => match (frame::decode(&request), self.serving.get()) {
+                    (Ok((server, question)), Some(serving)) => {
+                        let server: ServerId = server;
+                        let answer = serving.broker.answer_colleague(&server, question).await;
+                        (Status::Done, frame::encode(&answer))
+                    }
+                    (Ok(_), None) => (Status::NotServing, Bytes::new()),
+                    (Err(error), _) => nonsense(error),
                 },
                 (Service::Cluster, Speaker::Replica { .. }) => match frame::decode(&request) {
                     Ok(question) => self.cluster(question).await,
@@ -412,7 +446,10 @@ fn refusal(error: MemberError) -> Answer {
 
 fn unavailable(error: &Unavailable) -> Answer {
     match error.reason {
-        UnavailableReason::NoQuorum | UnavailableReason::Busy | UnavailableReason::NotServing => Answer::NotLeader,
+        UnavailableReason::NoQuorum
+        | UnavailableReason::Behind
+        | UnavailableReason::Busy
+        | UnavailableReason::NotServing => Answer::NotLeader,
         UnavailableReason::Storage | UnavailableReason::OutcomeUnknown => Answer::Refused(error.to_string()),
     }
 }
@@ -439,6 +476,13 @@ impl Node {
             Some(Outcome::Refused(refusal)) => Err(WishError::Refused(refusal.to_string())),
             _ => Ok(id),
         }
+    }
+
+    /// How long ago each of the other replicas was heard of, while this one
+    /// leads; `began` is when it began to.
+    pub fn last_heard(&self, began: Instant) -> std::collections::BTreeMap<ReplicaId, Duration> {
+        let members = self.members().into_iter().filter(|(id, _)| *id != self.own.replica);
+        members.map(|(id, member)| (id, member.heard.unwrap_or_else(|| began.elapsed()))).collect()
     }
 
     /// The members, as this replica knows them.

@@ -3,6 +3,9 @@
 //! are removed first. Each replica keeps its own address and certificates up
 //! to date.
 //!
+//! The log is told of replicas that are not heard of, so that their agents are
+//! welcome elsewhere.
+//!
 //! All of it follows from the log, so that whoever leads next goes on with it.
 
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::message::Wish;
 use super::node::Node;
+use crate::broker::agents::report_missing;
 use crate::broker::core::Broker;
 use crate::broker::machine::Machine;
 use crate::domain::ReplicaId;
@@ -76,6 +80,25 @@ fn own_move(node: &Node, replica: &Replica<Machine>) -> Option<Wish> {
         folder: own.folder.clone(),
         address: node.address().to_owned(),
     })
+}
+
+/// Tells the log of replicas that are not heard of, until `stop`.
+pub async fn miss(node: Arc<Node>, replica: Replica<Machine>, broker: Arc<Broker>, stop: CancellationToken) {
+    let leading = std::sync::Mutex::new(None);
+    let last_heard = move || {
+        let status = replica.status();
+        let mut leading = leading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !status.is_leader() {
+            *leading = None;
+            return std::collections::BTreeMap::new();
+        }
+        let began = match *leading {
+            Some((term, began)) if term == status.term => began,
+            _ => leading.insert((status.term, Instant::now())).1,
+        };
+        node.last_heard(began)
+    };
+    report_missing(broker, last_heard, stop).await;
 }
 
 /// Takes the next step of a replica that was let in; the rest follows.

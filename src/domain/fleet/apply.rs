@@ -134,7 +134,7 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
     t.client = command.client().cloned();
     match command {
         Command::Configure(settings) => operators::configure(t, settings),
-        Command::ReplicaStarted { replica } => agents::replica_started(t, replica),
+        Command::ReplicaStarted { replica } | Command::ReplicaSilent { replica } => agents::replica_gone(t, replica),
         Command::CreateSession { id, spec, client } => sessions::create(t, id, spec, client),
         Command::DeleteSession { id, owner, force, client: _ } => sessions::delete(t, &id, &owner, force),
         Command::UpdatePermissions { id, owner, permissions, client: _ } => {

@@ -227,6 +227,10 @@ impl Fleet {
             Event::ReplicaAdmitted { replica, admission } => {
                 self.cluster.last_replica = self.cluster.last_replica.max(*replica);
                 self.cluster.invitations.remove(&admission.invitation);
+                // Nobody is to bring the other one in again.
+                if let Some(replaced) = &admission.replaces {
+                    self.cluster.admitted.remove(replaced);
+                }
                 self.cluster.admitted.insert(*replica, admission.clone());
             }
             Event::ReplicaRetired { replica } => {

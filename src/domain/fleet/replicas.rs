@@ -129,6 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_whose_place_another_one_takes_is_not_brought_in_again() {
+        let mut fleet = Fleet::default();
+        run(&mut fleet, 1, invite("a"));
+        run(&mut fleet, 2, admit("a", "f"));
+        let replacing =
+            Command::InviteReplica { id: invitation("b"), within: Millis(1_000), replaces: Some(ReplicaId(4)) };
+        run(&mut fleet, 3, replacing);
+        assert!(fleet.cluster().admitted.contains_key(&ReplicaId(4)), "it is there until the other one comes");
+        assert_eq!(run(&mut fleet, 4, admit("b", "g")), Outcome::Admitted { replica: ReplicaId(5) });
+        assert_eq!(fleet.cluster().admitted.keys().collect::<Vec<_>>(), [&ReplicaId(5)]);
+    }
+
+    #[test]
     fn invitations_are_bounded_and_expired_ones_make_room() {
         let mut fleet = Fleet::default();
         for number in 0..INVITATIONS_MAX {

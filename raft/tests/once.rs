@@ -1,0 +1,158 @@
+//! A call happens once, whatever becomes of its answers and of the leader.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use berth_raft::testing::Ledger;
+use berth_raft::{Config, ProposeError, Replica, ReplicaId};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use support::{Cluster, PATIENCE, add};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// Callers of all replicas, each of which proposes one command after the other. A command that is
+/// not acknowledged, or came twice, ends the test.
+struct Load {
+    go_on: Arc<AtomicBool>,
+    ids: Arc<AtomicU64>,
+    callers: JoinSet<()>,
+}
+
+impl Load {
+    /// Ids are counted from `first`.
+    fn on(replicas: impl IntoIterator<Item = Replica<Ledger>>, callers_each: u64, first: u64) -> Self {
+        let (go_on, ids) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(first)));
+        let mut callers = JoinSet::new();
+        for replica in replicas {
+            for _ in 0..callers_each {
+                let (replica, go_on, ids) = (replica.clone(), Arc::clone(&go_on), Arc::clone(&ids));
+                callers.spawn(async move {
+                    while go_on.load(Ordering::Relaxed) {
+                        let id = ids.fetch_add(1, Ordering::Relaxed);
+                        let proposed = replica.propose(vec![add(id)]).await.unwrap();
+                        assert_eq!(proposed.outcomes[0].times, 1, "{id}");
+                        assert!(replica.local().state.seen.contains_key(&id), "{id} is not to be seen here");
+                    }
+                });
+            }
+        }
+        Self { go_on, ids, callers }
+    }
+
+    /// Waits for so many more commands.
+    async fn more(&self, commands: u64) {
+        let target = self.ids.load(Ordering::Relaxed) + commands;
+        let done = async {
+            while self.ids.load(Ordering::Relaxed) < target {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, done).await.expect("calls go on");
+    }
+
+    /// Ends it; how many commands there were.
+    async fn end(mut self) -> u64 {
+        self.go_on.store(false, Ordering::Relaxed);
+        while let Some(caller) = self.callers.join_next().await {
+            caller.unwrap();
+        }
+        self.ids.load(Ordering::Relaxed)
+    }
+}
+
+fn assert_once(state: &Ledger, commands: u64) {
+    assert_eq!(state.seen.len() as u64, commands);
+    assert!(state.seen.values().all(|times| *times == 1));
+    assert_eq!(state.total, commands);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_lost_are_asked_for_again_and_nothing_happens_twice() {
+    let cluster = Cluster::of_three().await;
+    cluster.traffic.lose_answer_each.store(4, Ordering::Relaxed);
+    let load = Load::on(cluster.running.values().cloned(), 4, 0);
+    load.more(300).await;
+    let commands = load.end().await;
+    assert!(cluster.traffic.lost.load(Ordering::Relaxed) > 20);
+    assert_once(&cluster.common_state().await, commands);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_the_leader_under_load_lose_no_call_and_double_none() {
+    let cluster = Cluster::of_three().await;
+    let load = Load::on(cluster.running.values().cloned(), 3, 0);
+    for round in 0..4 {
+        load.more(50).await;
+        let leader = cluster.leader(&cluster.all()).await;
+        let others = cluster.others(leader);
+        if round % 2 == 0 {
+            // Cut off with calls on their way: its own callers have to find the next leader.
+            cluster.network.isolate(leader);
+            cluster.leader(&others).await;
+            cluster.network.heal();
+        } else {
+            cluster.running[&leader].transfer_leadership(others[0]).await.unwrap();
+        }
+    }
+    load.more(50).await;
+    let commands = load.end().await;
+    assert_once(&cluster.common_state().await, commands);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_the_leader_fails_no_call_of_the_others() {
+    let mut cluster = Cluster::of_three().await;
+    for _ in 0..2 {
+        let leader = cluster.leader(&cluster.all()).await;
+        let others = cluster.others(leader);
+        let first = cluster.running[&leader].local().state.total;
+        let load = Load::on(others.iter().map(|id| cluster.running[id].clone()), 3, first);
+        load.more(50).await;
+        let reader = {
+            let (replica, go_on) = (cluster.running[&others[0]].clone(), Arc::clone(&load.go_on));
+            tokio::spawn(async move {
+                while go_on.load(Ordering::Relaxed) {
+                    replica.read().await.unwrap();
+                    sleep(Duration::from_millis(1)).await;
+                }
+            })
+        };
+        cluster.stop(leader).await;
+        load.more(50).await;
+        let commands = load.end().await;
+        reader.await.unwrap();
+        // It comes back, as another run of itself.
+        cluster.start(leader, |_| {}).await.unwrap();
+        cluster.leader(&cluster.all()).await;
+        assert_once(&cluster.common_state().await, commands);
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_incarnation_a_lost_answer_is_told_as_unknown() {
+    let mut cluster = Cluster::empty();
+    let anonymous = |config: &mut Config| config.incarnation = 0;
+    for id in (1..=3).map(ReplicaId) {
+        cluster.start(id, anonymous).await.unwrap();
+    }
+    let leader = cluster.leader(&cluster.all()).await;
+    let follower = cluster.others(leader)[0];
+    cluster.running[&follower].propose(vec![add(0)]).await.unwrap();
+    cluster.traffic.lose_answer_each.store(2, Ordering::Relaxed);
+    let unknown = async {
+        for id in 1.. {
+            match cluster.running[&follower].propose(vec![add(id)]).await {
+                Ok(proposed) => assert_eq!(proposed.outcomes[0].times, 1),
+                Err(ProposeError::OutcomeUnknown) => return,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    timeout(PATIENCE, unknown).await.unwrap();
+    cluster.stop_all().await;
+}
