@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth::domain::{Command, Settings};
 use berth_raft::testing::simulation::{self, Host};
-use berth_raft::{Clock, Config, Observer, Replica, ReplicaId, StartError};
+use berth_raft::{Clock, Config, Formation, Member, Observer, Replica, ReplicaId, StartError};
 use berth_storage::memory::{Damage, Disk, Operation};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -47,6 +47,11 @@ struct State {
 }
 
 impl Node {
+    /// Which of its starts this is.
+    fn run(&self) -> u64 {
+        self.state().run
+    }
+
     /// A machine with an empty disk.
     pub fn new(id: ReplicaId, clock: MachineClock, pace: DiskPace) -> Self {
         let pace = Arc::new(pace);
@@ -192,6 +197,7 @@ async fn begin(world: Arc<World>, id: ReplicaId) -> Result<Replica<Replicated>, 
     let node = world.node(id);
     let mut config = Config::new(Path::new("/simulated").join(id.to_string()), id);
     config.request_timeout_ms = 3_000;
+    config.incarnation = node.run();
     config.snapshot_after_entries = world.shape.snapshot_after_entries;
     config.keep_entries = world.shape.keep_entries;
     let initial = match world.plan.broken {
@@ -207,10 +213,11 @@ async fn begin(world: Arc<World>, id: ReplicaId) -> Result<Replica<Replicated>, 
             applied.send_modify(|applied| *applied += 1);
         })
     };
-    let members = world.nodes.keys().copied().collect();
+    let members = world.nodes.keys().map(|id| (*id, Member::default()));
+    let formation = Formation::Members(members.collect());
     let clock: Arc<dyn Clock> = Arc::<MachineClock>::clone(&node.clock);
     let peers = world.network.peers_of(id);
-    let replica = Replica::start_with_peers(config, clock, initial, observer, peers, members).await?;
+    let replica = Replica::start_with_peers(config, clock, initial, observer, peers, formation).await?;
     // Said at each start, as soon as the log takes it.
     let opening =
         vec![Command::Configure(settings()), Command::ReplicaStarted { replica: berth::domain::ReplicaId(id.0) }];
