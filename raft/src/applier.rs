@@ -14,7 +14,7 @@ use crate::machine::{Observer, StateMachine};
 use crate::published::{Applied, Published};
 use crate::replicated::Replicated;
 use crate::snapshot::{self, Installed, Moment, SnapshotBuilder, SnapshotData};
-use crate::trail::Trail;
+use crate::trail::{self, Trail};
 use crate::types::{Answer, Batch, Call, CallAnswer, CallId, LogId, SnapshotMeta, StoredMembership, Types, Work};
 use berth_storage::Snapshots;
 use futures_util::{Stream, TryStreamExt};
@@ -84,7 +84,7 @@ impl<M: StateMachine> Applier<M> {
             last: None,
             at: UnixMillis(0),
             membership: StoredMembership::default(),
-            replicated: Replicated::new(M::HASH_VERSION),
+            replicated: Replicated::new(trail::version::<M>()),
             brought: Vec::new(),
             observer,
             effects: Vec::new(),
@@ -128,7 +128,7 @@ impl<M: StateMachine> Applier<M> {
         let stamp = Stamp { index, at: self.at };
         self.brought.extend_from_slice(&stamp.at.0.to_le_bytes());
         match batch.work {
-            Work::Calls(calls) => Ok(Answer::calls(self.apply_calls(stamp, calls)?)),
+            Work::Calls(calls) => Ok(Answer::calls(self.apply_calls(stamp, &calls)?)),
             Work::RaiseFormat(to) => {
                 self.raise_format(index, to)?;
                 Ok(Answer::none())
@@ -136,7 +136,7 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    fn apply_calls(&mut self, stamp: Stamp, calls: Vec<Call>) -> io::Result<Vec<CallAnswer<M::Outcome>>> {
+    fn apply_calls(&mut self, stamp: Stamp, calls: &[Call]) -> io::Result<Vec<CallAnswer<M::Outcome>>> {
         let index = stamp.index;
         let mut position = 0;
         let mut decode = |bytes: &Vec<u8>| {
@@ -225,7 +225,7 @@ impl<M: StateMachine> Applier<M> {
         }
         self.surroundings.formats.agree(to)?;
         self.replicated.format = to;
-        self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
+        self.replicated.trail = Trail::begin(index, trail::version::<M>());
         Ok(())
     }
 
@@ -236,17 +236,18 @@ impl<M: StateMachine> Applier<M> {
         }
         self.replicated.trail.extend(&self.brought);
         self.brought.shrink_to(BROUGHT_BYTES_KEPT);
-        if index.0 % self.surroundings.checkpoint_each == 0 {
+        if index.0.is_multiple_of(self.surroundings.checkpoint_each) {
             self.take_checkpoint(index);
         }
     }
 
     fn take_checkpoint(&mut self, index: LogIndex) {
         let checkpoint = Checkpoint { index, trail: self.replicated.trail, state_hash: None };
-        let whole = (index.0 / self.surroundings.checkpoint_each) % checkpoints::STATE_EACH == 0;
+        let number = index.0 / self.surroundings.checkpoint_each;
+        let whole = number.is_multiple_of(checkpoints::STATE_EACH);
         let moment = whole.then(|| Moment { state: self.state.clone(), replicated: self.replicated.clone() });
         if whole {
-            self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
+            self.replicated.trail = Trail::begin(index, trail::version::<M>());
         }
         if self.surroundings.checkpoints.try_send(Taken { checkpoint, moment }).is_err() {
             tracing::debug!(%index, "a checkpoint is left out: the ones before are still being looked at");
@@ -359,7 +360,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         )
         .await?;
         let Installed { state, header, calls } = installed;
-        self.replicated = Replicated::from_snapshot(&header, calls, M::HASH_VERSION);
+        self.replicated = Replicated::from_snapshot(&header, calls, trail::version::<M>());
         self.surroundings.formats.agree(self.replicated.format)?;
         self.state = state;
         self.at = self.at.max(header.at);

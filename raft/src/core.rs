@@ -131,7 +131,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) async fn propose(&self, commands: Vec<Vec<u8>>) -> Result<Proposed<M::Outcome>, ProposeError> {
         let deadline = Instant::now() + self.config.request_timeout();
         let leader_deadline = Instant::now() + self.leader_wait();
-        let open = self.sequences.begin().map_err(|_| self.too_many_open())?;
+        let open = self.sequences.begin()?;
         let mut lost = false;
         loop {
             if let Some(reason) = self.stop_reason() {
@@ -159,11 +159,6 @@ impl<M: StateMachine> Core<M> {
             }
             self.leader_may_have_changed().await;
         }
-    }
-
-    fn too_many_open(&self) -> ProposeError {
-        let waiting_commands = usize::try_from(crate::calls::CALLS_KEPT_MAX).unwrap_or(usize::MAX);
-        ProposeError::Overloaded { waiting_commands }
     }
 
     /// One attempt, through whoever leads.
@@ -247,13 +242,7 @@ impl<M: StateMachine> Core<M> {
             Ok(Err(PeerError::NoAnswer { .. })) | Err(_) => return Err(ProposeError::OutcomeUnknown.into()),
         };
         match Answer::decode(&bytes) {
-            Ok(Answer::Proposed { index, outcomes }) => match forwarder::decode_outcomes(&outcomes, count) {
-                Some(outcomes) => Ok(Proposed { index: LogIndex(index), outcomes }),
-                None => {
-                    tracing::error!(%leader, "outcomes of a forwarded proposal make no sense");
-                    Err(ProposeError::OutcomeUnknown.into())
-                }
-            },
+            Ok(Answer::Proposed { index, outcomes }) => forwarder::understood(leader, index, &outcomes, count),
             Ok(Answer::Refused(refusal)) => Err(forwarder::unproposed(&refusal, false)),
             Ok(_) => Err(ProposeError::OutcomeUnknown.into()),
             Err(error) => {

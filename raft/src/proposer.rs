@@ -9,13 +9,13 @@
 //! part of an entry is answered with its outcome, as unknown or as lost, never silently dropped or
 //! put into another entry from here.
 
-use crate::calls::CALLS_KEPT_MAX;
 use crate::core::Core;
 use crate::error::ProposeError;
 use crate::ids::{LogIndex, UnixMillis};
 use crate::machine::StateMachine;
 use crate::queue::{self, Gathered, Part, Unproposed, Waiting, WaitingProposals, refuse};
 use crate::replica::Proposed;
+use crate::sequences;
 use crate::types::{Batch, Call, CallAnswer, Types, Work};
 use berth_storage::Condition;
 use futures_util::StreamExt;
@@ -151,10 +151,7 @@ fn settle<O: Send + Sync + 'static>(settled: InFlight<O>) {
             CallAnswer::Applied(outcomes) => Ok(Proposed { index, outcomes }),
             CallAnswer::AppliedBefore { index, outcomes } => Ok(Proposed { index, outcomes }),
             CallAnswer::Forgotten => Err(ProposeError::OutcomeUnknown.into()),
-            CallAnswer::TooMany => {
-                let waiting_commands = usize::try_from(CALLS_KEPT_MAX).unwrap_or(usize::MAX);
-                Err(ProposeError::Overloaded { waiting_commands }.into())
-            }
+            CallAnswer::TooMany => Err(sequences::overloaded().into()),
         });
     }
 }

@@ -236,11 +236,12 @@ impl<M: StateMachine> Replica<M> {
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
         let taking_part = async {
             replica.take_part(formation).await?;
-            if forms && alone {
+            let raised = formats::raise_when_new(Arc::clone(&replica.core), forms);
+            if alone {
                 // Nobody else has to be asked.
-                formats::raise_when_formed(Arc::clone(&replica.core)).await;
-            } else if forms {
-                runtime::spawn(running.track_future(formats::raise_when_formed(Arc::clone(&replica.core))));
+                raised.await;
+            } else {
+                runtime::spawn(running.track_future(raised));
             }
             Ok(())
         };

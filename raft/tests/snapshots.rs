@@ -64,8 +64,8 @@ async fn a_transfer_that_is_cut_again_and_again_goes_on_where_it_was() {
     let lost_before = cluster.traffic.lost.load(Ordering::Relaxed);
     cluster.start(away, tuned).await.unwrap();
     let leader = cluster.leader(&cluster.all()).await;
-    let last = cluster.running[&leader].propose(vec![add(1_000_000)]).await.unwrap();
-    cluster.applied(away, last.index).await;
+    let newest = cluster.running[&leader].propose(vec![add(1_000_000)]).await.unwrap();
+    cluster.applied(away, newest.index).await;
 
     // A part that was lost was sent again, with the offer before it, and nothing else was.
     let lost = cluster.traffic.lost.load(Ordering::Relaxed) - lost_before;

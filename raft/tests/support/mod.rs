@@ -40,7 +40,7 @@ fn comes_up(counter: &AtomicU64, each: &AtomicU64) -> (bool, bool) {
     let number = counter.fetch_add(1, Ordering::Relaxed);
     match each.load(Ordering::Relaxed) {
         0 => (false, false),
-        each => (number % each == each - 1, number % each == 0 && number > 0),
+        each => (number % each == each - 1, number.is_multiple_of(each) && number > 0),
     }
 }
 
