@@ -129,7 +129,7 @@ impl<M: StateMachine> Replica<M> {
             },
             heard: match &metrics.heartbeat {
                 Some(_) if *id == own.0 => Some(Duration::ZERO),
-                Some(heard) => heard.get(id).cloned().flatten().map(|at| at.elapsed()),
+                Some(heard) => heard.get(id).copied().flatten().map(|at| at.elapsed()),
                 None => None,
             },
         };

@@ -210,8 +210,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
             .map_err(Error::FirstWrites)?,
     );
 
-    let client_port = Bound::bind(config.clients.listen).await?;
-    let agent_port = Bound::bind(config.agents.listen).await?;
+    let client_port = Bound::bind(config.clients.listen)?;
+    let agent_port = Bound::bind(config.agents.listen)?;
     let admin_socket = admin::AdminSocket::bind(&folder)?;
     let (client_address, agent_address) = (client_port.address(), agent_port.address());
 

@@ -125,8 +125,8 @@ impl Dialer {
     /// Asks a service of another replica.
     pub async fn ask(&self, to: ReplicaId, lane: Lane, service: Service, request: Bytes) -> Result<Bytes, Failure> {
         let (reply, answer) = oneshot::channel();
-        let line = self.line(Route { to, lane });
-        line.try_send(Call { service, request, reply }).map_err(|error| {
+        let sent = self.line(Route { to, lane }).try_send(Call { service, request, reply });
+        sent.map_err(|error| {
             Failure::Unreachable(match error {
                 mpsc::error::TrySendError::Full(_) => "too many requests wait for it".to_owned(),
                 mpsc::error::TrySendError::Closed(_) => "this replica ends".to_owned(),
@@ -183,7 +183,7 @@ struct Line {
     next_call: u64,
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, Failure>>>>>;
+type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, Failure>>>>>;
 
 impl Line {
     async fn run(mut self, mut calls: mpsc::Receiver<Call>) {
@@ -259,56 +259,55 @@ impl Line {
 
     /// Carries calls until the connection ends.
     async fn converse(&mut self, stream: Stream, first: Call, calls: &mut mpsc::Receiver<Call>) {
-        let waiting = Waiting::default();
+        let pending = Pending::default();
         let heard = Arc::new(AtomicU64::new(0));
         let began = Instant::now();
-        let (reading, writing) = tokio::io::split(stream.into_inner());
-        let reader = read_answers(FramedRead::new(reading, Frames::new(FRAME_BYTES_MAX)), &waiting, &heard, began);
+        let (source, sink) = tokio::io::split(stream.into_inner());
+        let reader = read_answers(FramedRead::new(source, Frames::new(FRAME_BYTES_MAX)), &pending, &heard, began);
         let shared = Arc::clone(&self.shared);
         let mut renewed = shared.renewed.subscribe();
         renewed.mark_unchanged();
         let reason = tokio::select! {
             ended = reader => ended,
-            ended = self.write_calls(writing, first, calls, &waiting, &heard, began) => ended,
+            ended = self.write_calls(sink, first, calls, &pending, &heard, began) => ended,
             _ = renewed.changed() => "connections are made anew".to_owned(),
             () = shared.stop.cancelled() => "this replica ends".to_owned(),
         };
         tracing::debug!(to = %self.route.to, lane = ?self.route.lane, reason, "connection to a replica ends");
-        for (_, reply) in lock(&waiting).drain() {
+        for (_, reply) in lock(&pending).drain() {
             drop(reply.send(Err(Failure::NoAnswer(reason.clone()))));
         }
     }
 
     async fn write_calls(
         &mut self,
-        writing: impl AsyncWrite + Unpin,
+        sink: impl AsyncWrite + Unpin,
         first: Call,
         calls: &mut mpsc::Receiver<Call>,
-        waiting: &Waiting,
+        pending: &Pending,
         heard: &AtomicU64,
         began: Instant,
     ) -> String {
-        let mut frames = FramedWrite::new(writing, Frames::new(FRAME_BYTES_MAX));
+        let mut frames = FramedWrite::new(sink, Frames::new(FRAME_BYTES_MAX));
         let mut ticks = interval(PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next = Some(first);
         loop {
-            let sent = match next.take() {
-                Some(call) => {
-                    let number = self.next_call;
-                    self.next_call += 1;
-                    lock(waiting).insert(number, call.reply);
-                    let frame = Frame { kind: Kind::Call, call: number, tag: call.service as u8, bytes: call.request };
-                    // What waits already goes out together.
-                    match calls.try_recv() {
-                        Ok(following) => {
-                            next = Some(following);
-                            timeout(SILENCE_MAX, frames.feed(frame)).await
-                        }
-                        Err(_) => timeout(SILENCE_MAX, frames.send(frame)).await,
+            let sent = if let Some(call) = next.take() {
+                let number = self.next_call;
+                self.next_call += 1;
+                lock(pending).insert(number, call.reply);
+                let frame = Frame { kind: Kind::Call, call: number, tag: call.service as u8, bytes: call.request };
+                // What waits already goes out together.
+                match calls.try_recv() {
+                    Ok(following) => {
+                        next = Some(following);
+                        timeout(SILENCE_MAX, frames.feed(frame)).await
                     }
+                    Err(_) => timeout(SILENCE_MAX, frames.send(frame)).await,
                 }
-                None => tokio::select! {
+            } else {
+                tokio::select! {
                     call = calls.recv() => match call {
                         Some(call) => { next = Some(call); continue }
                         None => return "this replica ends".to_owned(),
@@ -318,10 +317,10 @@ impl Line {
                         if Duration::from_millis(silent_ms) > SILENCE_MAX {
                             return "it gives no sign of life".to_owned();
                         }
-                        lock(waiting).retain(|_, reply| !reply.is_closed());
+                        lock(pending).retain(|_, reply| !reply.is_closed());
                         timeout(SILENCE_MAX, frames.send(Frame::bare(Kind::Ping))).await
                     }
-                },
+                }
             };
             match sent {
                 Ok(Ok(())) => {}
@@ -339,7 +338,7 @@ fn millis_since(began: Instant) -> u64 {
 /// Hands answers to those who wait for them; returns why there are no more.
 async fn read_answers(
     mut frames: FramedRead<impl AsyncRead + Unpin, Frames>,
-    waiting: &Waiting,
+    pending: &Pending,
     heard: &AtomicU64,
     began: Instant,
 ) -> String {
@@ -353,7 +352,7 @@ async fn read_answers(
         if frame.kind != Kind::Answer {
             continue;
         }
-        let Some(reply) = lock(waiting).remove(&frame.call) else { continue };
+        let Some(reply) = lock(pending).remove(&frame.call) else { continue };
         let result = match Status::of(frame.tag) {
             Some(Status::Done) => Ok(frame.bytes),
             Some(Status::NotServing) => Err(Failure::Unreachable("it does not serve yet, or no more".to_owned())),

@@ -95,10 +95,10 @@ pub(super) struct Served {
 
 impl Served {
     /// Serves a fleet on loopback, with certificates in a folder.
-    pub(super) async fn start(fleet: Arc<Fleet>, folder: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(fleet: Arc<Fleet>, folder: &Path) -> anyhow::Result<Self> {
         let pki = Pki::open(folder, &[])?;
         let tls = pki.server_config(&Config::default().clients, &[b"h2", b"http/1.1"])?;
-        let port = Bound::bind((Ipv4Addr::LOCALHOST, 0).into()).await?;
+        let port = Bound::bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let url = format!("https://127.0.0.1:{}/describeSessions", port.address().port());
         let anybody = Anybody(ClientId::new("bench")?);
         let router = router(ApiState::new(Arc::new(Still(fleet)), Arc::new(anybody), ApiSettings::default()));

@@ -64,7 +64,7 @@ fn full_spec() -> SessionSpec {
 #[test]
 fn each_event_has_the_form_that_clients_were_promised() {
     let deadline = Timestamp(1_601_979_391_633);
-    let forms = [
+    let forms = vec![
         (
             Happened::SessionCreated { id: id(), spec: full_spec(), client: client(), deadline },
             json!({
