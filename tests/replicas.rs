@@ -155,7 +155,7 @@ impl Cluster {
             tasks: TaskTracker::new(),
         });
         let tls = pki.server_config(&BrokerConfig::default().agents.listener(), &[b"http/1.1"]).unwrap();
-        let port = Bound::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let port = Bound::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let agents = port.address();
         let mut serving = JoinSet::new();
         serving.spawn(port.serve(tls, agents_router, 100, shutdown.clone()));

@@ -63,6 +63,26 @@ pub enum StartError {
         /// This replica's id.
         replica: ReplicaId,
     },
+    /// The replica was started alone, but it has others.
+    #[error("the cluster of replica {replica} has {members} members, but this replica has no address for the others")]
+    OthersMissing {
+        /// The replica.
+        replica: ReplicaId,
+        /// How many its log names.
+        members: usize,
+    },
+    /// There was a log, and it is gone.
+    #[error(
+        "the log of replica {replica} is missing in {}; what it acknowledged may be lost, so it cannot go on under this \
+         number: let it join anew with an empty data folder (`berth cluster add --replace {replica}`), or restore a backup",
+        folder.display()
+    )]
+    LogLost {
+        /// The folder of the log.
+        folder: PathBuf,
+        /// The replica.
+        replica: ReplicaId,
+    },
     /// The folder belongs to a replica of another id.
     #[error(
         "the data folder {} belongs to replica {found}, not to {configured}; \

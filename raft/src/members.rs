@@ -46,6 +46,10 @@ pub enum Formation {
     Members(BTreeMap<ReplicaId, Member>),
     /// Waits until the leader of a cluster sends it the log.
     Wait,
+    /// The same, while replicas that know of each other form it.
+    Meet,
+    /// Nothing: this replica had a log before, and one that is missing was lost.
+    Existing,
 }
 
 /// One member, as the replica that was asked sees it.
@@ -184,15 +188,7 @@ impl<M: StateMachine> Replica<M> {
     /// for the leader itself.
     pub async fn remove(&self, id: ReplicaId) -> Result<(), MemberError> {
         let _one_at_a_time = self.core.changing.try_lock().map_err(|_| MemberError::InProgress)?;
-        // Those that are needed must answer now: with one that died a moment ago the change would
-        // be begun and never end, and nothing could be changed any more.
-        let began = tokio::time::Instant::now();
-        while let Err(error) = self.may_remove(id, began.elapsed()) {
-            if !matches!(error, MemberError::NoQuorum { .. }) || began.elapsed() >= self.silence_max() {
-                return Err(error);
-            }
-            tokio::time::sleep(QUORUM_POLL).await;
-        }
+        self.can_remove(id).await?;
         let is_voter = self.members().get(&id).is_some_and(|member| member.is_voter);
         let ids = BTreeSet::from([id.0]);
         if is_voter {
@@ -202,6 +198,45 @@ impl<M: StateMachine> Replica<M> {
         }
         if self.members().contains_key(&id) {
             self.change(ChangeMembers::RemoveNodes(ids)).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a change of voters that was begun and left half done, by a leader that died for
+    /// instance: until then two majorities are needed. Nothing to do otherwise.
+    pub async fn finish_change(&self) -> Result<(), MemberError> {
+        if !self.is_changing() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.core.changing.try_lock().map_err(|_| MemberError::InProgress)?;
+        self.must_lead()?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await
+    }
+
+    /// Whether a change of voters is under way or was left half done.
+    pub fn is_changing(&self) -> bool {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Whether a replica is a member, as far as this one knows.
+    pub fn is_member(&self, id: ReplicaId) -> bool {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&id.0).is_some()
+    }
+
+    /// Whether [`remove`](Self::remove) would go through: waits for those that are left to answer.
+    pub async fn can_remove(&self, id: ReplicaId) -> Result<(), MemberError> {
+        // Those that are needed must answer now: with one that died a moment ago the change would
+        // be begun and never end, and nothing could be changed any more.
+        let began = tokio::time::Instant::now();
+        while let Err(error) = self.may_remove(id, began.elapsed()) {
+            if !matches!(error, MemberError::NoQuorum { .. }) || began.elapsed() >= self.silence_max() {
+                return Err(error);
+            }
+            tokio::time::sleep(QUORUM_POLL).await;
         }
         Ok(())
     }

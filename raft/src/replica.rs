@@ -117,6 +117,18 @@ impl<M: StateMachine> Replica<M> {
         observer: Observer<M>,
     ) -> Result<Self, StartError> {
         let formation = Formation::Members(BTreeMap::from([(config.replica, Member::default())]));
+        Self::start_alone(config, clock, initial, observer, formation).await
+    }
+
+    /// Starts a replica that nobody else can reach, as [`start`](Self::start) does, with another
+    /// formation. An error if its log names other members.
+    pub async fn start_alone(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        initial: M,
+        observer: Observer<M>,
+        formation: Formation,
+    ) -> Result<Self, StartError> {
         Self::launch(config, clock, initial, observer, Arc::new(NoPeers), formation, Timers::Alone).await
     }
 
@@ -166,6 +178,11 @@ impl<M: StateMachine> Replica<M> {
         let (forms, alone) = match &formation {
             Formation::Members(members) => (is_new, members.len() == 1),
             Formation::Wait => (false, false),
+            Formation::Meet => (is_new, false),
+            Formation::Existing if is_new => {
+                return Err(StartError::LogLost { folder: config.folder.clone(), replica });
+            }
+            Formation::Existing => (false, false),
         };
         let policy = SnapshotPolicy {
             after_entries: config.snapshot_after_entries,
@@ -235,7 +252,7 @@ impl<M: StateMachine> Replica<M> {
         let replica = Self { core, closed, guard: Arc::new(guard) };
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
         let taking_part = async {
-            replica.take_part(formation).await?;
+            replica.take_part(formation, timers).await?;
             let raised = formats::raise_when_new(Arc::clone(&replica.core), forms);
             if alone {
                 // Nobody else has to be asked.
@@ -258,7 +275,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Forms the cluster if there is none yet; alone, waits until the state is current.
-    async fn take_part(&self, formation: Formation) -> Result<(), StartError> {
+    async fn take_part(&self, formation: Formation, timers: Timers) -> Result<(), StartError> {
         let raft = &self.core.raft;
         let replica = self.core.config.replica;
         let formed_alone = matches!(&formation, Formation::Members(members) if members.len() == 1);
@@ -280,6 +297,9 @@ impl<M: StateMachine> Replica<M> {
         let members = self.members();
         if !members.is_empty() && !members.contains_key(&replica) {
             return Err(StartError::NotAMember { replica });
+        }
+        if matches!(timers, Timers::Alone) && members.len() > 1 {
+            return Err(StartError::OthersMissing { replica, members: members.len() });
         }
         // The members of a cluster that was formed just now do not show yet.
         let alone = members.len() == 1 || (members.is_empty() && formed_alone);

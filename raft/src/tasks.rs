@@ -50,6 +50,8 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
                 biased;
                 () = core.stop.cancelled() => return,
                 _ = deadlines.changed() => {}
+                // A leader that finds its majority again tells nobody.
+                () = tokio::time::sleep(core.retry_after()) => {}
                 changed = leadership.changed() => {
                     if changed.is_err() {
                         return;

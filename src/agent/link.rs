@@ -135,7 +135,15 @@ impl Problem {
 
     /// Problems that another attempt soon would only make worse.
     fn wants_patience(&self) -> bool {
-        matches!(self, Self::Secret | Self::Version(_))
+        // No replica has contact with a majority: all of them say so, to all agents.
+        let is_cut_off = match self {
+            Self::Upgrade { source, .. } => {
+                matches!(&**source, tungstenite::Error::Http(answer) if answer.status() == 503)
+            }
+            _ => false,
+        };
+        is_cut_off
+            || matches!(self, Self::Secret | Self::Version(_))
             || matches!(self, Self::Closed { code: protocol::close::REPLACED | protocol::close::VERSION, .. })
     }
 

@@ -136,19 +136,23 @@ impl Cluster {
         self.address.clone().or_else(|| self.addresses().remove(&replica))
     }
 
-    fn check(&self, replica: u64) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         let refused = |reason: String| Err(ConfigError::Cluster { reason });
         for address in self.address.iter().chain(self.members.iter().map(|member| &member.address)) {
             if let Err(reason) = super::cluster::node::check_address(address) {
                 return refused(reason);
             }
         }
-        if self.members.is_empty() {
-            return Ok(());
-        }
         if self.addresses().len() < self.members.len() {
             return refused("`members` names a replica twice".to_owned());
         }
+        Ok(())
+    }
+
+    /// Whether `members` can form a cluster with this replica among them.
+    /// Nobody looks at them once it is formed.
+    pub fn check_formation(&self, replica: u64) -> Result<(), ConfigError> {
+        let refused = |reason: String| Err(ConfigError::Cluster { reason });
         if !self.members.iter().any(|member| member.replica == replica) {
             return refused(format!("`members` must name this replica too, which is `replica = {replica}`"));
         }
@@ -497,7 +501,7 @@ impl Config {
                 return Err(ConfigError::Bounds { key, value, must });
             }
         }
-        self.cluster.check(self.replica)?;
+        self.cluster.check()?;
         for (listener, config) in [("clients", &self.clients), ("agents", &self.agents.listener())] {
             if config.certificate_file.is_some() != config.key_file.is_some() {
                 return Err(ConfigError::HalfCertificate { listener });

@@ -77,6 +77,11 @@ impl Broker {
         fleet_of(&self.replica.local().state)
     }
 
+    /// The fleet as of now, also if another replica knew of it first.
+    pub async fn current(&self) -> Result<Arc<Fleet>, Unavailable> {
+        Ok(door::Core::read(self).await?.fleet)
+    }
+
     /// The time by this host's clock. What is decided goes by the log's time.
     pub fn now(&self) -> Timestamp {
         Timestamp(self.clock.now().0)

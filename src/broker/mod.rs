@@ -164,19 +164,25 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         ))
         .await
     } else {
-        Box::pin(Replica::start(replica_config, clock.clone(), Machine::default(), observer)).await
+        Box::pin(Replica::start_alone(replica_config, clock.clone(), Machine::default(), observer, formation)).await
     }
     .map_err(Error::Start)?;
     let colleagues: Arc<dyn agents::Colleagues> = Arc::clone(&peering.node) as _;
     let broker = Broker::new(replica.clone(), id, clock, links, journaled).with_colleagues(colleagues);
     let broker = Arc::new(broker);
     peering.node.serves(replica.clone(), Arc::clone(&broker));
-    let steward =
-        cluster::steward::run(Arc::clone(&peering.node), replica.clone(), Arc::clone(&broker), peering.stop());
-    let steward = tokio::spawn(steward);
     // What is begun here must not be begun again.
-    member(&peering).await?;
+    member(&peering, &broker).await?;
     peering.has_log()?;
+    // It writes into the same file from here on.
+    let steward = cluster::steward::run(
+        Arc::clone(&peering.node),
+        replica.clone(),
+        Arc::clone(&broker),
+        peering.folder(),
+        peering.stop(),
+    );
+    let steward = tokio::spawn(steward);
 
     let agent_secret_path = config.agents.secret_file.clone().unwrap_or_else(|| folder.join("agent-secret"));
     let agent_secret = match &config.agents.secret_file {
@@ -274,7 +280,7 @@ fn replica_config(config: &Config, id: ReplicaId, starts: u64) -> berth_raft::Co
 
 /// Waits until the log says that this replica is a member, which takes a while
 /// when it joins.
-async fn member(peering: &Peering) -> Result<(), Error> {
+async fn member(peering: &Peering, broker: &Broker) -> Result<(), Error> {
     let mut unwelcome = peering.node.dialer().unwelcome();
     let mut told = false;
     while peering.node.members().is_empty() {
@@ -284,7 +290,10 @@ async fn member(peering: &Peering) -> Result<(), Error> {
         if !std::mem::replace(&mut told, true) {
             tracing::info!("waiting for the log of the cluster");
         }
-        tokio::time::sleep(MEMBER_POLL).await;
+        tokio::select! {
+            () = tokio::time::sleep(MEMBER_POLL) => {}
+            reason = broker.stopped() => return Err(Error::Stopped(reason)),
+        }
     }
     Ok(())
 }

@@ -55,7 +55,11 @@ impl Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let running = broker::start(args.config()?).await?;
+    let running = tokio::select! {
+        running = broker::start(args.config()?) => running?,
+        // It may wait for others for long.
+        () = super::interrupted() => return Ok(()),
+    };
     running.run_until(super::interrupted()).await?;
     Ok(())
 }

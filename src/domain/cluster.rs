@@ -6,6 +6,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{FolderId, InvitationId, ReplicaId};
+use super::request::Fingerprint;
 use super::time::Timestamp;
 
 /// Invitations that may be open at a time.
@@ -31,6 +32,8 @@ pub struct Admission {
     pub invitation: InvitationId,
     /// Its data folder.
     pub folder: FolderId,
+    /// Hash of the secret that it proves with that it asks again.
+    pub proof: Fingerprint,
     /// Where other replicas reach it.
     pub address: String,
     /// The replica whose place it takes.

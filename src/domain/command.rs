@@ -197,6 +197,8 @@ pub enum Command {
         folder: FolderId,
         /// Where other replicas reach it.
         address: String,
+        /// Hash of a secret of the one who came: who comes again must have it.
+        proof: Fingerprint,
         /// The highest number of a replica that the proposer knows of.
         above: ReplicaId,
     },

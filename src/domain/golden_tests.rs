@@ -270,6 +270,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                 invitation: InvitationId::new("i-1").expect("valid"),
                 folder: FolderId::new("f-1").expect("valid"),
                 address: "b4:47100".to_owned(),
+                proof: Fingerprint([5; 32]),
                 above: ReplicaId(3),
             },
         ),

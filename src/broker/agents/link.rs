@@ -451,8 +451,11 @@ impl Talk {
                 // said meanwhile is read before it is taken for silent.
                 message = socket.next(), if self.held_back.is_none() => self.heard(socket, message).await,
                 () = sleep_until(look_due) => self.look(socket).await,
-                () = sleep_until(answer_due.unwrap_or_else(Instant::now)), if answer_due.is_some() => {
-                    Err(Farewell::silence())
+                // While its words wait for the log nobody knows whether it lives.
+                () = sleep_until(answer_due.unwrap_or_else(Instant::now)),
+                    if answer_due.is_some() && self.held_back.is_none() =>
+                {
+                    self.unanswered()
                 }
             };
             if let Err(farewell) = step {
@@ -537,6 +540,17 @@ impl Talk {
         );
         self.answer_due.get_or_insert(Instant::now() + CONTEST_TIMEOUT);
         self.ping(socket).await
+    }
+
+    /// The time for an answer is up. An agent that is in the midst of a long
+    /// message cannot answer before its end, and lives.
+    fn unanswered(&mut self) -> Result<(), Farewell> {
+        let now = Instant::now();
+        if self.heard_at() + CONTEST_TIMEOUT > now {
+            self.answer_due = Some(now + CONTEST_TIMEOUT);
+            return Ok(());
+        }
+        Err(Farewell::silence())
     }
 
     async fn heard(

@@ -4,8 +4,10 @@
 //! says who it is, and is held to what the certificate allows. One with an
 //! invitation may ask to join, and nothing else.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,8 +32,15 @@ use super::frame::{
 
 /// How long TLS, and then the hello, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections at a time: three lanes of a few replicas, and some that are dying.
+/// Connections at a time that have shown a certificate: three lanes of a few
+/// replicas, and some that are dying.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections at a time that have shown none yet, in all and of one address.
+const STRANGERS_MAX: usize = 128;
+const STRANGERS_PER_ADDRESS_MAX: usize = 16;
+/// Connections at a time of those with an invitation, and how long each lasts.
+const INVITED_MAX: usize = 8;
+const INVITED_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls of one connection that are worked on at a time.
 const CALLS_MAX: usize = 4_096;
 /// Bytes of calls of one connection that are worked on at a time.
@@ -63,7 +72,7 @@ pub async fn serve(
     answers: Arc<dyn Answers>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Places::default());
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -78,21 +87,20 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!(%peer, "connection of a replica refused: there are {CONNECTIONS_MAX}");
+        let Some(stranger) = Places::stranger(&places, peer.ip()) else {
+            tracing::debug!(%peer, "a connection to the peer port is refused: too many have shown no certificate yet");
             continue;
         };
         let (cluster, answers, stop) = (cluster.clone(), Arc::clone(&answers), stop.clone());
         let tls = Arc::clone(&tls.load().server);
         tasks.spawn(async move {
             let ended = tokio::select! {
-                ended = converse(stream, tls, &cluster, &answers) => ended,
+                ended = converse(stream, tls, &cluster, &answers, stranger) => ended,
                 () = stop.cancelled() => Ok(()),
             };
             if let Err(error) = ended {
                 tracing::debug!(%peer, %error, "connection of a replica ends");
             }
-            drop(place);
         });
     }
     tasks.close();
@@ -104,6 +112,7 @@ async fn converse(
     tls: Arc<rustls::ServerConfig>,
     cluster: &ClusterId,
     answers: &Arc<dyn Answers>,
+    stranger: Stranger,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
@@ -118,11 +127,70 @@ async fn converse(
     timeout(WRITE_TIMEOUT, FramedWrite::new(&mut stream, Frames::new(FRAME_BYTES_MAX)).send(frame))
         .await
         .map_err(late)??;
+    let places = Arc::clone(&stranger.places);
+    drop(stranger);
+    let is_invited = matches!(hello.speaker, Speaker::Invited(_));
+    let room = if is_invited { &places.invited } else { &places.members };
+    let Ok(_place) = room.try_acquire() else {
+        tracing::warn!(speaker = ?hello.speaker, "a connection is refused: there are as many as allowed");
+        return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
+    };
     match welcome {
+        Ok(()) if is_invited => timeout(INVITED_TIMEOUT, work(stream, hello.speaker, answers)).await.unwrap_or(Ok(())),
         Ok(()) => work(stream, hello.speaker, answers).await,
         Err(why) => {
             tracing::warn!(speaker = ?hello.speaker, "a replica is not talked to: {why}");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
+    }
+}
+
+/// Who may be connected at a time.
+struct Places {
+    strangers: Mutex<HashMap<IpAddr, usize>>,
+    members: Semaphore,
+    invited: Semaphore,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            strangers: Mutex::default(),
+            members: Semaphore::new(CONNECTIONS_MAX),
+            invited: Semaphore::new(INVITED_MAX),
+        }
+    }
+}
+
+/// The place of a connection that has shown no certificate yet.
+struct Stranger {
+    places: Arc<Places>,
+    address: IpAddr,
+}
+
+impl Places {
+    fn stranger(places: &Arc<Self>, address: IpAddr) -> Option<Stranger> {
+        let mut strangers = places.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.values().sum::<usize>() >= STRANGERS_MAX {
+            return None;
+        }
+        let count = strangers.entry(address).or_default();
+        if *count >= STRANGERS_PER_ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Stranger { places: Arc::clone(places), address })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut strangers = self.places.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = strangers.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                strangers.remove(&self.address);
+            }
         }
     }
 }
@@ -176,7 +244,8 @@ async fn read_calls(
     answers: &Arc<dyn Answers>,
     outgoing: mpsc::Sender<Frame>,
 ) -> io::Result<()> {
-    let calls_room = Arc::new(Semaphore::new(CALLS_MAX));
+    let calls_max = if matches!(speaker, Speaker::Invited(_)) { 1 } else { CALLS_MAX };
+    let calls_room = Arc::new(Semaphore::new(calls_max));
     let bytes_room = Arc::new(Semaphore::new(CALLS_BYTES_MAX));
     let ended = || io::Error::from(io::ErrorKind::BrokenPipe);
     loop {
@@ -190,8 +259,15 @@ async fn read_calls(
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a service that it may not ask"));
                 };
                 let share = u32::try_from(frame.bytes.len().max(1)).unwrap_or(u32::MAX);
-                let place = Arc::clone(&calls_room).acquire_owned().await.map_err(io::Error::other)?;
-                let bytes_place = Arc::clone(&bytes_room).acquire_many_owned(share).await.map_err(io::Error::other)?;
+                // Nobody waits here for room: signs of life are answered here, too.
+                let room = Arc::clone(&calls_room).try_acquire_owned();
+                let bytes_room = Arc::clone(&bytes_room).try_acquire_many_owned(share);
+                let (Ok(place), Ok(bytes_place)) = (room, bytes_room) else {
+                    let busy = Status::NotServing as u8;
+                    let answer = Frame { kind: Kind::Answer, call: frame.call, tag: busy, bytes: Bytes::new() };
+                    outgoing.send(answer).await.map_err(|_| ended())?;
+                    continue;
+                };
                 let (answers, speaker, outgoing) = (Arc::clone(answers), speaker.clone(), outgoing.clone());
                 tokio::spawn(async move {
                     let (status, bytes) = answers.answer(&speaker, service, frame.bytes).await;

@@ -39,6 +39,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const PING_INTERVAL: Duration = Duration::from_millis(750);
 /// A connection that says nothing for as long is dead.
 const SILENCE_MAX: Duration = Duration::from_millis(2_500);
+/// The same where a single frame may take long: parts of snapshots, pictures.
+const SILENCE_MAX_LARGE: Duration = Duration::from_secs(20);
 /// Requests that may wait for a connection.
 const WAITING_MAX: usize = 4_096;
 
@@ -91,11 +93,30 @@ struct Shared {
     own: Own,
     tls: Arc<ArcSwap<Tls>>,
     members: Mutex<BTreeMap<ReplicaId, Member>>,
+    /// Where the configuration says that replicas are.
+    alternatives: Mutex<BTreeMap<ReplicaId, String>>,
     /// Told when another replica says that this one must not go on.
     unwelcome: tokio::sync::watch::Sender<Option<Unwelcome>>,
     /// Grows when connections are to be made anew, with other certificates.
     renewed: tokio::sync::watch::Sender<u64>,
     stop: CancellationToken,
+}
+
+impl Shared {
+    /// Notes that another replica does not talk to this one for good.
+    fn note(&self, unwelcome: Unwelcome) {
+        let is_own = matches!(
+            unwelcome,
+            Unwelcome::OtherFolder { id } | Unwelcome::Removed { id, .. } if id == self.own.replica
+        );
+        if is_own {
+            self.unwelcome.send_if_modified(|told| {
+                let first = told.is_none();
+                told.get_or_insert(unwelcome);
+                first
+            });
+        }
+    }
 }
 
 impl Dialer {
@@ -105,6 +126,7 @@ impl Dialer {
             own,
             tls,
             members: Mutex::default(),
+            alternatives: Mutex::default(),
             unwelcome: tokio::sync::watch::Sender::new(None),
             renewed: tokio::sync::watch::Sender::new(0),
             stop,
@@ -115,6 +137,12 @@ impl Dialer {
     /// Follows why another replica refuses to talk to this one for good.
     pub fn unwelcome(&self) -> tokio::sync::watch::Receiver<Option<Unwelcome>> {
         self.shared.unwelcome.subscribe()
+    }
+
+    /// Tells where replicas may be found when they are not where the log says:
+    /// all of them may have moved at once.
+    pub fn learn_alternatives(&self, addresses: BTreeMap<ReplicaId, String>) {
+        *lock(&self.shared.alternatives) = addresses;
     }
 
     /// Makes all connections anew, with the certificates of now.
@@ -229,20 +257,19 @@ impl Line {
         let own = &self.shared.own;
         let tls = self.shared.tls.load_full();
         let speaker = Speaker::Replica { id: own.replica, folder: own.folder.clone() };
-        let connected = connect(&own.cluster, &tls, &member.address, speaker, Some(self.route.to)).await;
+        let to = Some(self.route.to);
+        let mut connected = connect(&own.cluster, &tls, &member.address, speaker.clone(), to).await;
+        let alternative = lock(&self.shared.alternatives).get(&self.route.to).cloned();
+        if let (Err(ConnectError::Io(_)), Some(address)) = (&connected, alternative.filter(|it| *it != member.address))
+        {
+            connected = connect(&own.cluster, &tls, &address, speaker, to).await;
+        }
         let (stream, certificate) = match connected {
             Ok(connected) => connected,
             Err(ConnectError::Io(error)) => return Err(error),
             Err(ConnectError::Unwelcome(unwelcome)) => {
                 let text = unwelcome.to_string();
-                if matches!(unwelcome, Unwelcome::OtherFolder { id } | Unwelcome::Removed { id, .. } if id == own.replica)
-                {
-                    self.shared.unwelcome.send_if_modified(|told| {
-                        let first = told.is_none();
-                        told.get_or_insert(unwelcome);
-                        first
-                    });
-                }
+                self.shared.note(unwelcome);
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
             }
         };
@@ -263,7 +290,9 @@ impl Line {
         let heard = Arc::new(AtomicU64::new(0));
         let began = Instant::now();
         let (source, sink) = tokio::io::split(stream.into_inner());
-        let reader = read_answers(FramedRead::new(source, Frames::new(FRAME_BYTES_MAX)), &pending, &heard, began);
+        let noting = Arc::clone(&self.shared);
+        let frames = FramedRead::new(source, Frames::new(FRAME_BYTES_MAX));
+        let reader = read_answers(frames, &noting, &pending, &heard, began);
         let shared = Arc::clone(&self.shared);
         let mut renewed = shared.renewed.subscribe();
         renewed.mark_unchanged();
@@ -288,6 +317,7 @@ impl Line {
         heard: &AtomicU64,
         began: Instant,
     ) -> String {
+        let silence_max = if self.route.lane == Lane::Snapshot { SILENCE_MAX_LARGE } else { SILENCE_MAX };
         let mut frames = FramedWrite::new(sink, Frames::new(FRAME_BYTES_MAX));
         let mut ticks = interval(PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -296,15 +326,19 @@ impl Line {
             let sent = if let Some(call) = next.take() {
                 let number = self.next_call;
                 self.next_call += 1;
+                if call.reply.is_closed() {
+                    // Whoever asked has given up.
+                    continue;
+                }
                 lock(pending).insert(number, call.reply);
                 let frame = Frame { kind: Kind::Call, call: number, tag: call.service as u8, bytes: call.request };
                 // What waits already goes out together.
                 match calls.try_recv() {
                     Ok(following) => {
                         next = Some(following);
-                        timeout(SILENCE_MAX, frames.feed(frame)).await
+                        timeout(silence_max, frames.feed(frame)).await
                     }
-                    Err(_) => timeout(SILENCE_MAX, frames.send(frame)).await,
+                    Err(_) => timeout(silence_max, frames.send(frame)).await,
                 }
             } else {
                 tokio::select! {
@@ -314,11 +348,11 @@ impl Line {
                     },
                     _ = ticks.tick() => {
                         let silent_ms = millis_since(began) - heard.load(Ordering::Relaxed).min(millis_since(began));
-                        if Duration::from_millis(silent_ms) > SILENCE_MAX {
+                        if Duration::from_millis(silent_ms) > silence_max {
                             return "it gives no sign of life".to_owned();
                         }
                         lock(pending).retain(|_, reply| !reply.is_closed());
-                        timeout(SILENCE_MAX, frames.send(Frame::bare(Kind::Ping))).await
+                        timeout(silence_max, frames.send(Frame::bare(Kind::Ping))).await
                     }
                 }
             };
@@ -338,6 +372,7 @@ fn millis_since(began: Instant) -> u64 {
 /// Hands answers to those who wait for them; returns why there are no more.
 async fn read_answers(
     mut frames: FramedRead<impl AsyncRead + Unpin, Frames>,
+    shared: &Shared,
     pending: &Pending,
     heard: &AtomicU64,
     began: Instant,
@@ -357,6 +392,14 @@ async fn read_answers(
             Some(Status::Done) => Ok(frame.bytes),
             Some(Status::NotServing) => Err(Failure::Unreachable("it does not serve yet, or no more".to_owned())),
             Some(Status::Refused) => Err(Failure::Refused(String::from_utf8_lossy(&frame.bytes).into_owned())),
+            Some(Status::Unwelcome) => match frame::decode::<Unwelcome>(&frame.bytes) {
+                Ok(unwelcome) => {
+                    let text = unwelcome.to_string();
+                    shared.note(unwelcome);
+                    Err(Failure::Unreachable(text))
+                }
+                Err(error) => Err(Failure::NoAnswer(error.to_string())),
+            },
             None => Err(Failure::NoAnswer(format!("an answer of status {}", frame.tag))),
         };
         // Whoever stopped waiting does not need to know.

@@ -63,6 +63,9 @@ pub async fn form(node: &Node, addresses: &BTreeMap<ReplicaId, String>) -> Resul
                 }
             }
         }
+        if introduced.is_empty() && node.certify(next_authority(node.authority())).is_err() {
+            tracing::error!("no certificate to meet other replicas with");
+        }
         if let Some(decided) = decide(node, addresses, is_first, others.len(), &introduced)? {
             return Ok(decided);
         }
@@ -73,6 +76,13 @@ pub async fn form(node: &Node, addresses: &BTreeMap<ReplicaId, String>) -> Resul
         }
         tokio::time::sleep(ROUND_PAUSE).await;
     }
+}
+
+/// A replica that lost its folder does not know of which authority certificates
+/// are by now, and tries one after the other.
+const fn next_authority(tried: u32) -> u32 {
+    const TRIED_MAX: u32 = 64;
+    if tried >= TRIED_MAX { 0 } else { tried + 1 }
 }
 
 /// Decides, once enough is known.
@@ -88,16 +98,17 @@ fn decide(
         let known = introduction.members.iter().find(|(id, _)| *id == own.replica);
         match known {
             // The log comes from there.
-            Some((_, folder)) if folder == own.folder.as_str() => return Ok(Some(Formation::Wait)),
+            Some((_, folder)) if folder == own.folder.as_str() => return Ok(Some(Formation::Meet)),
             Some(_) => return Err(FormingError::Unwelcome(Unwelcome::OtherFolder { id: own.replica })),
             None if !introduction.members.is_empty() => return Err(FormingError::NotAMember(own.replica)),
             None => {}
         }
     }
     if !is_first {
-        // The first one forms it. Should this one have been a member before,
-        // it will be told so when it is met.
-        return Ok((!introduced.is_empty()).then_some(Formation::Wait));
+        // The first one forms it, when all have met. One that had a log will
+        // know soon whether this one is a member.
+        let none_has_log = introduced.values().all(|introduction| !introduction.has_log);
+        return Ok((!introduced.is_empty() && none_has_log).then_some(Formation::Meet));
     }
     // One that had a log and does not know the members yet will know them soon.
     if introduced.len() < others || introduced.values().any(|introduction| introduction.has_log) {

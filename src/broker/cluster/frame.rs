@@ -70,6 +70,9 @@ pub enum Status {
     NotServing,
     /// Not carried out; the bytes say why.
     Refused,
+    /// Not carried out, nor is anything else of this speaker; the bytes hold the
+    /// [`Unwelcome`].
+    Unwelcome,
 }
 
 /// One frame.
@@ -106,7 +109,7 @@ impl Service {
 }
 
 impl Status {
-    const ALL: [Self; 3] = [Self::Done, Self::NotServing, Self::Refused];
+    const ALL: [Self; 4] = [Self::Done, Self::NotServing, Self::Refused, Self::Unwelcome];
 
     /// The status of a number.
     pub fn of(tag: u8) -> Option<Self> {
@@ -321,7 +324,7 @@ mod tests {
         assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
         assert_eq!(Service::of(Service::Join as u8), Some(Service::Join));
         assert_eq!(Status::of(Status::Refused as u8), Some(Status::Refused));
-        assert_eq!((Service::of(4), Status::of(3)), (None, None));
+        assert_eq!((Service::of(4), Status::of(4)), (None, None));
     }
 
     proptest! {

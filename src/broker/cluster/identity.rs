@@ -56,6 +56,13 @@ pub struct Identity {
     pub has_log: bool,
     /// How many times it was started.
     pub starts: u64,
+    /// The authority whose certificates it showed last.
+    pub authority: u32,
+    /// Where others reach it, if it was told so when it joined.
+    pub address: Option<String>,
+    /// What it proves with that it asks again, while it joins. It has no number
+    /// as long as this is here.
+    pub joining: Option<String>,
 }
 
 /// Why a data folder cannot be used.
@@ -126,7 +133,18 @@ impl Identity {
     /// The identity of a new data folder.
     pub fn new(cluster: ClusterId, replica: ReplicaId, origin: Origin) -> Self {
         let folder = FolderId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
-        Self { version: VERSION, cluster, replica, folder, origin, has_log: false, starts: 0 }
+        Self {
+            version: VERSION,
+            cluster,
+            replica,
+            folder,
+            origin,
+            has_log: false,
+            starts: 0,
+            authority: 0,
+            address: None,
+            joining: None,
+        }
     }
 
     /// The identity of a data folder, if it has one.
@@ -147,6 +165,15 @@ impl Identity {
             return Err(IdentityError::LogLost { folder: data_folder.to_owned(), replica: identity.replica });
         }
         Ok(Some(identity))
+    }
+
+    /// Notes of which authority the replica's certificates are, so that it can
+    /// show them at once after the next start.
+    pub fn note_authority(data_folder: &Path, authority: u32) -> Result<(), IdentityError> {
+        match Self::read(data_folder)? {
+            Some(identity) if identity.authority != authority => Self { authority, ..identity }.write(data_folder),
+            _ => Ok(()),
+        }
     }
 
     /// Writes it, durably.

@@ -71,6 +71,8 @@ pub struct Join {
     pub folder: FolderId,
     /// Where other replicas are to reach it.
     pub address: String,
+    /// A secret of the one who asks: whoever asks again must have it.
+    pub proof: String,
 }
 
 /// The answer to a wish to join.
@@ -82,6 +84,8 @@ pub enum Joined {
         replica: ReplicaId,
         /// The cluster's secret, in the words of its file.
         secret: String,
+        /// The authority whose certificates are shown now.
+        authority: u32,
     },
     /// It may not.
     Refused(String),

@@ -64,6 +64,30 @@ pub enum ClusterError {
         /// The data folder.
         folder: PathBuf,
     },
+    /// A join was begun and not finished.
+    #[error("the data folder {} belongs to a replica that has not joined yet: `berth cluster join`, with the same token", folder.display())]
+    NotJoined {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// A new cluster needs a new secret.
+    #[error(
+        "a cluster that is begun with `init` gets a secret of its own: {} must have no {}, and the configuration neither \
+         `members` nor `secret_file`", folder.display(), identity::SECRET
+    )]
+    NotNew {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// The members that the configuration names cannot form a cluster.
+    #[error(transparent)]
+    Config(#[from] super::config::ConfigError),
+    /// A member has no port for the others.
+    #[error("replica {replica} has others, but no address: set `address` in `[cluster]`")]
+    NoAddress {
+        /// The replica.
+        replica: ReplicaId,
+    },
     /// The data folder is in use.
     #[error("the data folder {} belongs to replica {replica} of cluster {cluster} already", folder.display())]
     Taken {
@@ -101,6 +125,7 @@ impl Place {
         let replica = ReplicaId(config.replica);
         let found = Identity::read(&folder)?;
         let (identity, secret) = match found {
+            Some(identity) if identity.joining.is_some() => return Err(ClusterError::NotJoined { folder }),
             Some(identity) => {
                 if identity.origin != Origin::Joined && identity.replica != replica {
                     let (found, configured) = (identity.replica, replica);
@@ -114,6 +139,7 @@ impl Place {
                 (identity, Secret::read(&path)?)
             }
             None if !config.cluster.members.is_empty() => {
+                config.cluster.check_formation(config.replica)?;
                 let secret = Secret::read(&secret_path)?;
                 let cluster = Authorities::new(&secret)?.cluster().clone();
                 (Identity::new(cluster, replica, Origin::Configured), secret)
@@ -140,7 +166,12 @@ impl Place {
     pub fn found(config: &Config) -> Result<authority::ClusterId, ClusterError> {
         let folder = &config.data_folder;
         refuse_taken(config)?;
-        let path = config.cluster.secret_file.clone().unwrap_or_else(|| folder.join(identity::SECRET));
+        let path = folder.join(identity::SECRET);
+        // Another secret is another cluster; the same one would be the same
+        // cluster twice.
+        if path.exists() || config.cluster.secret_file.is_some() || !config.cluster.members.is_empty() {
+            return Err(ClusterError::NotNew { folder: folder.clone() });
+        }
         let secret = Secret::read_or_create(&path)?;
         let cluster = Authorities::new(&secret)?.cluster().clone();
         Identity::new(cluster.clone(), ReplicaId(config.replica), Origin::Founded).write(folder)?;
@@ -150,15 +181,25 @@ impl Place {
     /// Makes a replica of an empty data folder that joins with a token.
     pub async fn join(config: &Config, token: &token::JoinToken, address: String) -> Result<ReplicaId, ClusterError> {
         let folder = &config.data_folder;
-        refuse_taken(config)?;
-        let mut identity = Identity::new(token.cluster.clone(), ReplicaId(0), Origin::Joined);
-        let join = message::Join { folder: identity.folder.clone(), address };
-        let (replica, secret) = match token.join(&join).await? {
-            message::Joined::Welcome { replica, secret } => (replica, Secret::new(secret)),
+        // Written first: one that asks again because the answer was lost is
+        // known by what it has here.
+        let mut identity = match Identity::read(folder)? {
+            Some(identity) if identity.joining.is_some() && identity.cluster == token.cluster => identity,
+            Some(_) => {
+                return Err(refuse_taken(config).err().unwrap_or(ClusterError::NotNew { folder: folder.clone() }));
+            }
+            None => Identity::new(token.cluster.clone(), ReplicaId(0), Origin::Joined),
+        };
+        let proof = identity.joining.get_or_insert_with(|| Secret::random().expose().to_owned()).clone();
+        identity.address = Some(address.clone());
+        identity.write(folder)?;
+        let join = message::Join { folder: identity.folder.clone(), address, proof };
+        let (replica, secret, authority) = match token.join(&join).await? {
+            message::Joined::Welcome { replica, secret, authority } => (replica, Secret::new(secret), authority),
             message::Joined::Refused(reason) => return Err(token::JoinError::Refused(reason).into()),
         };
-        identity.replica = replica;
         secret.write(&folder.join(identity::SECRET))?;
+        (identity.replica, identity.authority, identity.joining) = (replica, authority, None);
         identity.write(folder)?;
         Ok(replica)
     }
@@ -216,14 +257,20 @@ impl Peering {
         let stop = CancellationToken::new();
         let Identity { cluster, replica, folder, .. } = place.identity.clone();
         let own = Own { cluster: cluster.clone(), replica, folder: folder.clone() };
-        let tls = Arc::new(ArcSwap::from_pointee(place.authorities.tls(0, replica, &folder)?));
+        let authority = place.identity.authority;
+        let tls = Arc::new(ArcSwap::from_pointee(place.authorities.tls(authority, replica, &folder)?));
         let dialer = Arc::new(Dialer::new(own.clone(), Arc::clone(&tls), stop.clone()));
-        let address = config.cluster.address_of(replica).unwrap_or_default();
+        let address = config.cluster.address_of(replica).or_else(|| place.identity.address.clone()).unwrap_or_default();
         let authorities = Authorities::new(&place.secret)?;
         let secret = place.secret.clone();
         let had_log = place.identity.has_log;
         let has_port = !address.is_empty();
-        let node = Arc::new(Node::new(own, address, had_log, secret, authorities, Arc::clone(&tls), dialer));
+        if !has_port && place.identity.origin != Origin::Founded {
+            return Err(ClusterError::NoAddress { replica });
+        }
+        dialer.learn_alternatives(config.cluster.addresses());
+        let node = Node::new(own, address, had_log, secret, authorities, authority, Arc::clone(&tls), dialer);
+        let node = Arc::new(node);
         let (mut listening, mut accepting) = (None, None);
         if has_port {
             let asked = config.cluster.listen;
@@ -242,10 +289,15 @@ impl Peering {
         let own = Member { address: self.node.address().to_owned(), folder: identity.folder.as_str().to_owned() };
         Ok(match identity.origin {
             // Whoever the members are by now, the log says so.
-            _ if identity.has_log => Formation::Wait,
+            _ if identity.has_log => Formation::Existing,
             Origin::Founded => Formation::Members(BTreeMap::from([(berth_raft::ReplicaId(identity.replica.0), own)])),
             Origin::Joined => Formation::Wait,
-            Origin::Configured => forming::form(&self.node, &config.cluster.addresses()).await?,
+            Origin::Configured => {
+                let formation = forming::form(&self.node, &config.cluster.addresses()).await?;
+                // These connections asked for no folder.
+                self.node.dialer().renew();
+                formation
+            }
         })
     }
 
@@ -267,6 +319,11 @@ impl Peering {
         {
             tracing::warn!(%error, "the peer port did not end in order");
         }
+    }
+
+    /// The data folder.
+    pub fn folder(&self) -> PathBuf {
+        self.place.folder.clone()
     }
 
     /// Ends with the connections.

@@ -19,7 +19,8 @@ use crate::broker::api::door::{AskError, Unavailable, UnavailableReason};
 use crate::broker::core::Broker;
 use crate::broker::machine::Machine;
 use crate::domain::ids::InvitationId;
-use crate::domain::{Command, Millis, Outcome, ReplicaId, ServerId};
+use crate::domain::request::Fingerprint;
+use crate::domain::{Command, Millis, Outcome, Refusal, ReplicaId, ServerId};
 use crate::protocol::{Question as AgentQuestion, Reply};
 use crate::secret::Secret;
 
@@ -29,6 +30,8 @@ const WISH_TIMEOUT: Duration = Duration::from_secs(15);
 const WISH_RETRY: Duration = Duration::from_millis(100);
 /// How long a question to another replica may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// One that was silent for longer is not asked to lead.
+const TRANSFER_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a change of leader may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,10 +76,11 @@ impl Node {
         had_log: bool,
         secret: Secret,
         authorities: Authorities,
+        authority: u32,
         tls: Arc<ArcSwap<Tls>>,
         dialer: Arc<Dialer>,
     ) -> Self {
-        let authority = std::sync::atomic::AtomicU32::new(0);
+        let authority = std::sync::atomic::AtomicU32::new(authority);
         Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving: OnceLock::new() }
     }
 
@@ -198,6 +202,9 @@ impl Node {
         let done = match wish {
             Wish::Remove(replica) => self.remove(serving, replica).await,
             Wish::TransferLeader(to) => transfer(&serving.replica, to).await,
+            Wish::Move { replica, .. } if !serving.replica.is_member(raft_id(replica)) => {
+                Err(refusal(MemberError::Unknown(raft_id(replica))))
+            }
             Wish::Move { replica, folder, address } => {
                 let member = Member { address, folder: folder.as_str().to_owned() };
                 serving.replica.add_learner(raft_id(replica), member).await.map_err(refusal)
@@ -216,9 +223,11 @@ impl Node {
 
     /// Removes a member.
     async fn remove(&self, serving: &Serving, replica: ReplicaId) -> Result<(), Answer> {
-        let is_member = serving.replica.members().contains_key(&raft_id(replica));
-        let is_admitted = serving.broker.fleet().cluster().admitted.contains_key(&replica);
-        if !is_member && !is_admitted {
+        let is_member = serving.replica.is_member(raft_id(replica));
+        let fleet = serving.broker.fleet();
+        // One that was removed half-way is retired now.
+        let was_given = fleet.cluster().admitted.contains_key(&replica) || replica <= fleet.cluster().last_replica;
+        if !is_member && !was_given {
             return Err(refusal(MemberError::Unknown(raft_id(replica))));
         }
         if replica == self.own.replica {
@@ -228,13 +237,17 @@ impl Node {
             }
             return Err(Answer::NotLeader);
         }
-        // Nobody adds it again once it is retired; should it not be removed
-        // then, the operator is told, and asks again.
+        // Nobody adds it again once it is retired, nor is its number given
+        // again; should it not be removed then, the operator is told, and asks
+        // again.
         if is_member {
-            serving.replica.remove(raft_id(replica)).await.map_err(refusal)?;
+            serving.replica.can_remove(raft_id(replica)).await.map_err(refusal)?;
         }
         let retired = serving.broker.propose(vec![Command::RetireReplica { replica }]).await;
         retired.map_err(|error| unavailable(&error))?;
+        if is_member {
+            serving.replica.remove(raft_id(replica)).await.map_err(refusal)?;
+        }
         tracing::info!(%replica, "a replica was removed from the cluster");
         Ok(())
     }
@@ -274,18 +287,33 @@ impl Node {
         if let Err(reason) = check_address(&join.address) {
             return Ok(Joined::Refused(reason));
         }
+        // Looked up first: a token that is used up brings nothing into the log.
+        let fleet = serving.broker.fleet();
+        let known = fleet.cluster();
+        let is_known = known.invitations.contains_key(invitation)
+            || known.admitted.values().any(|admission| admission.invitation == *invitation);
+        if !is_known {
+            let current = serving.broker.current().await.map_err(|_| Status::NotServing)?;
+            if !current.cluster().invitations.contains_key(invitation) {
+                return Ok(Joined::Refused(Refusal::UnknownInvitation.to_string()));
+            }
+        }
+        let proof = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, join.proof.as_bytes());
+        let proof = <[u8; 32]>::try_from(proof.as_ref()).map(Fingerprint).map_err(|_| Status::NotServing)?;
         let above = serving.replica.members().keys().next_back().map_or(self.own.replica, |id| ReplicaId(id.0));
         let command = Command::AdmitReplica {
             invitation: invitation.clone(),
             folder: join.folder,
             address: join.address,
+            proof,
             above: above.max(self.own.replica),
         };
         match serving.broker.propose(vec![command]).await {
             Ok(outcomes) => Ok(match outcomes.first() {
                 Some(Outcome::Admitted { replica }) => {
                     tracing::info!(%replica, %invitation, "a replica joins");
-                    Joined::Welcome { replica: *replica, secret: self.secret.expose().to_owned() }
+                    let authority = self.authority();
+                    Joined::Welcome { replica: *replica, secret: self.secret.expose().to_owned(), authority }
                 }
                 Some(Outcome::Refused(refusal)) => Joined::Refused(refusal.to_string()),
                 _ => Joined::Refused("the log did not say what became of it".to_owned()),
@@ -297,9 +325,12 @@ impl Node {
         }
     }
 
-    async fn cluster(&self, question: Question) -> Answered {
+    async fn cluster(&self, from: ReplicaId, question: Question) -> Answered {
         let answer = match question {
             Question::Introduce => Answer::Introduction(self.introduction()),
+            Question::Do(Wish::Move { replica, .. }) if replica != from => {
+                Answer::Refused("a replica moves by itself".to_owned())
+            }
             Question::Do(wish) => match self.serving.get() {
                 Some(serving) if serving.replica.status().is_leader() => self.carry_out(serving, wish).await,
                 _ => Answer::NotLeader,
@@ -361,6 +392,13 @@ impl Answers for Node {
         let from = from.clone();
         Box::pin(async move {
             let nonsense = |error: std::io::Error| (Status::Refused, Bytes::from(error.to_string()));
+            // It may have been removed since it said hello.
+            if let (Speaker::Replica { id, .. }, Some(serving)) = (&from, self.serving.get())
+                && !serving.replica.is_member(raft_id(*id))
+                && let Err(unwelcome) = self.welcome(&Hello { speaker: from.clone(), to: None })
+            {
+                return (Status::Unwelcome, frame::encode(&unwelcome));
+            }
             match (service, from) {
                 (Service::Log, Speaker::Replica { id, .. }) => match self.serving.get() {
                     Some(serving) => {
@@ -378,8 +416,8 @@ impl Answers for Node {
                     (Ok(_), None) => (Status::NotServing, Bytes::new()),
                     (Err(error), _) => nonsense(error),
                 },
-                (Service::Cluster, Speaker::Replica { .. }) => match frame::decode(&request) {
-                    Ok(question) => self.cluster(question).await,
+                (Service::Cluster, Speaker::Replica { id, .. }) => match frame::decode(&request) {
+                    Ok(question) => self.cluster(id, question).await,
                     Err(error) => nonsense(error),
                 },
                 (Service::Join, Speaker::Invited(invitation)) => match frame::decode(&request) {
@@ -406,8 +444,15 @@ async fn transfer(replica: &Replica<Machine>, to: Option<ReplicaId>) -> Result<(
     if replica.status().leader == Some(raft_id(to)) {
         return Ok(());
     }
-    if !replica.members().get(&raft_id(to)).is_some_and(|member| member.is_voter) {
-        return Err(Answer::Refused(format!("replica {to} is no voting member")));
+    match replica.members().get(&raft_id(to)) {
+        Some(member) if !member.is_voter => {
+            return Err(Answer::Refused(format!("replica {to} does not vote yet")));
+        }
+        Some(member) if member.heard.is_none_or(|heard| heard > TRANSFER_SILENCE_MAX) => {
+            return Err(Answer::Refused(format!("replica {to} is not heard of")));
+        }
+        Some(_) => {}
+        None => return Err(refusal(MemberError::Unknown(raft_id(to)))),
     }
     replica.transfer_leadership(raft_id(to)).await.map_err(|reason| Answer::Refused(reason.to_string()))?;
     let deadline = Instant::now() + TRANSFER_TIMEOUT;

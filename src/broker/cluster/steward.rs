@@ -8,6 +8,7 @@
 //!
 //! All of it follows from the log, so that whoever leads next goes on with it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use berth_raft::{Member, MemberError, Replica};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::identity::Identity;
 use super::message::Wish;
 use super::node::Node;
 use crate::broker::agents::report_missing;
@@ -31,7 +33,13 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_hours(24);
 const MOVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs until `stop`.
-pub async fn run(node: Arc<Node>, replica: Replica<Machine>, broker: Arc<Broker>, stop: CancellationToken) {
+pub async fn run(
+    node: Arc<Node>,
+    replica: Replica<Machine>,
+    broker: Arc<Broker>,
+    folder: PathBuf,
+    stop: CancellationToken,
+) {
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut certified_at = Instant::now();
@@ -47,6 +55,9 @@ pub async fn run(node: Arc<Node>, replica: Replica<Machine>, broker: Arc<Broker>
             if let Err(error) = node.certify(authority) {
                 tracing::error!(%error, "no new certificate for other replicas; the old one is kept");
             }
+            if let Err(error) = Identity::note_authority(&folder, authority) {
+                tracing::warn!(%error, "the next start begins with certificates of an earlier authority");
+            }
         }
         if moved_at.is_none_or(|at| at.elapsed() >= MOVE_INTERVAL)
             && let Some(wish) = own_move(&node, &replica)
@@ -61,8 +72,14 @@ pub async fn run(node: Arc<Node>, replica: Replica<Machine>, broker: Arc<Broker>
             }
         }
         if replica.status().is_leader() {
+            if let Err(error) = replica.finish_change().await {
+                tracing::debug!(%error, "a change of members is not finished yet");
+            }
             for (id, admission) in broker.fleet().cluster().admitted.clone() {
-                bring_in(&replica, id, &admission).await;
+                // It may have been retired meanwhile.
+                if broker.fleet().cluster().admitted.contains_key(&id) {
+                    bring_in(&replica, id, &admission).await;
+                }
             }
         }
     }

@@ -156,8 +156,8 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::DeactivateClient { id } => operators::deactivate_client(t, id),
         Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
         Command::InviteReplica { id, within, replaces } => replicas::invite(t, id, within, replaces),
-        Command::AdmitReplica { invitation, folder, address, above } => {
-            replicas::admit(t, invitation, folder, address, above)
+        Command::AdmitReplica { invitation, folder, address, proof, above } => {
+            replicas::admit(t, invitation, folder, address, proof, above)
         }
         Command::RetireReplica { replica } => replicas::retire(t, replica),
         Command::RotateAuthority { to } => replicas::rotate_authority(t, to),

@@ -1,10 +1,12 @@
 //! Replicas join and leave; their certificates change authority.
 
+use super::agents;
 use super::apply::Transition;
 use crate::domain::cluster::{ADMITTED_MAX, Admission, INVITATIONS_MAX, Invitation};
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
 use crate::domain::ids::{FolderId, InvitationId, ReplicaId};
+use crate::domain::request::Fingerprint;
 use crate::domain::time::Millis;
 
 /// Opens an invitation. The same again is no error: its answer was lost.
@@ -29,13 +31,14 @@ pub(super) fn admit(
     invitation: InvitationId,
     folder: FolderId,
     address: String,
+    proof: Fingerprint,
     above: ReplicaId,
 ) -> Outcome {
     let cluster = &t.fleet.cluster;
     // It asks again when the answer was lost.
     let before = cluster.admitted.iter().find(|(_, admission)| admission.invitation == invitation);
     if let Some((replica, admission)) = before {
-        return if admission.folder == folder {
+        return if admission.folder == folder && admission.proof == proof {
             Outcome::Admitted { replica: *replica }
         } else {
             Outcome::Refused(Refusal::InvitationUsed)
@@ -44,17 +47,24 @@ pub(super) fn admit(
     let Some(open) = cluster.invitations.get(&invitation).filter(|open| open.expires_at > t.stamp.at) else {
         return Outcome::Refused(Refusal::UnknownInvitation);
     };
+    let place_is_taken =
+        open.replaces.is_some() && cluster.admitted.values().any(|admission| admission.replaces == open.replaces);
+    if place_is_taken {
+        return Outcome::Refused(Refusal::InvitationUsed);
+    }
     if cluster.admitted.len() >= ADMITTED_MAX {
         return Outcome::Refused(Refusal::TooMany);
     }
     let replica = ReplicaId(cluster.last_replica.0.max(above.0).saturating_add(1));
-    let admission = Admission { invitation, folder, address, replaces: open.replaces };
+    let admission = Admission { invitation, folder, proof, address, replaces: open.replaces };
     t.emit(Event::ReplicaAdmitted { replica, admission });
     Outcome::Admitted { replica }
 }
 
-/// A replica is to leave, or was never to come. Its number is not given again.
+/// A replica is to leave, or was never to come. Its number is not given again,
+/// and the agents that it holds are welcome elsewhere.
 pub(super) fn retire(t: &mut Transition<'_>, replica: ReplicaId) -> Outcome {
+    agents::replica_gone(t, replica);
     t.emit(Event::ReplicaRetired { replica });
     Outcome::Done
 }
@@ -100,6 +110,7 @@ mod tests {
             invitation: invitation(id),
             folder: FolderId::new(folder).expect("valid"),
             address: "b:47100".to_owned(),
+            proof: Fingerprint([folder.len() as u8; 32]),
             above: ReplicaId(3),
         }
     }
@@ -113,6 +124,15 @@ mod tests {
         assert_eq!(run(&mut fleet, 4, admit("a", "f")), Outcome::Admitted { replica: ReplicaId(4) });
         assert_eq!(run(&mut fleet, 5, admit("a", "f")), Outcome::Admitted { replica: ReplicaId(4) }, "asked again");
         assert_eq!(run(&mut fleet, 6, admit("a", "g")), Outcome::Refused(Refusal::InvitationUsed));
+        let stranger = Command::AdmitReplica {
+            invitation: invitation("a"),
+            folder: FolderId::new("f").expect("valid"),
+            address: "b:47100".to_owned(),
+            proof: Fingerprint([9; 32]),
+            above: ReplicaId(3),
+        };
+        let refused = Outcome::Refused(Refusal::InvitationUsed);
+        assert_eq!(run(&mut fleet, 7, stranger), refused, "who knows the folder is not yet the one");
         assert_eq!(run(&mut fleet, 7, invite("b")), Outcome::Done);
         assert_eq!(run(&mut fleet, 1_007, admit("b", "g")), Outcome::Refused(Refusal::UnknownInvitation), "too late");
     }

@@ -264,6 +264,7 @@ fn each_event_has_the_form_that_clients_were_promised() {
                 admission: Admission {
                     invitation: InvitationId::new("i-1").unwrap(),
                     folder: FolderId::new("f-1").unwrap(),
+                    proof: crate::domain::request::Fingerprint([5; 32]),
                     address: "b4:47100".to_owned(),
                     replaces: None,
                 },
