@@ -49,7 +49,7 @@ enum Command {
     /// Back a cluster up into one file, through a replica on this machine.
     Backup(backup::Args),
     /// Begin a new cluster with a backup, in an empty data folder.
-    Restore(restore::Args),
+    Restore(restore::RestoreArgs),
     /// Measure: a broker as its clients see it, or parts of one by themselves.
     Bench(bench::Args),
 }

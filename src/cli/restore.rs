@@ -8,7 +8,7 @@ use crate::broker::backup::restore::restore;
 
 /// Options of `berth restore`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct RestoreArgs {
     /// The backup.
     file: PathBuf,
     #[command(flatten)]
@@ -22,7 +22,7 @@ pub(super) struct Args {
 }
 
 #[allow(clippy::print_stdout)] // a command's output
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let config = args.replica.config()?;
     config.check()?;
     let restored = restore(&config, &args.file, args.old_secret_file.as_deref()).await?;
