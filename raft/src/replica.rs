@@ -529,12 +529,12 @@ impl<M: StateMachine> Replica<M> {
     }
 }
 
-fn failed_start(error: impl std::fmt::Display) -> StartError {
+pub(crate) fn failed_start(error: impl std::fmt::Display) -> StartError {
     StartError::Stopped(StopReason::Failed(error.to_string()))
 }
 
 /// Opens the folder and makes sure that it is this replica's.
-async fn open_store(config: &Config) -> Result<Store, StartError> {
+pub(crate) async fn open_store(config: &Config) -> Result<Store, StartError> {
     let folder = config.folder.clone();
     let options = Options {
         cache_bytes: config.cache_bytes,

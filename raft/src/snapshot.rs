@@ -182,7 +182,8 @@ impl<M: StateMachine> SnapshotBuilder<M> {
         Self { moment, meta, at, snapshots, stop }
     }
 
-    async fn write(&self) -> io::Result<Snapshot> {
+    /// Writes it once; a full disk is an error.
+    pub(crate) async fn write(&self) -> io::Result<Snapshot> {
         let moment = self.moment.clone();
         let snapshots = self.snapshots.clone();
         let (meta, at) = (self.meta.clone(), self.at);

@@ -126,6 +126,7 @@ impl AdminSocket {
             .route("/clients/{id}", delete(deactivate_client))
             .route("/status", get(status))
             .with_state(Admin { broker: Arc::clone(&broker), identity })
+            .merge(super::backup::routes(Arc::clone(&node), Arc::clone(&broker), shutdown.clone()))
             .merge(super::cluster::admin::routes(node, broker));
         let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         if let Err(error) = served {

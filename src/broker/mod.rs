@@ -4,6 +4,7 @@
 //! - `agents/`: the agents' connections,
 //! - `identity/`: clients, secrets and tokens,
 //! - `cluster/`: the other replicas,
+//! - `backup/`: the state in one file, and a new cluster of it,
 //! - `admin.rs`: the operators' socket,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
@@ -13,6 +14,7 @@
 pub mod admin;
 pub mod agents;
 pub mod api;
+pub mod backup;
 pub mod cluster;
 pub mod config;
 pub mod contact;
@@ -264,7 +266,7 @@ pub fn make_data_folder(config: &Config) -> Result<(), FileError> {
     files::make_folder(&config.data_folder, 0o700)
 }
 
-fn replica_config(config: &Config, id: ReplicaId, starts: u64) -> berth_raft::Config {
+pub(crate) fn replica_config(config: &Config, id: ReplicaId, starts: u64) -> berth_raft::Config {
     let folder = config.data_folder.join(cluster::identity::STORE);
     let cluster = &config.cluster;
     berth_raft::Config {

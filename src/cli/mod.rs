@@ -1,11 +1,13 @@
 //! Role: a person at a terminal. One file for each command.
 
 mod agent;
+mod backup;
 mod bench;
 mod clients;
 mod cluster;
 mod dev;
 mod http;
+mod restore;
 mod serve;
 mod socket;
 
@@ -44,6 +46,10 @@ enum Command {
     /// Form a cluster of replicas, see how it fares, change its members.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Back a cluster up into one file, through a replica on this machine.
+    Backup(backup::Args),
+    /// Begin a new cluster with a backup, in an empty data folder.
+    Restore(restore::RestoreArgs),
     /// Measure: a broker as its clients see it, or parts of one by themselves.
     Bench(bench::Args),
 }
@@ -73,6 +79,8 @@ pub fn main() -> ExitCode {
             Command::Dev(args) => dev::run(args).await,
             Command::Clients(command) => clients::run(command).await,
             Command::Cluster(command) => cluster::run(command).await,
+            Command::Backup(args) => backup::run(args).await,
+            Command::Restore(args) => restore::run(args).await,
             Command::Bench(args) => bench::run(args).await,
         }
     });
@@ -87,7 +95,7 @@ pub fn main() -> ExitCode {
 fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
     let level = match cli.command {
         // They have something else to say on the terminal.
-        Command::Dev(_) | Command::Bench(_) | Command::Cluster(_) => "warn",
+        Command::Dev(_) | Command::Bench(_) | Command::Cluster(_) | Command::Backup(_) | Command::Restore(_) => "warn",
         _ => "info",
     };
     let filter = EnvFilter::try_new(cli.log.clone().unwrap_or_else(|| quiet_libraries(level)))?;

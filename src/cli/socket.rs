@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use axum::body::Body;
-use axum::http::{Method, Request, StatusCode};
+use axum::http::{Method, Request, Response, StatusCode};
+use futures_util::StreamExt;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 use crate::broker::admin::SOCKET;
 
@@ -36,12 +39,43 @@ impl Socket {
 
     /// Calls; gives the answer as it is.
     pub(super) async fn call_raw(&self, method: Method, path: &str, body: String) -> anyhow::Result<Vec<u8>> {
+        let (response, _connection) = self.send(method, path, body).await?;
+        let status = response.status();
+        let bytes = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
+        if status.is_success() || status == StatusCode::NO_CONTENT {
+            return Ok(bytes.to_vec());
+        }
+        Err(refused(status, &bytes))
+    }
+
+    /// Calls, and hands the answer over piece by piece, however long it is.
+    pub(super) async fn fetch(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (response, _connection) = self.send(Method::GET, path, String::new()).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let bytes = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
+            return Err(refused(status, &bytes));
+        }
+        let mut pieces = Body::new(response.into_body()).into_data_stream();
+        while let Some(piece) = pieces.next().await {
+            take(&piece.context("the broker broke its answer off; its log says why")?)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a request; the connection ends when what comes with the answer is
+    /// dropped.
+    async fn send(&self, method: Method, path: &str, body: String) -> anyhow::Result<(Response<Incoming>, Connection)> {
         let socket = self.data_folder.join(SOCKET);
         let stream = UnixStream::connect(&socket).await.with_context(|| {
             format!("cannot reach a broker at {}; does it run, and may you open it?", socket.display())
         })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
+        let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -49,15 +83,21 @@ impl Socket {
             .header("content-type", "application/json")
             .body(Body::from(body))?;
         let response = sender.send_request(request).await?;
-        let status = response.status();
-        let bytes = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
-        drop(sender);
-        connection.abort();
-        if status.is_success() || status == StatusCode::NO_CONTENT {
-            return Ok(bytes.to_vec());
-        }
-        let text = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
-        let text = text.as_ref().and_then(|value| value["error"].as_str());
-        bail!("the broker refused ({status}): {}", text.map_or_else(|| String::from_utf8_lossy(&bytes), Into::into));
+        Ok((response, connection))
     }
+}
+
+/// What drives a connection; it ends with this.
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn refused(status: StatusCode, answer: &[u8]) -> anyhow::Error {
+    let text = serde_json::from_slice::<serde_json::Value>(answer).ok();
+    let text = text.as_ref().and_then(|value| value["error"].as_str());
+    anyhow!("the broker refused ({status}): {}", text.map_or_else(|| String::from_utf8_lossy(answer), Into::into))
 }

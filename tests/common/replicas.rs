@@ -148,7 +148,7 @@ pub fn voters(view: &Value) -> Vec<u64> {
 pub struct Replicas {
     pub all: Vec<Replica>,
     /// Holds the cluster's secret.
-    _secret: tempfile::TempDir,
+    place: tempfile::TempDir,
 }
 
 impl Replicas {
@@ -174,7 +174,7 @@ impl Replicas {
                 secret.display()
             ));
         }
-        Self { all, _secret: place }
+        Self { all, place }
     }
 
     /// Replicas that serve.
@@ -182,6 +182,11 @@ impl Replicas {
         let mut replicas = Self::new(count);
         replicas.start().await;
         replicas
+    }
+
+    /// The cluster's secret.
+    pub fn secret(&self) -> berth::secret::Secret {
+        berth::secret::Secret::read(&self.place.path().join("secret")).unwrap()
     }
 
     pub async fn start(&mut self) {

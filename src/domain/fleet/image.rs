@@ -24,7 +24,7 @@ use crate::domain::time::Timestamp;
 pub type ImageError = codec::CodecError;
 
 /// Version of snapshots that this build writes.
-const VERSION: u16 = 1;
+pub const VERSION: u16 = 1;
 
 /// The part of version 1 that is not a collection. Fields are never
 /// reordered; a new version is a new type, and this one stays to be read.

@@ -9,6 +9,7 @@
 //! - `waiting.rs`: the queue, a part of the index,
 //! - `lookup.rs`, `walk.rs`, `slots.rs`: the part of it that listings use, and how,
 //! - `image.rs`: the state as a snapshot,
+//! - `restored.rs`: the state of a backup as the beginning of a new cluster,
 //! - `invariants.rs`: what must hold at every log index.
 //!
 //! All maps are persistent, so a clone costs nothing to speak of and is an
@@ -26,6 +27,7 @@ mod operators;
 mod queue;
 mod replicas;
 mod requests;
+mod restored;
 mod sessions;
 mod slots;
 mod waiting;
@@ -40,7 +42,8 @@ use imbl::OrdMap;
 pub use self::lookup::Sighting;
 pub use self::walk::{Label, Walk};
 pub use apply::{Applied, Stamp};
-pub use image::ImageError;
+pub use image::{ImageError, VERSION as IMAGE_VERSION};
+pub use restored::LEAP;
 
 use self::index::Index;
 use self::requests::Requests;
@@ -242,6 +245,11 @@ impl Fleet {
     /// The key for a purpose.
     pub fn key(&self, purpose: KeyPurpose) -> Option<&Arc<SigningKey>> {
         self.keys.get(&purpose)
+    }
+
+    /// The keys for all purposes.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
+        self.keys.values()
     }
 
     /// What happened.

@@ -1,0 +1,45 @@
+//! `berth restore`: a new cluster of a backup.
+
+use std::path::PathBuf;
+
+use super::backup::show;
+use super::serve;
+use crate::broker::backup::restore::restore;
+
+/// Options of `berth restore`.
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// The backup.
+    file: PathBuf,
+    #[command(flatten)]
+    replica: serve::Args,
+    /// File with the secret of the cluster that the backup is of
+    /// (`cluster.key` of its replicas, or their `cluster.secret_file`). With
+    /// it, tokens, the certificate authority and the secret of agents go on
+    /// being good.
+    #[arg(long, value_name = "FILE")]
+    old_secret_file: Option<PathBuf>,
+}
+
+#[allow(clippy::print_stdout)] // a command's output
+pub(super) async fn run(args: RestoreArgs) -> anyhow::Result<()> {
+    let config = args.replica.config()?;
+    config.check()?;
+    let restored = restore(&config, &args.file, args.old_secret_file.as_deref()).await?;
+    println!("Restored this backup:");
+    show(&restored.backup);
+    println!("It is this cluster now:");
+    println!("cluster: {}", restored.cluster);
+    println!("replica: {}", restored.replica);
+    println!("index: {}", restored.index);
+    if restored.keeps_keys {
+        println!("Tokens, the certificate authority and the secret of agents are those of the old cluster.");
+    } else {
+        println!("Without the old secret its keys cannot be opened; new ones are made at the first start:");
+        println!("- access tokens and connection tokens that were given out are not good any more;");
+        println!("- clients and agents need the new tls/ca.pem;");
+        println!("- agents need the new agent-secret.");
+    }
+    println!("Stop what is left of the old cluster before `berth serve` starts this one.");
+    Ok(())
+}
