@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::https::{Access, Connection, create_body, is_created};
+use super::https::{Connection, create_body, is_created};
 use super::quantiles::{Quantiles, millis};
 use super::replicas::{Replicas, Timers};
 

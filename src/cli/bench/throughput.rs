@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use comfy_table::{Table, TableStyle};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::etcd::{self, Etcd, VALUE_BYTES};
@@ -91,7 +90,6 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
     if let Some(etcd) = etcd {
         etcd.stop().await?;
     }
-    replicas.all.first_mut().context("there are three")?.end(Signal::TERM).await?;
     replicas.stop().await
 }
 
