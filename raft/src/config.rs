@@ -25,7 +25,7 @@ pub struct Config {
     /// This replica's id.
     pub replica: ReplicaId,
     /// How long a follower waits for a sign of its leader before it stands for election, in
-    /// milliseconds; the actual wait is drawn from 1 to 2 times this. 30 to 60,000. Default 450.
+    /// milliseconds; the actual wait is drawn from 1.5 to 2 times this. 30 to 60,000. Default 450.
     /// A cluster of one has slower timers of its own: it waits for nobody.
     pub election_timeout_ms: u64,
     /// How often a leader without news sends a sign of life, in milliseconds. At most half of

@@ -569,8 +569,11 @@ fn library_config(config: &Config, timers: Timers) -> openraft::Config {
     openraft::Config {
         cluster_name: "berth".to_owned(),
         heartbeat_interval: heartbeat_ms,
-        election_timeout_min: election_timeout_ms,
-        election_timeout_max: election_timeout_ms * 2,
+        // The library adds a lease of the maximum to what it draws: a follower waits for
+        // `election_timeout_ms` and half to all of it again. The minimum is also what a peer has
+        // to store and answer a vote.
+        election_timeout_min: (election_timeout_ms / 2).max(heartbeat_ms + 1),
+        election_timeout_max: election_timeout_ms,
         install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
         // Entries hold many commands each; what bounds a request is its bytes.
         max_payload_entries: 1_024,

@@ -86,7 +86,7 @@ pub struct Cluster {
     /// data folder when absent.
     pub secret_file: Option<PathBuf>,
     /// How long the leader may be silent before another one is elected, in
-    /// milliseconds; the actual time is drawn from once to twice as long.
+    /// milliseconds; the actual time is drawn from 1.5 times to twice as long.
     pub election_timeout_ms: u64,
     /// How often the leader gives a sign of life, in milliseconds.
     pub heartbeat_ms: u64,

@@ -48,6 +48,11 @@ impl Api {
         Ok(Self { client, url: url.to_owned(), token })
     }
 
+    /// The access token.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// POSTs a body to an operation and reads the answer; an answer other
     /// than 200 is an error with the broker's words.
     pub(super) async fn call(&self, operation: &str, body: &Value) -> anyhow::Result<Value> {

@@ -5,6 +5,7 @@
 //! Argon2id hashes of client secrets, and private keys sealed with the
 //! cluster's key, which is a file beside it.
 
+mod checked;
 pub mod seal;
 mod secrets;
 mod tokens;
@@ -156,13 +157,13 @@ impl door::Identity for Identity {
 
     fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
         let fleet = self.broker.fleet();
-        let claims =
+        let client_id =
             self.access.verify_access_token(&fleet, &self.cluster_key, bearer).map_err(|error| match error {
                 Ok(TokenRefusal::Malformed) => VerifyError::Invalid,
                 Ok(TokenRefusal::Expired) => VerifyError::Expired,
                 Err(error) => VerifyError::Unavailable(not_serving(&error)),
             })?;
-        let client = ClientId::new(&claims.client_id).map_err(|_| VerifyError::Invalid)?;
+        let client = ClientId::new(&client_id).map_err(|_| VerifyError::Invalid)?;
         match fleet.client(&client) {
             Some(found) if found.active => Ok(client),
             _ => Err(VerifyError::InactiveClient),

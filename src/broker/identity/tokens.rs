@@ -9,6 +9,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::checked::{Checked, Said};
 use super::seal::{ClusterKey, SealError};
 use crate::broker::cluster::shared::context;
 use crate::domain::client::{KeyPurpose, SigningKey};
@@ -29,11 +30,11 @@ const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Claims of an access token (RFC 9068 section 2.2).
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct AccessClaims {
+struct AccessClaims {
     iss: String,
     aud: String,
     sub: String,
-    pub(super) client_id: String,
+    client_id: String,
     iat: u64,
     exp: u64,
     jti: String,
@@ -79,6 +80,8 @@ struct Usable {
     id: KeyId,
     signing: EncodingKey,
     verifying: DecodingKey,
+    /// Access tokens that were found good with this key.
+    checked: Checked,
 }
 
 /// The key for one purpose, opened once and kept.
@@ -172,19 +175,26 @@ impl Signer {
 
     /// Checks an access token: algorithm, type, key, signature, issuer,
     /// audience and time, each stated here and none taken from the token
-    /// (RFC 8725 section 3).
+    /// (RFC 8725 section 3). Gives the client's id. A token that was found good
+    /// before is only looked at for its time.
     pub(super) fn verify_access_token(
         &self,
         fleet: &Fleet,
         cluster_key: &ClusterKey,
         token: &str,
-    ) -> Result<AccessClaims, Result<TokenRefusal, TokenKeyError>> {
+    ) -> Result<Arc<str>, Result<TokenRefusal, TokenKeyError>> {
         let refused = Err(Ok(TokenRefusal::Malformed));
         if token.len() > TOKEN_BYTES_MAX {
             return refused;
         }
-        let Ok(header) = jsonwebtoken::decode_header(token) else { return refused };
         let key = self.usable(fleet, cluster_key).map_err(Err)?;
+        let now = jsonwebtoken::get_current_timestamp();
+        match key.checked.get(token) {
+            Some(said) if said.exp < now => return Err(Ok(TokenRefusal::Expired)),
+            Some(said) => return Ok(said.client_id),
+            None => {}
+        }
+        let Ok(header) = jsonwebtoken::decode_header(token) else { return refused };
         if header.alg != Algorithm::ES256
             || header.typ.as_deref() != Some(ACCESS_TYPE)
             || header.kid.as_deref() != Some(key.id.as_str())
@@ -197,7 +207,11 @@ impl Signer {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.leeway = 0;
         match jsonwebtoken::decode::<AccessClaims>(token, &key.verifying, &validation) {
-            Ok(data) => Ok(data.claims),
+            Ok(data) => {
+                let said = Said { client_id: data.claims.client_id.into(), exp: data.claims.exp };
+                key.checked.keep(token, said.clone(), now);
+                Ok(said.client_id)
+            }
             Err(error) if *error.kind() == ErrorKind::ExpiredSignature => Err(Ok(TokenRefusal::Expired)),
             Err(_) => refused,
         }
@@ -219,5 +233,6 @@ fn open(key: &SigningKey, cluster_key: &ClusterKey) -> Result<Usable, TokenKeyEr
         id: key.id.clone(),
         signing: EncodingKey::from_ec_der(&pkcs8),
         verifying: DecodingKey::from_ec_der(pair.public_key().as_ref()),
+        checked: Checked::default(),
     })
 }

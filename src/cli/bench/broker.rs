@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::super::http::{Api, Credentials};
+use super::quantiles::Quantiles;
 use crate::agent::{self, config::DesktopKind};
 use crate::broker::{self, config::Config};
 use crate::secret::Secret;
@@ -215,34 +216,4 @@ async fn describes(api: &Api, rows: u64, time: Duration) -> anyhow::Result<()> {
 #[allow(clippy::cast_precision_loss)] // far below 2^52
 fn count(number: usize) -> f64 {
     number as f64
-}
-
-struct Quantiles {
-    median: Duration,
-    p99: Duration,
-    max: Duration,
-}
-
-impl Quantiles {
-    fn of(mut samples: Vec<Duration>) -> Self {
-        samples.sort_unstable();
-        let at = |per_mille: usize| {
-            let place = samples.len().saturating_mul(per_mille) / 1000;
-            samples.get(place.min(samples.len().saturating_sub(1))).copied().unwrap_or_default()
-        };
-        Self { median: at(500), p99: at(990), max: at(1000) }
-    }
-}
-
-impl std::fmt::Display for Quantiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let millis = |duration: Duration| duration.as_secs_f64() * 1000.0;
-        write!(
-            f,
-            "median {:.2} ms, p99 {:.2} ms, max {:.2} ms",
-            millis(self.median),
-            millis(self.p99),
-            millis(self.max)
-        )
-    }
 }
