@@ -194,8 +194,10 @@ impl Broker {
     pub fn configure(&self, settings: &str) -> anyhow::Result<()> {
         let Self { clients, agents, .. } = self;
         let configuration = format!(
-            "data_folder = '{}'\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n{settings}",
+            // It sees the interfaces of this machine, not those of its host in a lab.
+            "data_folder = '{}'\nnames = ['{}']\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n{settings}",
             self.data_folder.display(),
+            clients.ip(),
         );
         Ok(std::fs::write(self.config_path(), configuration)?)
     }
