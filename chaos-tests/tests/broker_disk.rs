@@ -120,7 +120,9 @@ impl Subject {
     /// Starts it; it must serve, with everything.
     async fn comes_back(&mut self) -> anyhow::Result<()> {
         let mut process = self.broker.start()?;
-        client::serving(&self.broker, &mut process).await?;
+        if let Err(error) = client::serving(&self.broker, &mut process).await {
+            return Err(error.context(self.broker.last_words()?));
+        }
         self.process = Some(process);
         self.holds_all().await?;
         self.recovers().await
