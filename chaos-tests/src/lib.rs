@@ -16,6 +16,8 @@
 //! - [`linearizability`]: whether what clients saw has an order,
 //! - [`cluster`]: broker and agents together, and when they have come to rest.
 //!
+//! The same replicas in one thread, with everything around them simulated:
+//! - [`simulation`].
 //! What breaks beneath it:
 //! - [`lab`]: a network of hosts that can be cut, and whose packets can be
 //!   delayed, lost, doubled and reordered,
@@ -39,4 +41,5 @@ pub mod portal;
 pub mod power_cut;
 pub mod process;
 pub mod random;
+pub mod simulation;
 pub mod traffic;

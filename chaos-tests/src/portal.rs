@@ -108,8 +108,9 @@ mod tests {
     #[test]
     fn what_may_have_happened_stays_possible() {
         let unknown = || Answer::Unknown("cut".to_owned());
-        let refused =
-            |status| Answer::Refused(Refusal { status, error: Some("no leader".to_owned()), retry_after_secs: Some(1) });
+        let refused = |status| {
+            Answer::Refused(Refusal { status, error: Some("no leader".to_owned()), retry_after_secs: Some(1) })
+        };
         let done = || Answer::Done(Value::Null);
         assert_eq!(both(unknown(), done()), done());
         assert_eq!(both(Answer::NotSent, done()), done());

@@ -359,8 +359,7 @@ fn a_disk_that_lies_about_syncs_is_caught() -> anyhow::Result<()> {
     let folder = place.path().join("data");
     let faults = Faults::new(&library, &folder, &place.path().join("faults"))?;
     let load = 7;
-    let (last, _) =
-        load_and_lose(&folder, &faults, (load, 1), Duration::from_millis(100), Kept::Nothing, &mut random)?;
+    let (last, _) = load_and_lose(&folder, &faults, (load, 1), Duration::from_millis(100), Kept::Nothing, &mut random)?;
     let expected = judge(&folder, Expected::new(load), last)?;
     faults.control().lie_about_syncs(true)?;
     let first = expected.next_step();

@@ -1,4 +1,5 @@
-//! Acknowledged proposals per second of one replica, beside a raw append and fdatasync.
+//! Acknowledged proposals per second of one replica, beside a raw append and fdatasync, and the
+//! processor time they take.
 //!
 //! `cargo bench -p berth-raft`; the folder is made where `BERTH_BENCH_FOLDER` says, or in the
 //! system's place for temporary files, which should be on the disk that counts.
@@ -74,8 +75,17 @@ fn raw(batch: usize) {
     println!("raw append and fdatasync, batches of {batch:>4}: {rate:>9.0} commands/s");
 }
 
+/// The processor time that this process has taken, in milliseconds.
+fn cpu_ms() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // User and system time, in hundredths of a second.
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() * 10.0).sum()
+}
+
 async fn proposals(replica: &Replica<Counter>, proposers: usize) {
     let began = Instant::now();
+    let cpu_before = cpu_ms();
     let tasks = (0..proposers).map(|_| {
         let replica = replica.clone();
         tokio::spawn(async move {
@@ -96,7 +106,11 @@ async fn proposals(replica: &Replica<Counter>, proposers: usize) {
     let rate = waits.len() as f64 / began.elapsed().as_secs_f64();
     waits.sort_unstable();
     let at = |percent: usize| waits[(waits.len() - 1) * percent / 100];
-    println!("proposals, {proposers:>4} at a time: {rate:>9.0} commands/s, p50 {:?}, p99 {:?}", at(50), at(99));
+    let cpu_us = (cpu_ms() - cpu_before) * 1000.0 / waits.len() as f64;
+    let (p50, p99) = (at(50), at(99));
+    println!(
+        "proposals, {proposers:>4} at a time: {rate:>9.0} commands/s, {cpu_us:.1} us CPU each, p50 {p50:?}, p99 {p99:?}"
+    );
 }
 
 async fn reads(replica: &Replica<Counter>, readers: usize) {

@@ -14,7 +14,7 @@ use crate::machine::{Observer, StateMachine};
 use crate::published::{Applied, Published};
 use crate::replicated::Replicated;
 use crate::snapshot::{self, Installed, Moment, SnapshotBuilder, SnapshotData};
-use crate::trail::Trail;
+use crate::trail::{self, Trail};
 use crate::types::{Answer, Batch, Call, CallAnswer, CallId, LogId, SnapshotMeta, StoredMembership, Types, Work};
 use berth_storage::Snapshots;
 use futures_util::{Stream, TryStreamExt};
@@ -23,6 +23,7 @@ use openraft::{EntryPayload, OptionalSend};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +40,12 @@ pub(crate) struct SnapshotPolicy {
     pub(crate) after_bytes: u64,
     /// Notified when a snapshot is due.
     pub(crate) due: Arc<Notify>,
+    /// Whether it has been due for so long that it must not be put off any more.
+    pub(crate) overdue: Arc<AtomicBool>,
 }
+
+/// How many times as many entries, or bytes, as a snapshot is made after make it overdue.
+const OVERDUE: u64 = 4;
 
 /// What the applier works with.
 pub(crate) struct Surroundings<M> {
@@ -78,7 +84,7 @@ impl<M: StateMachine> Applier<M> {
             last: None,
             at: UnixMillis(0),
             membership: StoredMembership::default(),
-            replicated: Replicated::new(M::HASH_VERSION),
+            replicated: Replicated::new(trail::version::<M>()),
             brought: Vec::new(),
             observer,
             effects: Vec::new(),
@@ -122,7 +128,7 @@ impl<M: StateMachine> Applier<M> {
         let stamp = Stamp { index, at: self.at };
         self.brought.extend_from_slice(&stamp.at.0.to_le_bytes());
         match batch.work {
-            Work::Calls(calls) => Ok(Answer::calls(self.apply_calls(stamp, calls)?)),
+            Work::Calls(calls) => Ok(Answer::calls(self.apply_calls(stamp, &calls)?)),
             Work::RaiseFormat(to) => {
                 self.raise_format(index, to)?;
                 Ok(Answer::none())
@@ -130,7 +136,7 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    fn apply_calls(&mut self, stamp: Stamp, calls: Vec<Call>) -> io::Result<Vec<CallAnswer<M::Outcome>>> {
+    fn apply_calls(&mut self, stamp: Stamp, calls: &[Call]) -> io::Result<Vec<CallAnswer<M::Outcome>>> {
         let index = stamp.index;
         let mut position = 0;
         let mut decode = |bytes: &Vec<u8>| {
@@ -219,7 +225,7 @@ impl<M: StateMachine> Applier<M> {
         }
         self.surroundings.formats.agree(to)?;
         self.replicated.format = to;
-        self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
+        self.replicated.trail = Trail::begin(index, trail::version::<M>());
         Ok(())
     }
 
@@ -230,17 +236,18 @@ impl<M: StateMachine> Applier<M> {
         }
         self.replicated.trail.extend(&self.brought);
         self.brought.shrink_to(BROUGHT_BYTES_KEPT);
-        if index.0 % self.surroundings.checkpoint_each == 0 {
+        if index.0.is_multiple_of(self.surroundings.checkpoint_each) {
             self.take_checkpoint(index);
         }
     }
 
     fn take_checkpoint(&mut self, index: LogIndex) {
         let checkpoint = Checkpoint { index, trail: self.replicated.trail, state_hash: None };
-        let whole = (index.0 / self.surroundings.checkpoint_each) % checkpoints::STATE_EACH == 0;
+        let number = index.0 / self.surroundings.checkpoint_each;
+        let whole = number.is_multiple_of(checkpoints::STATE_EACH);
         let moment = whole.then(|| Moment { state: self.state.clone(), replicated: self.replicated.clone() });
         if whole {
-            self.replicated.trail = Trail::begin(index, M::HASH_VERSION);
+            self.replicated.trail = Trail::begin(index, trail::version::<M>());
         }
         if self.surroundings.checkpoints.try_send(Taken { checkpoint, moment }).is_err() {
             tracing::debug!(%index, "a checkpoint is left out: the ones before are still being looked at");
@@ -250,10 +257,13 @@ impl<M: StateMachine> Applier<M> {
     fn ask_for_snapshot_when_due(&mut self, bytes: u64) {
         self.entries_since_snapshot += 1;
         self.bytes_since_snapshot = self.bytes_since_snapshot.saturating_add(bytes);
-        if self.entries_since_snapshot >= self.surroundings.policy.after_entries
-            || self.bytes_since_snapshot >= self.surroundings.policy.after_bytes
-        {
-            self.surroundings.policy.due.notify_one();
+        let policy = &self.surroundings.policy;
+        let (entries, bytes) = (self.entries_since_snapshot, self.bytes_since_snapshot);
+        if entries >= policy.after_entries || bytes >= policy.after_bytes {
+            policy.due.notify_one();
+        }
+        if entries / OVERDUE >= policy.after_entries || bytes / OVERDUE >= policy.after_bytes {
+            policy.overdue.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -334,6 +344,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<M> {
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
+        self.surroundings.policy.overdue.store(false, Ordering::Relaxed);
         let meta = SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() };
         let moment = Moment { state: self.state.clone(), replicated: self.replicated.clone() };
         SnapshotBuilder::new(moment, meta, self.at, self.surroundings.snapshots.clone(), self.surroundings.stop.clone())
@@ -349,7 +360,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         )
         .await?;
         let Installed { state, header, calls } = installed;
-        self.replicated = Replicated::from_snapshot(&header, calls, M::HASH_VERSION);
+        self.replicated = Replicated::from_snapshot(&header, calls, trail::version::<M>());
         self.surroundings.formats.agree(self.replicated.format)?;
         self.state = state;
         self.at = self.at.max(header.at);
@@ -357,6 +368,7 @@ impl<M: StateMachine> RaftStateMachine<Types> for Applier<M> {
         self.membership = header.meta.last_membership;
         self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
+        self.surroundings.policy.overdue.store(false, Ordering::Relaxed);
         self.publish();
         self.observe(&[])
     }

@@ -91,7 +91,7 @@ impl Checkpoint {
         if self.index != other.index || self.trail.version != other.trail.version {
             return None;
         }
-        let trails = (self.trail.since == other.trail.since).then(|| self.trail.hash == other.trail.hash);
+        let trails = (self.trail.since == other.trail.since).then_some(self.trail.hash == other.trail.hash);
         let states = self.state_hash.zip(other.state_hash).map(|(mine, theirs)| mine == theirs);
         match (trails, states) {
             (None, None) => None,
@@ -214,11 +214,7 @@ impl Checkpoints {
 
 /// Takes note of what another replica says, and stops this one if it is wrong.
 pub(crate) fn hear<M: StateMachine>(core: &Core<M>, from: ReplicaId, theirs: Vec<RawCheckpoint>) {
-    let voters: BTreeSet<ReplicaId> = {
-        let metrics = core.raft.server_metrics();
-        let membership = &metrics.borrow_watched().membership_config;
-        membership.voter_ids().map(ReplicaId).collect()
-    };
+    let voters = voters(core);
     let verdict = {
         let mut known = core.checkpoints.known();
         let theirs = theirs.into_iter().take(CHECKPOINTS_KEPT).map(Checkpoint::from);
@@ -240,12 +236,16 @@ pub(crate) fn hear<M: StateMachine>(core: &Core<M>, from: ReplicaId, theirs: Vec
 pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut taken: mpsc::Receiver<Taken<M>>) {
     loop {
         let next = tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             next = taken.recv() => next,
         };
         let Some(Taken { mut checkpoint, moment }) = next else { return };
-        if let Some(moment) = moment {
+        let others = other_voters(&core);
+        // With nobody to compare it with, the state is not hashed: that takes as long as a snapshot.
+        if let Some(moment) = moment.filter(|_| !others.is_empty()) {
             let hashed = tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 hashed = blocking("hash the state", move || hash_of(&moment)) => hashed,
             };
@@ -259,8 +259,9 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut taken: mpsc::Re
             // The others take as long as they do to answer, and may be gone; the next checkpoint
             // does not wait for them.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
-                () = exchange(&core) => {}
+                () = exchange(&core, others) => {}
             }
         }
     }
@@ -273,13 +274,20 @@ fn hash_of<M: StateMachine>(moment: &Moment<M>) -> std::io::Result<u64> {
     Ok(out.get_ref().finish())
 }
 
+fn voters<M: StateMachine>(core: &Core<M>) -> BTreeSet<ReplicaId> {
+    let metrics = core.raft.server_metrics();
+    let membership = &metrics.borrow_watched().membership_config;
+    membership.voter_ids().map(ReplicaId).collect()
+}
+
+fn other_voters<M: StateMachine>(core: &Core<M>) -> BTreeSet<ReplicaId> {
+    let mut voters = voters(core);
+    voters.remove(&core.config.replica);
+    voters
+}
+
 /// Tells all other voters, and hears what they have.
-async fn exchange<M: StateMachine>(core: &Core<M>) {
-    let others: Vec<ReplicaId> = {
-        let metrics = core.raft.server_metrics();
-        let membership = &metrics.borrow_watched().membership_config;
-        membership.voter_ids().map(ReplicaId).filter(|voter| *voter != core.config.replica).collect()
-    };
+async fn exchange<M: StateMachine>(core: &Core<M>, others: BTreeSet<ReplicaId>) {
     let request = Request::Checkpoints { mine: core.checkpoints.mine() }.encode();
     let asked = others.into_iter().map(|other| {
         let request = request.clone();

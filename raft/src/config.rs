@@ -73,6 +73,8 @@ pub struct Config {
     /// After each so many entries replicas compare what these brought, and after 16 times as many
     /// their whole states. The same on all replicas. At least 1. Default 4,096.
     pub hash_every_entries: u64,
+    /// How many bytes of a snapshot are sent at once. 1 KiB to 8 MiB. Default 1 MiB.
+    pub snapshot_part_bytes: usize,
 }
 
 /// A setting outside its bounds.
@@ -111,13 +113,14 @@ impl Config {
             incarnation: 0,
             formats: formats::FIRST..=formats::NEWEST,
             hash_every_entries: 4_096,
+            snapshot_part_bytes: 1024 * 1024,
         }
     }
 
     /// Checks every bound; the first field outside is the error.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let at_least_one = "at least 1";
-        let checks: [(&'static str, u64, bool, &'static str); 13] = [
+        let checks: [(&'static str, u64, bool, &'static str); 14] = [
             (
                 "election_timeout_ms",
                 self.election_timeout_ms,
@@ -165,6 +168,12 @@ impl Config {
             ),
             ("tick_interval_min_ms", self.tick_interval_min_ms, self.tick_interval_min_ms >= 1, at_least_one),
             ("hash_every_entries", self.hash_every_entries, self.hash_every_entries >= 1, at_least_one),
+            (
+                "snapshot_part_bytes",
+                self.snapshot_part_bytes as u64,
+                (1024..=8 * 1024 * 1024).contains(&self.snapshot_part_bytes),
+                "1024 to 8388608",
+            ),
             (
                 "formats",
                 (*self.formats.end()).into(),

@@ -11,11 +11,11 @@ use crate::formats::Formats;
 use crate::forwarder;
 use crate::halt::Halt;
 use crate::ids::{LogIndex, ReplicaId};
+use crate::incoming::SnapshotReceiver;
 use crate::machine::StateMachine;
 use crate::peers::{Lane, PeerError, Peers};
 use crate::published::Published;
 use crate::queue::{Memory, Outlook, Proposals, Unproposed};
-use crate::receiver::SnapshotReceiver;
 use crate::replica::Proposed;
 use crate::sequences::{OpenCall, Sequences};
 use crate::types::{Call, Types};
@@ -119,6 +119,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) async fn leader_may_have_changed(&self) {
         let mut metrics = self.raft.server_metrics();
         tokio::select! {
+            biased;
             _ = metrics.changed() => {}
             () = tokio::time::sleep(LEADER_POLL) => {}
             () = self.stop.cancelled() => {}
@@ -130,7 +131,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) async fn propose(&self, commands: Vec<Vec<u8>>) -> Result<Proposed<M::Outcome>, ProposeError> {
         let deadline = Instant::now() + self.config.request_timeout();
         let leader_deadline = Instant::now() + self.leader_wait();
-        let open = self.sequences.begin().map_err(|_| self.too_many_open())?;
+        let open = self.sequences.begin()?;
         let mut lost = false;
         loop {
             if let Some(reason) = self.stop_reason() {
@@ -158,11 +159,6 @@ impl<M: StateMachine> Core<M> {
             }
             self.leader_may_have_changed().await;
         }
-    }
-
-    fn too_many_open(&self) -> ProposeError {
-        let waiting_commands = usize::try_from(crate::calls::CALLS_KEPT_MAX).unwrap_or(usize::MAX);
-        ProposeError::Overloaded { waiting_commands }
     }
 
     /// One attempt, through whoever leads.
@@ -246,13 +242,7 @@ impl<M: StateMachine> Core<M> {
             Ok(Err(PeerError::NoAnswer { .. })) | Err(_) => return Err(ProposeError::OutcomeUnknown.into()),
         };
         match Answer::decode(&bytes) {
-            Ok(Answer::Proposed { index, outcomes }) => match forwarder::decode_outcomes(&outcomes, count) {
-                Some(outcomes) => Ok(Proposed { index: LogIndex(index), outcomes }),
-                None => {
-                    tracing::error!(%leader, "outcomes of a forwarded proposal make no sense");
-                    Err(ProposeError::OutcomeUnknown.into())
-                }
-            },
+            Ok(Answer::Proposed { index, outcomes }) => forwarder::understood(leader, index, &outcomes, count),
             Ok(Answer::Refused(refusal)) => Err(forwarder::unproposed(&refusal, false)),
             Ok(_) => Err(ProposeError::OutcomeUnknown.into()),
             Err(error) => {
@@ -267,6 +257,7 @@ impl<M: StateMachine> Core<M> {
         let mut indexes = self.published.indexes();
         let applied = indexes.wait_for(|applied| *applied >= index);
         tokio::select! {
+            biased;
             _ = tokio::time::timeout_at(deadline, applied) => {}
             () = self.stop.cancelled() => {}
         }
@@ -282,6 +273,7 @@ impl<M: StateMachine> Core<M> {
                 let call = self.peers.call(leader, Lane::Heartbeat, request);
                 // Given up early: asking again costs nothing, and there may be another leader.
                 let bytes = tokio::select! {
+                    biased;
                     answer = tokio::time::timeout(self.answer_timeout(), call) => match answer {
                         Ok(Ok(bytes)) => bytes,
                         _ => return Ok(None),

@@ -10,9 +10,9 @@
 //! time, and afterwards by none. What was written stays readable for ever.
 
 use crate::core::Core;
-use crate::error::{RaiseError, StopReason};
+use crate::error::{RaiseError, ReadError, StopReason};
 use crate::halt::Halt;
-use crate::ids::ReplicaId;
+use crate::ids::{ReplicaId, UnixMillis};
 use crate::machine::StateMachine;
 use crate::peers::Lane;
 use crate::types::{Batch, Work};
@@ -141,17 +141,19 @@ pub(crate) async fn raise<M: StateMachine>(core: &Core<M>, to: u16) -> Result<()
 fn members<M: StateMachine>(core: &Core<M>) -> BTreeSet<ReplicaId> {
     let metrics = core.raft.server_metrics();
     let membership = &metrics.borrow_watched().membership_config;
-    membership.nodes().map(|(id, _)| ReplicaId(*id)).collect()
+    membership.nodes().map(|member| ReplicaId(*member.0)).collect()
 }
 
-/// Raises the format of a cluster that was just formed, as soon as all members have answered. An
-/// answer that speaks against it ends this: from then on it is the operator's choice.
-pub(crate) async fn raise_when_formed<M: StateMachine>(core: Arc<Core<M>>) {
+/// Raises the format of a cluster that is new, as soon as all members have answered: `forms` says
+/// that this replica took part in forming it, and where nothing was ever written it makes no
+/// difference. An answer that speaks against it ends this: from then on it is the operator's choice.
+pub(crate) async fn raise_when_new<M: StateMachine>(core: Arc<Core<M>>, forms: bool) {
     let newest = *core.formats.reads().end();
     while core.formats.agreed() < newest {
         if core.leads() {
-            match raise(&core, newest).await {
-                Ok(()) => return,
+            match raise_if_new(&core, forms, newest).await {
+                Ok(true) => {}
+                Ok(false) => return,
                 Err(error @ RaiseError::NotRead { .. }) => {
                     tracing::warn!(%error, "the cluster stays with an earlier format until it is raised");
                     return;
@@ -160,10 +162,28 @@ pub(crate) async fn raise_when_formed<M: StateMachine>(core: Arc<Core<M>>) {
             }
         }
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }
     }
+}
+
+/// Whether there is a reason to go on.
+async fn raise_if_new<M: StateMachine>(core: &Core<M>, forms: bool, to: u16) -> Result<bool, RaiseError> {
+    if !forms {
+        let stopped = || ReadError::Stopped(core.reason_or_requested());
+        let current = core.reads.confirmed(core.config.request_timeout(), stopped).await;
+        // Every entry with commands moves the time.
+        let written = core.published.latest().at > UnixMillis(0);
+        if current.is_ok() && written {
+            return Ok(false);
+        }
+        if current.is_err() {
+            return Ok(true);
+        }
+    }
+    raise(core, to).await.map(|()| false)
 }
 
 #[cfg(test)]

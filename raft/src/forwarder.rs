@@ -17,6 +17,7 @@ use crate::wire::{Answer, CallReply, Refusal, Request};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -29,6 +30,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
     let mut left_over: Option<Waiting<M::Outcome>> = None;
     loop {
         let first = tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             Some(()) = under_way.next(), if !under_way.is_empty() => None,
             first = queue::next(&mut left_over, &mut waiting), if under_way.len() < REQUESTS_MAX => {
@@ -64,6 +66,7 @@ async fn pass_on<M: StateMachine>(
     // longer than to find one. What is not has one chance.
     let within = if may_be_left { core.leader_wait() } else { core.config.request_timeout() };
     let answer = tokio::select! {
+        biased;
         answer = tokio::time::timeout(within, call) => answer,
         () = core.leader_is_not(leader), if may_be_left => return refuse(parts, lost),
     };
@@ -76,7 +79,7 @@ async fn pass_on<M: StateMachine>(
         Ok(Answer::Calls { replies }) if replies.len() == parts.len() => {
             for (part, reply) in parts.into_iter().zip(replies) {
                 let (commands, has_id) = (part.commands, part.has_id);
-                part.answer(understood(leader, reply, commands, has_id));
+                part.answer(reply_to(leader, reply, commands, has_id));
             }
         }
         Ok(Answer::Refused(refusal)) => refuse(parts, |part| unproposed(&refusal, part.has_id)),
@@ -92,30 +95,31 @@ async fn pass_on<M: StateMachine>(
 }
 
 /// What the leader says of one call.
-fn understood<O: serde::de::DeserializeOwned>(
+fn reply_to<O: DeserializeOwned>(
     leader: ReplicaId,
     reply: CallReply,
     commands: usize,
     has_id: bool,
 ) -> Result<Proposed<O>, Unproposed> {
-    let (index, outcomes) = match reply {
-        CallReply::Proposed { index, outcomes } => (LogIndex(index), outcomes),
-        CallReply::Refused(refusal) => return Err(unproposed(&refusal, has_id)),
-    };
-    match decode_outcomes(&outcomes, commands) {
-        Some(outcomes) => Ok(Proposed { index, outcomes }),
-        None => {
-            tracing::error!(%leader, "outcomes of a forwarded proposal make no sense");
-            Err(ProposeError::OutcomeUnknown.into())
-        }
+    match reply {
+        CallReply::Proposed { index, outcomes } => understood(leader, index, &outcomes, commands),
+        CallReply::Refused(refusal) => Err(unproposed(&refusal, has_id)),
     }
 }
 
-/// The outcomes of `commands` commands, if that is what they are.
-pub(crate) fn decode_outcomes<O: serde::de::DeserializeOwned>(outcomes: &[Vec<u8>], commands: usize) -> Option<Vec<O>> {
-    let decoded = outcomes.iter().map(|bytes| codec::decode_outcome(bytes));
-    let decoded: Vec<O> = decoded.collect::<Result<_, _>>().ok()?;
-    (decoded.len() == commands).then_some(decoded)
+/// What `commands` commands came to, if the leader's words make sense.
+pub(crate) fn understood<O: DeserializeOwned>(
+    leader: ReplicaId,
+    index: u64,
+    outcomes: &[Vec<u8>],
+    commands: usize,
+) -> Result<Proposed<O>, Unproposed> {
+    let decoded = outcomes.iter().map(|bytes| codec::decode_outcome(bytes)).collect::<Result<Vec<O>, _>>();
+    let Some(outcomes) = decoded.ok().filter(|outcomes| outcomes.len() == commands) else {
+        tracing::error!(%leader, "outcomes of a forwarded proposal make no sense");
+        return Err(ProposeError::OutcomeUnknown.into());
+    };
+    Ok(Proposed { index: LogIndex(index), outcomes })
 }
 
 /// What a refusal of the leader means for whoever waits.

@@ -314,6 +314,7 @@ pub(crate) async fn tell_transport<M: StateMachine>(core: std::sync::Arc<Core<M>
             core.peers.learn(&members.collect());
         }
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             changed = metrics.changed() => if changed.is_err() { return },
         }

@@ -3,33 +3,26 @@
 use crate::codec::{self, RawEntry, RawLogId, RawVote};
 use crate::ids::ReplicaId;
 use crate::members::Member;
+use crate::outgoing::{self, Transfers};
 use crate::peers::{Lane, PeerError, Peers};
-use crate::snapshot::{SnapshotData, blocking};
+use crate::snapshot::SnapshotData;
 use crate::types::{Types, Vote};
-use crate::wire::{Answer, AppendAnswer, Ballot, Refusal, Request, SnapshotEnd, TransferAnswer};
+use crate::wire::{Answer, AppendAnswer, Ballot, Refusal, Request, TransferAnswer};
 use openraft::alias::SnapshotOf;
-use openraft::errors::ErrorSource;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2, StorageError};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use std::future::Future;
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How much of a snapshot one request carries.
-const CHUNK_BYTES: usize = 1024 * 1024;
-
 /// How long the whole transfer of a snapshot may take before it is begun again.
 pub(crate) const SNAPSHOT_TIMEOUT: Duration = Duration::from_hours(1);
-
-/// How long one part of a snapshot may take; the last one includes reading the state.
-const CHUNK_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Makes a sender for each peer and lane.
 #[derive(Clone)]
@@ -37,12 +30,20 @@ pub(crate) struct Network {
     peers: Arc<dyn Peers>,
     /// How long a peer may take to answer what is not part of a snapshot.
     answer_timeout: Duration,
+    /// How much of a snapshot one request carries.
+    pub(crate) part_bytes: usize,
+    /// Numbers the snapshots that are sent without an offer.
     transfers: Arc<AtomicU64>,
+    pub(crate) outgoing: Transfers,
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<dyn Peers>, answer_timeout: Duration) -> Self {
-        Self { peers, answer_timeout, transfers: Arc::default() }
+    pub(crate) fn new(peers: Arc<dyn Peers>, answer_timeout: Duration, part_bytes: usize) -> Self {
+        Self { peers, answer_timeout, part_bytes, transfers: Arc::default(), outgoing: Transfers::default() }
+    }
+
+    pub(crate) fn next_transfer(&self) -> u64 {
+        self.transfers.fetch_add(1, Ordering::Relaxed)
     }
 
     fn sender(&self, to: u64, lane: Lane) -> Sender {
@@ -68,14 +69,14 @@ impl RaftNetworkFactory<Types> for Network {
 
 /// Sends to one peer on one lane.
 pub(crate) struct Sender {
-    network: Network,
-    to: ReplicaId,
+    pub(crate) network: Network,
+    pub(crate) to: ReplicaId,
     lane: Lane,
 }
 
 /// Why a request brought nothing.
 #[derive(Debug, thiserror::Error)]
-enum CallError {
+pub(crate) enum CallError {
     #[error(transparent)]
     Peer(#[from] PeerError),
     #[error("replica {to} did not answer within {} ms", after.as_millis())]
@@ -115,7 +116,7 @@ impl From<CallError> for StreamingError<Types> {
 }
 
 impl Sender {
-    async fn call(&self, request: Request, within: Duration) -> Result<Answer, CallError> {
+    pub(crate) async fn call(&self, request: Request, within: Duration) -> Result<Answer, CallError> {
         let to = self.to;
         let call = self.network.peers.call(to, self.lane, request.encode());
         let bytes = match tokio::time::timeout(within, call).await {
@@ -133,7 +134,7 @@ impl Sender {
         self.call(request, self.network.answer_timeout).await
     }
 
-    fn mismatch(&self) -> CallError {
+    pub(crate) fn mismatch(&self) -> CallError {
         CallError::Mismatch { to: self.to }
     }
 
@@ -143,44 +144,6 @@ impl Sender {
                 Ok(VoteResponse { vote: vote.into(), vote_granted: granted, last_log_id: last.map(Into::into) })
             }
             _ => Err(self.mismatch().into()),
-        }
-    }
-
-    async fn send_snapshot(
-        &self,
-        vote: Vote,
-        snapshot: SnapshotData,
-    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let SnapshotData::Stored(stored) = snapshot else {
-            let text = "only finished snapshots are sent".to_owned();
-            return Err(NetworkError::from_string(text).into());
-        };
-        let transfer = self.network.transfers.fetch_add(1, Ordering::Relaxed);
-        let mut reader = stored.open();
-        let mut offset = 0;
-        loop {
-            let read = blocking("read a snapshot", move || {
-                let mut bytes = Vec::new();
-                reader.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut bytes)?;
-                Ok((reader, bytes))
-            });
-            let (open, bytes) = read.await.map_err(|error| {
-                // A snapshot of ours that cannot be read is damage of this replica.
-                StorageError::read_snapshot(None, openraft::impls::BoxedErrorSource::from_error(&error))
-            })?;
-            reader = open;
-            let length = bytes.len() as u64;
-            let end = (bytes.len() < CHUNK_BYTES)
-                .then(|| SnapshotEnd { vote: RawVote::from(&vote), meta: stored.meta().to_vec() });
-            let request = Request::SnapshotChunk { transfer, offset, bytes, end };
-            offset += length;
-            match self.call(request, CHUNK_TIMEOUT).await? {
-                Answer::ChunkTaken => {}
-                Answer::Snapshot { vote } => {
-                    return Ok(SnapshotResponse::new(vote.into()));
-                }
-                _ => return Err(self.mismatch().into()),
-            }
         }
     }
 }
@@ -233,9 +196,14 @@ impl RaftNetworkV2<Types> for Sender {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let SnapshotData::Stored(stored) = snapshot.snapshot else {
+            let text = "only finished snapshots are sent".to_owned();
+            return Err(NetworkError::from_string(text).into());
+        };
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
-            sent = self.send_snapshot(vote, snapshot.snapshot) => sent,
+            sent = outgoing::send(self, vote, &stored) => sent,
         }
     }
 

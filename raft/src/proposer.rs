@@ -9,13 +9,13 @@
 //! part of an entry is answered with its outcome, as unknown or as lost, never silently dropped or
 //! put into another entry from here.
 
-use crate::calls::CALLS_KEPT_MAX;
 use crate::core::Core;
 use crate::error::ProposeError;
 use crate::ids::{LogIndex, UnixMillis};
 use crate::machine::StateMachine;
 use crate::queue::{self, Gathered, Part, Unproposed, Waiting, WaitingProposals, refuse};
 use crate::replica::Proposed;
+use crate::sequences;
 use crate::types::{Batch, Call, CallAnswer, Types, Work};
 use berth_storage::Condition;
 use futures_util::StreamExt;
@@ -52,6 +52,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
         let room = in_flight.is_empty()
             || (in_flight.len() < core.config.entries_in_flight_max && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
         let first = tokio::select! {
+            biased;
             Some(settled) = in_flight.next(), if !in_flight.is_empty() => {
                 let settled: InFlight<M::Outcome> = settled;
                 in_flight_bytes -= settled.bytes;
@@ -103,6 +104,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
         let deposed = deposed.clone();
         in_flight.push(async move {
             let result = tokio::select! {
+                biased;
                 answer = answer => answer.map_err(drop),
                 () = deposed.cancelled(), if may_be_left => Err(()),
             };
@@ -149,10 +151,7 @@ fn settle<O: Send + Sync + 'static>(settled: InFlight<O>) {
             CallAnswer::Applied(outcomes) => Ok(Proposed { index, outcomes }),
             CallAnswer::AppliedBefore { index, outcomes } => Ok(Proposed { index, outcomes }),
             CallAnswer::Forgotten => Err(ProposeError::OutcomeUnknown.into()),
-            CallAnswer::TooMany => {
-                let waiting_commands = usize::try_from(CALLS_KEPT_MAX).unwrap_or(usize::MAX);
-                Err(ProposeError::Overloaded { waiting_commands }.into())
-            }
+            CallAnswer::TooMany => Err(sequences::overloaded().into()),
         });
     }
 }

@@ -154,14 +154,15 @@ pub(crate) fn gather<O>(
     let mut gathered = Gathered { calls: Vec::new(), parts: Vec::new(), bytes: 0 };
     let mut commands = 0;
     let mut following = Some(first);
-    while let Some(Waiting { call, bytes, memory, reply, _room }) = following {
+    while let Some(next) = following {
         let fits = gathered.parts.is_empty()
-            || (commands + call.commands.len() <= config.batch_commands_max
-                && gathered.bytes + bytes <= config.batch_bytes_max);
+            || (commands + next.call.commands.len() <= config.batch_commands_max
+                && gathered.bytes + next.bytes <= config.batch_bytes_max);
         if !fits {
-            *left_over = Some(Waiting { call, bytes, memory, reply, _room });
+            *left_over = Some(next);
             break;
         }
+        let Waiting { call, bytes, memory, reply, .. } = next;
         if !remembered && memory == Memory::Required {
             drop(reply.send(Err(Unproposed::NotLeader)));
         } else if !reply.is_closed() {

@@ -12,6 +12,7 @@ use crate::formats::{self, Formats};
 use crate::forwarder;
 use crate::halt::Halt;
 use crate::ids::{LogIndex, ReplicaId};
+use crate::incoming::{self, SnapshotReceiver};
 use crate::log_store::{LogStore, QUEUE_BYTES};
 use crate::machine::{Observer, StateMachine};
 use crate::members::{self, Formation, Member};
@@ -20,10 +21,12 @@ use crate::peers::{NoPeers, Peers};
 use crate::proposer;
 use crate::published::Published;
 use crate::queue::{self, Memory};
-use crate::receiver::{self, SnapshotReceiver};
+use crate::receiver;
+use crate::runtime;
 use crate::sequences::Sequences;
 use crate::status::Status;
 use crate::tasks::{self, Supervised};
+use crate::testing::simulation;
 use crate::types::Call;
 use crate::wire::{Answer, Refusal, Request};
 use berth_storage::{Options, Store};
@@ -34,7 +37,7 @@ use openraft::raft::AppendEntriesRequest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -164,18 +167,18 @@ impl<M: StateMachine> Replica<M> {
             Formation::Members(members) => (is_new, members.len() == 1),
             Formation::Wait => (false, false),
         };
-        let due = Arc::new(Notify::new());
         let policy = SnapshotPolicy {
             after_entries: config.snapshot_after_entries,
             after_bytes: config.snapshot_after_bytes,
-            due: Arc::clone(&due),
+            due: Arc::default(),
+            overdue: Arc::default(),
         };
         let published = Arc::new(Published::new(initial.clone(), initial.next_deadline()));
         let (checkpoints, taken_checkpoints) = checkpoints::sink();
         let surroundings = Surroundings {
             published: Arc::clone(&published),
             snapshots: snapshots.clone(),
-            policy,
+            policy: policy.clone(),
             formats: Arc::clone(&formats),
             checkpoint_each: config.hash_every_entries,
             checkpoints,
@@ -183,10 +186,12 @@ impl<M: StateMachine> Replica<M> {
         };
         let applier = Applier::new(initial, observer, surroundings);
         let answer_timeout = Duration::from_millis(config.election_timeout_ms);
+        let network = Network::new(Arc::clone(&peers), answer_timeout, config.snapshot_part_bytes);
+        let outgoing = network.outgoing.clone();
         let raft = Raft::new(
             replica.0,
             Arc::new(library_config(&config, timers)),
-            Network::new(Arc::clone(&peers), answer_timeout),
+            network,
             LogStore::new(log.clone(), replica, stop.clone()),
             applier,
         )
@@ -197,6 +202,7 @@ impl<M: StateMachine> Replica<M> {
         let (forwards, waiting_forwards) = queue::queue(&config);
         let (reads, waiting_reads) = barrier::queue();
         let sequences = Sequences::new(replica, config.incarnation);
+        let incoming = SnapshotReceiver::new(snapshots, Arc::clone(&formats));
         let core = Arc::new(Core {
             config,
             clock,
@@ -211,29 +217,31 @@ impl<M: StateMachine> Replica<M> {
             forwards,
             sequences,
             reads,
-            incoming: SnapshotReceiver::new(snapshots),
+            incoming,
             stop,
             changing: tokio::sync::Mutex::default(),
         });
         let running = TaskTracker::new();
-        running.spawn(proposer::run(Arc::clone(&core), waiting_proposals));
-        running.spawn(forwarder::run(Arc::clone(&core), waiting_forwards));
-        running.spawn(checkpoints::run(Arc::clone(&core), taken_checkpoints));
-        running.spawn(barrier::run(Arc::clone(&core), waiting_reads));
-        running.spawn(members::tell_transport(Arc::clone(&core)));
-        running.spawn(tasks::tick(Arc::clone(&core)));
-        running.spawn(tasks::snapshot(Arc::clone(&core), due));
+        runtime::spawn(running.track_future(proposer::run(Arc::clone(&core), waiting_proposals)));
+        runtime::spawn(running.track_future(forwarder::run(Arc::clone(&core), waiting_forwards)));
+        runtime::spawn(running.track_future(checkpoints::run(Arc::clone(&core), taken_checkpoints)));
+        runtime::spawn(running.track_future(incoming::sweep(Arc::clone(&core))));
+        runtime::spawn(running.track_future(barrier::run(Arc::clone(&core), waiting_reads)));
+        runtime::spawn(running.track_future(members::tell_transport(Arc::clone(&core))));
+        runtime::spawn(running.track_future(tasks::tick(Arc::clone(&core))));
+        runtime::spawn(running.track_future(tasks::snapshot(Arc::clone(&core), policy, outgoing)));
         let (closing, closed) = watch::channel(None);
-        tokio::spawn(tasks::supervise(Supervised { raft, store, tasks: running.clone(), halt, closed: closing }));
+        runtime::spawn(tasks::supervise(Supervised { raft, store, tasks: running.clone(), halt, closed: closing }));
         let replica = Self { core, closed, guard: Arc::new(guard) };
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
         let taking_part = async {
             replica.take_part(formation).await?;
-            if forms && alone {
+            let raised = formats::raise_when_new(Arc::clone(&replica.core), forms);
+            if alone {
                 // Nobody else has to be asked.
-                formats::raise_when_formed(Arc::clone(&replica.core)).await;
-            } else if forms {
-                running.spawn(formats::raise_when_formed(Arc::clone(&replica.core)));
+                raised.await;
+            } else {
+                runtime::spawn(running.track_future(raised));
             }
             Ok(())
         };
@@ -442,10 +450,22 @@ impl<M: StateMachine> Replica<M> {
             Request::PreVote(ballot) => receiver::pre_vote(raft, ballot).await,
             Request::TransferLeader { vote, to, last } => receiver::transfer_leader(raft, vote, to, last).await,
             Request::SnapshotChunk { transfer, offset, bytes, end } => {
-                let taken = core.incoming.take(from, transfer, offset, bytes, end.as_ref());
+                let taken = core.incoming.take_numbered(from, transfer, offset, bytes, end.as_ref());
                 match (taken.await, end) {
                     (Err(refusal), _) => Answer::Refused(refusal),
-                    (Ok(Some(data)), Some(end)) => receiver::install(raft, &end, data).await,
+                    (Ok(Some(complete)), Some(end)) => receiver::install(raft, end.vote, complete).await,
+                    (Ok(_), _) => Answer::ChunkTaken,
+                }
+            }
+            Request::SnapshotOffer { header, length } => match core.incoming.offered(header, length).await {
+                Ok(offset) => Answer::SnapshotFrom { offset },
+                Err(refusal) => Answer::Refused(refusal),
+            },
+            Request::SnapshotPart { snapshot, offset, bytes, end } => {
+                let part = incoming::Part { snapshot, offset, bytes, is_last: end.is_some() };
+                match (core.incoming.take(part).await, end) {
+                    (Err(refusal), _) => Answer::Refused(refusal),
+                    (Ok(Some(complete)), Some(vote)) => receiver::install(raft, vote, complete).await,
                     (Ok(_), _) => Answer::ChunkTaken,
                 }
             }
@@ -502,7 +522,10 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
         queue_bytes: QUEUE_BYTES,
         ..Options::default()
     };
-    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, options)).await;
+    let opened = match simulation::host() {
+        Some(host) => Ok(Store::in_memory(host.disk(), &folder, options)),
+        None => runtime::blocking(move || Store::open(&folder, options)).await,
+    };
     let store = opened
         .map_err(failed_start)?
         .map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;

@@ -1,6 +1,7 @@
 //! The numbers of this replica's own calls, and which of them still wait for their outcome.
 
 use crate::calls::CALLS_KEPT_MAX;
+use crate::error::ProposeError;
 use crate::ids::ReplicaId;
 use crate::types::CallId;
 use std::collections::BTreeSet;
@@ -27,10 +28,6 @@ impl Open {
     }
 }
 
-/// So many calls are unanswered that no more are taken.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooManyOpen;
-
 impl Sequences {
     pub(crate) fn new(replica: ReplicaId, incarnation: u64) -> Arc<Self> {
         Arc::new(Self { replica, incarnation, open: Mutex::default() })
@@ -46,20 +43,25 @@ impl Sequences {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next call; `None` when calls have no ids.
-    pub(crate) fn begin(self: &Arc<Self>) -> Result<Option<OpenCall>, TooManyOpen> {
+    /// The next call; `None` when calls have no ids. Refused while too many are unanswered.
+    pub(crate) fn begin(self: &Arc<Self>) -> Result<Option<OpenCall>, ProposeError> {
         if !self.are_remembered() {
             return Ok(None);
         }
         let mut open = self.open();
         let sequence = open.next;
         if sequence - open.answered_below() >= CALLS_KEPT_MAX {
-            return Err(TooManyOpen);
+            return Err(overloaded());
         }
         open.next += 1;
         open.waiting.insert(sequence);
         Ok(Some(OpenCall { sequences: Arc::clone(self), sequence }))
     }
+}
+
+/// What a call is told while as many are unanswered as are remembered.
+pub(crate) fn overloaded() -> ProposeError {
+    ProposeError::Overloaded { waiting_commands: usize::try_from(CALLS_KEPT_MAX).unwrap_or(usize::MAX) }
 }
 
 /// A call that waits for its outcome. Dropped, nobody waits any more.
@@ -113,7 +115,7 @@ mod tests {
         for _ in 1..CALLS_KEPT_MAX {
             sequences.begin().unwrap();
         }
-        assert_eq!(sequences.begin().err(), Some(TooManyOpen));
+        assert_eq!(sequences.begin().err(), Some(overloaded()));
         drop(oldest);
         assert!(sequences.begin().is_ok());
     }

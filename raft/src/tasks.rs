@@ -1,18 +1,21 @@
 //! What runs beside the calls: ticks, snapshots, and the watch over the consensus core.
 
-use crate::applier::Applier;
+use crate::applier::{Applier, SnapshotPolicy};
 use crate::core::Core;
 use crate::error::StopReason;
 use crate::halt::{Halt, set_if_running};
 use crate::machine::StateMachine;
+use crate::outgoing::Transfers;
 use crate::queue::Memory;
+use crate::runtime;
 use crate::types::{Call, Types};
 use berth_storage::{Condition, Store};
 use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 /// Proposes an entry without commands whenever the state's next deadline is due and this replica
@@ -30,6 +33,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
             }
         };
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             changed = deadlines.changed() => {
                 if changed.is_err() {
@@ -43,6 +47,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
         if !core.leads() {
             // The leader ticks. Looked at again when somebody else leads or time moves on.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 _ = deadlines.changed() => {}
                 changed = leadership.changed() => {
@@ -63,6 +68,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
         if proposed.is_err() || !moved {
             // A state that keeps a deadline in the past must not fill the log.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -70,18 +76,22 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
     }
 }
 
-/// Starts a snapshot whenever the applier says that one is due.
-pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, due: Arc<Notify>) {
+/// Starts a snapshot whenever the applier says that one is due. Puts it off while one is being sent
+/// to another replica, but not for ever.
+pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, policy: SnapshotPolicy, outgoing: Transfers) {
     loop {
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
-            () = due.notified() => {}
+            () = policy.due.notified() => {}
         }
-        if core.raft.trigger().snapshot().await.is_err() {
+        let put_off = outgoing.under_way() && !policy.overdue.load(Ordering::Relaxed);
+        if !put_off && core.raft.trigger().snapshot().await.is_err() {
             return;
         }
         // While one is being written, asking again has no effect: no need to do it per entry.
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
@@ -104,6 +114,7 @@ pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
     let mut core_state = raft.server_metrics();
     let failed = loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => break false,
             changed = core_state.changed() => if changed.is_err() { break true },
         }
@@ -128,7 +139,7 @@ pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
     tasks.close();
     tasks.wait().await;
     drop(raft);
-    let result = match tokio::task::spawn_blocking(move || store.close()).await {
+    let result = match runtime::blocking(move || store.close()).await {
         Ok(result) => result.map_err(|error| StopReason::Failed(crate::codec::chain(&error))),
         Err(error) => Err(StopReason::Failed(error.to_string())),
     };

@@ -9,17 +9,26 @@
 //! anybody.
 
 use crate::ids::LogIndex;
+use crate::machine::StateMachine;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+
+/// Raised when this crate hashes something else than before for the same entries, or writes the kept
+/// calls differently.
+const LAYOUT: u32 = 1;
 
 /// The hash of the entries from one on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Trail {
     /// The entry after which it began. Trails that began elsewhere are never compared.
     pub(crate) since: LogIndex,
-    /// [`StateMachine::HASH_VERSION`](crate::StateMachine::HASH_VERSION) of who made it. Nor are
-    /// those of another version.
+    /// The [`version`] of who made it. Nor are those of another version.
     pub(crate) version: u32,
     pub(crate) hash: u64,
+}
+
+/// What hashes of this build for the machine `M` are comparable with.
+pub(crate) fn version<M: StateMachine>() -> u32 {
+    M::HASH_VERSION.wrapping_shl(8).wrapping_add(LAYOUT)
 }
 
 impl Trail {
@@ -83,7 +92,9 @@ mod tests {
     fn the_order_of_entries_counts() {
         let hash = |entries: [&[u8]; 2]| {
             let mut trail = Trail::begin(LogIndex(0), 1);
-            entries.iter().for_each(|entry| trail.extend(entry));
+            for entry in entries {
+                trail.extend(entry);
+            }
             trail.hash
         };
         assert_ne!(hash([b"one", b"two"]), hash([b"two", b"one"]));

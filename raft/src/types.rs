@@ -2,6 +2,7 @@
 
 use crate::ids::{LogIndex, ReplicaId, UnixMillis};
 use crate::members::Member;
+use crate::runtime::Runtime;
 use std::any::Any;
 use std::fmt;
 
@@ -14,13 +15,8 @@ openraft::declare_raft_types!(
         Node = Member,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = TokioRuntime,
+        AsyncRuntime = Runtime,
 );
-
-// The library marks its own default runtime as deprecated in favour of a crate of its own that
-// holds the same type.
-#[allow(deprecated)]
-type TokioRuntime = openraft::impls::TokioRuntime;
 
 pub(crate) type LogId = openraft::alias::LogIdOf<Types>;
 pub(crate) type Vote = openraft::alias::VoteOf<Types>;

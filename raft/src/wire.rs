@@ -50,6 +50,17 @@ pub(crate) enum Request {
     Calls { calls: Vec<RawCall> },
     /// A replica says what it came to, and asks for the same. From version 2 on.
     Checkpoints { mine: Vec<RawCheckpoint> },
+    /// The leader asks how much the receiver has of a snapshot with this header. From version 2 on.
+    SnapshotOffer { header: Vec<u8>, length: u64 },
+    /// The leader sends a part of the snapshot that it has offered. From version 2 on.
+    SnapshotPart {
+        /// The hash of its header.
+        snapshot: u64,
+        offset: u64,
+        bytes: Vec<u8>,
+        /// With the last part: the sender's vote.
+        end: Option<RawVote>,
+    },
 }
 
 /// What a candidate shows.
@@ -108,6 +119,10 @@ pub(crate) enum Answer {
     Checkpoints {
         mine: Vec<RawCheckpoint>,
     },
+    /// The receiver has as much of the offered snapshot. From version 2 on.
+    SnapshotFrom {
+        offset: u64,
+    },
 }
 
 /// What became of a call that was passed on.
@@ -147,6 +162,8 @@ pub(crate) enum Refusal {
     SnapshotOutOfOrder,
     /// The receiver could not store the part.
     SnapshotNotStored(String),
+    /// The receiver is installing this very snapshot.
+    SnapshotBusy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -177,7 +194,9 @@ impl Request {
             | Self::Propose { .. }
             | Self::ReadIndex
             | Self::Formats => WIRE_VERSION,
-            Self::Calls { .. } | Self::Checkpoints { .. } => WIRE_VERSION_CALLS,
+            Self::Calls { .. } | Self::Checkpoints { .. } | Self::SnapshotOffer { .. } | Self::SnapshotPart { .. } => {
+                WIRE_VERSION_CALLS
+            }
         }
     }
 
@@ -204,7 +223,7 @@ impl Answer {
             | Self::Proposed { .. }
             | Self::ReadIndex { .. }
             | Self::Formats { .. } => WIRE_VERSION,
-            Self::Calls { .. } | Self::Checkpoints { .. } => WIRE_VERSION_CALLS,
+            Self::Calls { .. } | Self::Checkpoints { .. } | Self::SnapshotFrom { .. } => WIRE_VERSION_CALLS,
         }
     }
 

@@ -150,6 +150,13 @@ async fn a_cluster_of_one_begins_with_the_newest_format_and_an_older_one_is_rais
     assert_eq!(replica.status().format, 2);
     replica.stop().await.unwrap();
 
+    // Where nothing was ever written there is nothing to go back to.
+    let folder = tempfile::tempdir().unwrap();
+    alone(folder.path(), 1..=1).await.stop().await.unwrap();
+    let replica = alone(folder.path(), 1..=2).await;
+    assert_eq!(replica.status().format, 2);
+    replica.stop().await.unwrap();
+
     let folder = tempfile::tempdir().unwrap();
     let replica = alone(folder.path(), 1..=1).await;
     replica.propose(vec![add(1)]).await.unwrap();

@@ -4,63 +4,12 @@
 mod support;
 
 use berth_raft::testing::Ledger;
-use berth_raft::{Config, ProposeError, Replica, ReplicaId};
+use berth_raft::{Config, ProposeError, ReplicaId};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use support::{Cluster, PATIENCE, add};
-use tokio::task::JoinSet;
+use support::{Cluster, Load, PATIENCE, add};
 use tokio::time::{sleep, timeout};
-
-/// Callers of all replicas, each of which proposes one command after the other. A command that is
-/// not acknowledged, or came twice, ends the test.
-struct Load {
-    go_on: Arc<AtomicBool>,
-    ids: Arc<AtomicU64>,
-    callers: JoinSet<()>,
-}
-
-impl Load {
-    /// Ids are counted from `first`.
-    fn on(replicas: impl IntoIterator<Item = Replica<Ledger>>, callers_each: u64, first: u64) -> Self {
-        let (go_on, ids) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(first)));
-        let mut callers = JoinSet::new();
-        for replica in replicas {
-            for _ in 0..callers_each {
-                let (replica, go_on, ids) = (replica.clone(), Arc::clone(&go_on), Arc::clone(&ids));
-                callers.spawn(async move {
-                    while go_on.load(Ordering::Relaxed) {
-                        let id = ids.fetch_add(1, Ordering::Relaxed);
-                        let proposed = replica.propose(vec![add(id)]).await.unwrap();
-                        assert_eq!(proposed.outcomes[0].times, 1, "{id}");
-                        assert!(replica.local().state.seen.contains_key(&id), "{id} is not to be seen here");
-                    }
-                });
-            }
-        }
-        Self { go_on, ids, callers }
-    }
-
-    /// Waits for so many more commands.
-    async fn more(&self, commands: u64) {
-        let target = self.ids.load(Ordering::Relaxed) + commands;
-        let done = async {
-            while self.ids.load(Ordering::Relaxed) < target {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, done).await.expect("calls go on");
-    }
-
-    /// Ends it; how many commands there were.
-    async fn end(mut self) -> u64 {
-        self.go_on.store(false, Ordering::Relaxed);
-        while let Some(caller) = self.callers.join_next().await {
-            caller.unwrap();
-        }
-        self.ids.load(Ordering::Relaxed)
-    }
-}
 
 fn assert_once(state: &Ledger, commands: u64) {
     assert_eq!(state.seen.len() as u64, commands);

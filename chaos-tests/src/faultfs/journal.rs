@@ -75,10 +75,18 @@ pub(super) enum NameChange {
     MakeFolder(PathBuf),
     RemoveFolder(PathBuf),
     /// What was removed lives on as `saved`.
-    Remove { path: PathBuf, saved: PathBuf },
+    Remove {
+        path: PathBuf,
+        saved: PathBuf,
+    },
     /// File `number` was renamed; what had the new name lives on as `saved`, if
     /// anything had it.
-    Rename { from: PathBuf, to: PathBuf, saved: Option<PathBuf>, number: u64 },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        saved: Option<PathBuf>,
+        number: u64,
+    },
 }
 
 impl NameChange {
@@ -233,12 +241,8 @@ mod tests {
         let text = "create\t/d/a\t\t\ncreate\t/e/b\t\t\nrename\t/d/a\t/d/c\t/j/saved\t12\nsynced\t/d\t2\t\nunlink\t/d/x\t/j/y\t\ncut";
         let open: Vec<NameChange> =
             lines(text).unwrap().into_iter().filter(|line| !line.is_durable).filter_map(|line| line.change).collect();
-        let rename = NameChange::Rename {
-            from: "/d/a".into(),
-            to: "/d/c".into(),
-            saved: Some("/j/saved".into()),
-            number: 12,
-        };
+        let rename =
+            NameChange::Rename { from: "/d/a".into(), to: "/d/c".into(), saved: Some("/j/saved".into()), number: 12 };
         let remove = NameChange::Remove { path: "/d/x".into(), saved: "/j/y".into() };
         assert_eq!(open, [NameChange::Create("/e/b".into()), rename, remove]);
     }

@@ -80,13 +80,7 @@ fn find_files(folder: &Path, files: &mut BTreeMap<u64, PathBuf>) -> anyhow::Resu
     Ok(())
 }
 
-fn roll_back(
-    path: &Path,
-    changes: &[Change],
-    kept: Kept,
-    random: &mut Random,
-    loss: &mut Loss,
-) -> anyhow::Result<()> {
+fn roll_back(path: &Path, changes: &[Change], kept: Kept, random: &mut Random, loss: &mut Loss) -> anyhow::Result<()> {
     let Some(first) = changes.first() else { return Ok(()) };
     let file = OpenOptions::new().write(true).open(path)?;
     for change in changes.iter().rev() {

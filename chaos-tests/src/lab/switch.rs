@@ -87,9 +87,8 @@ impl Switch {
             arrivals: 0,
             last_due: BTreeMap::new(),
         };
-        let thread = std::thread::Builder::new()
-            .name("switch".to_owned())
-            .spawn(move || work.run(&OwnedFd::from(ended)))?;
+        let thread =
+            std::thread::Builder::new().name("switch".to_owned()).spawn(move || work.run(&OwnedFd::from(ended)))?;
         Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
     }
 

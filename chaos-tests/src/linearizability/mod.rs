@@ -76,7 +76,9 @@ impl<I, O> Call<I, O> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
     /// No order explains the answers.
-    #[error("no order explains the answers: of {calls} calls {explained} can be told, then not {next}; around it: {around:?}")]
+    #[error(
+        "no order explains the answers: of {calls} calls {explained} can be told, then not {next}; around it: {around:?}"
+    )]
     Unexplained {
         /// Calls in all.
         calls: usize,

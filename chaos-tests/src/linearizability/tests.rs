@@ -119,11 +119,7 @@ fn a_lost_delete_and_one_without_cause_are_refused() {
 #[test]
 fn a_doubled_effect_is_refused() {
     // One swap took effect twice: the value came back in between.
-    let calls = [
-        call(0, 1, Ask::Swap(0, 1), 1),
-        call(2, 3, Ask::Write(0), 0),
-        call(4, 5, Ask::Read, 1),
-    ];
+    let calls = [call(0, 1, Ask::Swap(0, 1), 1), call(2, 3, Ask::Write(0), 0), call(4, 5, Ask::Read, 1)];
     assert!(is_refused(&Register, &calls));
     // Nobody knows of another one: then it may be that one.
     assert_eq!(check(&Register, &[&calls[..], &[pending(2, Ask::Swap(0, 1))]].concat()), Ok(()));
@@ -131,11 +127,7 @@ fn a_doubled_effect_is_refused() {
 
 #[test]
 fn a_lost_update_is_refused() {
-    let calls = [
-        call(0, 5, Ask::Swap(0, 1), 1),
-        call(1, 6, Ask::Swap(0, 2), 1),
-        call(7, 8, Ask::Read, 2),
-    ];
+    let calls = [call(0, 5, Ask::Swap(0, 1), 1), call(1, 6, Ask::Swap(0, 2), 1), call(7, 8, Ask::Read, 2)];
     assert!(is_refused(&Register, &calls), "both cannot have seen the old value");
 }
 
@@ -231,7 +223,8 @@ fn session_call() -> impl Strategy<Value = Call<Input, Output>> {
         Just((Input::Delete, Output::Done)),
         Just((Input::Delete, Output::Refused)),
         Just((Input::Look, Output::Seen(None))),
-        prop::sample::select(vec!["CREATING", "READY", "DELETING", "DELETED"]).prop_map(|state| (Input::Look, seen(state))),
+        prop::sample::select(vec!["CREATING", "READY", "DELETING", "DELETED"])
+            .prop_map(|state| (Input::Look, seen(state))),
     ];
     (answers, 0_u64..20, 1_u64..8, 0..6).prop_map(|((input, output), sent, longer, luck)| Call {
         input,

@@ -27,6 +27,8 @@ pub struct Ledger {
     pub deadline: Option<UnixMillis>,
     /// Whether the deadline stays when it has fired.
     pub stuck: bool,
+    /// How long its snapshot takes to be read, in milliseconds.
+    pub read_ms: u64,
     /// How this ledger goes wrong. Not replicated: one replica may be given another than the rest.
     pub skew: Skew,
 }
@@ -66,6 +68,11 @@ pub enum Command {
     Panic,
     /// Encodes to bytes that cannot be decoded: a newer version.
     Unreadable,
+    /// Makes snapshots take so long to be read.
+    SlowToRead {
+        /// In milliseconds.
+        read_ms: u64,
+    },
 }
 
 /// What came of a command.
@@ -86,7 +93,7 @@ pub enum Effect {
     Fired(UnixMillis),
 }
 
-type Parts = (BTreeMap<u64, u32>, u64, u64, u64, u64, bool, Option<u64>, bool);
+type Parts = (BTreeMap<u64, u32>, u64, u64, u64, u64, bool, Option<u64>, bool, u64);
 
 impl StateMachine for Ledger {
     type Command = Command;
@@ -132,6 +139,10 @@ impl StateMachine for Ledger {
                 self.stuck = stuck;
                 Outcome { total: self.total, times: 0 }
             }
+            Command::SlowToRead { read_ms } => {
+                self.read_ms = read_ms;
+                Outcome { total: self.total, times: 0 }
+            }
             Command::Panic | Command::Unreadable => panic!("a broken state machine"),
         }
     }
@@ -150,6 +161,7 @@ impl StateMachine for Ledger {
             self.ran_backwards,
             self.deadline.map(|at| at.0),
             self.stuck,
+            self.read_ms,
         );
         bincode::encode_into_std_write(parts, &mut out, bincode::config::standard()).map_err(io::Error::other)?;
         Ok(())
@@ -157,7 +169,8 @@ impl StateMachine for Ledger {
 
     fn read_snapshot(mut input: &mut dyn Read) -> Result<Self, CodecError> {
         let parts: Parts = bincode::decode_from_std_read(&mut input, bincode::config::standard())?;
-        let (seen, total, advanced, fired, at, ran_backwards, deadline, stuck) = parts;
+        let (seen, total, advanced, fired, at, ran_backwards, deadline, stuck, read_ms) = parts;
+        std::thread::sleep(std::time::Duration::from_millis(read_ms));
         Ok(Self {
             seen: Arc::new(seen),
             total,
@@ -167,6 +180,7 @@ impl StateMachine for Ledger {
             ran_backwards,
             deadline: deadline.map(UnixMillis),
             stuck,
+            read_ms,
             skew: Skew::None,
         })
     }

@@ -8,9 +8,10 @@ use berth_raft::{
 use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -39,7 +40,7 @@ fn comes_up(counter: &AtomicU64, each: &AtomicU64) -> (bool, bool) {
     let number = counter.fetch_add(1, Ordering::Relaxed);
     match each.load(Ordering::Relaxed) {
         0 => (false, false),
-        each => (number % each == each - 1, number % each == 0 && number > 0),
+        each => (number % each == each - 1, number.is_multiple_of(each) && number > 0),
     }
 }
 
@@ -206,5 +207,55 @@ impl Cluster {
             assert_eq!(state.total, first.total);
         }
         first
+    }
+}
+
+/// Callers of all replicas, each of which proposes one command after the other. A command that is
+/// not acknowledged, or came twice, ends the test.
+pub(crate) struct Load {
+    pub(crate) go_on: Arc<AtomicBool>,
+    ids: Arc<AtomicU64>,
+    callers: JoinSet<()>,
+}
+
+impl Load {
+    /// Ids are counted from `first`.
+    pub(crate) fn on(replicas: impl IntoIterator<Item = Replica<Ledger>>, callers_each: u64, first: u64) -> Self {
+        let (go_on, ids) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(first)));
+        let mut callers = JoinSet::new();
+        for replica in replicas {
+            for _ in 0..callers_each {
+                let (replica, go_on, ids) = (replica.clone(), Arc::clone(&go_on), Arc::clone(&ids));
+                callers.spawn(async move {
+                    while go_on.load(Ordering::Relaxed) {
+                        let id = ids.fetch_add(1, Ordering::Relaxed);
+                        let proposed = replica.propose(vec![add(id)]).await.unwrap();
+                        assert_eq!(proposed.outcomes[0].times, 1, "{id}");
+                        assert!(replica.local().state.seen.contains_key(&id), "{id} is not to be seen here");
+                    }
+                });
+            }
+        }
+        Self { go_on, ids, callers }
+    }
+
+    /// Waits for so many more commands.
+    pub(crate) async fn more(&self, commands: u64) {
+        let target = self.ids.load(Ordering::Relaxed) + commands;
+        let done = async {
+            while self.ids.load(Ordering::Relaxed) < target {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, done).await.expect("calls go on");
+    }
+
+    /// Ends it; how many commands there were.
+    pub(crate) async fn end(mut self) -> u64 {
+        self.go_on.store(false, Ordering::Relaxed);
+        while let Some(caller) = self.callers.join_next().await {
+            caller.unwrap();
+        }
+        self.ids.load(Ordering::Relaxed)
     }
 }

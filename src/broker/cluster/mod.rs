@@ -241,9 +241,10 @@ impl Peering {
         let identity = &self.place.identity;
         let own = Member { address: self.node.address().to_owned(), folder: identity.folder.as_str().to_owned() };
         Ok(match identity.origin {
+            // Whoever the members are by now, the log says so.
+            _ if identity.has_log => Formation::Wait,
             Origin::Founded => Formation::Members(BTreeMap::from([(berth_raft::ReplicaId(identity.replica.0), own)])),
             Origin::Joined => Formation::Wait,
-            Origin::Configured if identity.has_log => Formation::Wait,
             Origin::Configured => forming::form(&self.node, &config.cluster.addresses()).await?,
         })
     }
