@@ -184,10 +184,23 @@ impl Api {
         }
     }
 
+    /// All servers, page by page.
+    pub async fn servers(&self) -> anyhow::Result<Vec<Value>> {
+        let mut servers = Vec::new();
+        let mut body = json!({});
+        loop {
+            let page = self.ask("describeServers", &body).await?;
+            servers.extend(page["Servers"].as_array().context("no list of servers")?.iter().cloned());
+            match page["NextToken"].as_str() {
+                Some(token) => body = json!({ "NextToken": token }),
+                None => return Ok(servers),
+            }
+        }
+    }
+
     /// Ids of the servers on which sessions can be placed.
     pub async fn available_servers(&self) -> anyhow::Result<Vec<String>> {
-        let page = self.ask("describeServers", &json!({})).await?;
-        let servers = page["Servers"].as_array().context("no list of servers")?;
+        let servers = self.servers().await?;
         let available = servers.iter().filter(|server| server["Availability"] == "AVAILABLE");
         Ok(available.filter_map(|server| server["Id"].as_str()).map(str::to_owned).collect())
     }
