@@ -497,14 +497,6 @@ static ssize_t do_write(int fd, const struct iovec *parts, int count, off_t at) 
         if (fails(WRITES, file->path)) return -1;
         size_t bytes = 0;
         for (int i = 0; i < count; i++) bytes += parts[i].iov_len;
-        if (bytes > 1 && atomic_load(&control->short_left) && !is_filtered(file->path) &&
-            take(&control->short_left, &control->short_hits)) {
-            one = parts[0];
-            if (one.iov_len > 1) one.iov_len /= 2;
-            parts = &one;
-            count = 1;
-            bytes = one.iov_len;
-        }
         pthread_mutex_lock(&lock);
         off_t place = at;
         struct stat state;
@@ -513,7 +505,15 @@ static ssize_t do_write(int fd, const struct iovec *parts, int count, off_t at) 
         } else if (at < 0) {
             place = (off_t)syscall(SYS_lseek, fd, 0, SEEK_CUR);
         }
+        /* Whole, even if it is shortened then: the rest follows, and a disk does not tear a sector. */
         remember(file, fd, RECORD_WRITE, (uint64_t)place, 0, parts, count, bytes);
+        if (bytes > 1 && atomic_load(&control->short_left) && !is_filtered(file->path) &&
+            take(&control->short_left, &control->short_hits)) {
+            one = parts[0];
+            if (one.iov_len > 1) one.iov_len /= 2;
+            parts = &one;
+            count = 1;
+        }
     }
     ssize_t written = at < 0 ? syscall(SYS_writev, fd, parts, count) : syscall(SYS_pwritev, fd, parts, count, at, 0);
     if (file) {

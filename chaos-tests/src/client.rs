@@ -184,10 +184,23 @@ impl Api {
         }
     }
 
+    /// All servers, page by page.
+    pub async fn servers(&self) -> anyhow::Result<Vec<Value>> {
+        let mut servers = Vec::new();
+        let mut body = json!({});
+        loop {
+            let page = self.ask("describeServers", &body).await?;
+            servers.extend(page["Servers"].as_array().context("no list of servers")?.iter().cloned());
+            match page["NextToken"].as_str() {
+                Some(token) => body = json!({ "NextToken": token }),
+                None => return Ok(servers),
+            }
+        }
+    }
+
     /// Ids of the servers on which sessions can be placed.
     pub async fn available_servers(&self) -> anyhow::Result<Vec<String>> {
-        let page = self.ask("describeServers", &json!({})).await?;
-        let servers = page["Servers"].as_array().context("no list of servers")?;
+        let servers = self.servers().await?;
         let available = servers.iter().filter(|server| server["Availability"] == "AVAILABLE");
         Ok(available.filter_map(|server| server["Id"].as_str()).map(str::to_owned).collect())
     }
@@ -205,15 +218,23 @@ pub async fn serving(broker: &Broker, process: &mut Process) -> anyhow::Result<(
     let deadline = Instant::now() + START_LIMIT;
     loop {
         process.lives()?;
-        if broker.ca_path().exists() {
-            let answer = http(&broker.ca_path())?.get(format!("{}/health", broker.url())).send().await;
-            if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
-                return Ok(());
-            }
-        }
-        ensure!(Instant::now() < deadline, "the broker does not serve within {START_LIMIT:?}");
+        let problem = match unready(broker).await {
+            None => return Ok(()),
+            Some(problem) => problem,
+        };
+        ensure!(Instant::now() < deadline, "the broker does not serve within {START_LIMIT:?}: {problem:#}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Why a broker does not serve; none when it does.
+pub async fn unready(broker: &Broker) -> Option<anyhow::Error> {
+    let ask = async {
+        let response = http(&broker.ca_path())?.get(format!("{}/health", broker.url())).send().await?;
+        ensure!(response.status() == StatusCode::OK, "its health check answers {}", response.status());
+        Ok(())
+    };
+    ask.await.err()
 }
 
 fn http(ca_path: &Path) -> anyhow::Result<Client> {
@@ -226,6 +247,7 @@ fn builder(ca_path: &Path) -> anyhow::Result<ClientBuilder> {
         // Another one is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
-    let authority = Certificate::from_pem(&std::fs::read(ca_path)?)?;
+    let authority = std::fs::read(ca_path).with_context(|| format!("no certificate {}", ca_path.display()))?;
+    let authority = Certificate::from_pem(&authority)?;
     Ok(Client::builder().tls_certs_only([authority]))
 }

@@ -23,8 +23,12 @@
 //!   delayed, lost, doubled and reordered,
 //! - [`faultfs`]: the disk and the clock of a process, with faults at will.
 //!
+//! Everything at once:
+//! - [`chaos`]: several replicas on a lab, faults drawn from a seed.
+//!
 //! [`random`] makes all of it repeatable as far as processes are.
 
+pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod desktops;

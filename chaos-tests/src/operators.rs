@@ -20,7 +20,7 @@ const QUEUE_MAX: usize = 8;
 /// A drain that never ends anything while a test lasts.
 const DRAIN_SECONDS: u64 = 604_800;
 /// No server has this tag.
-const NEVER: &str = "tag:served-by = 'nobody'";
+const NEVER: &str = "tag:served_by = 'nobody'";
 
 /// Opens, closes and drains one server, and looks whether it is so.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,9 @@ use crate::random::Random;
 /// Ports that are handed out. Below the range from which Linux takes the ports
 /// of outgoing connections: those would hold a port while its broker is dead.
 const PORTS: std::ops::Range<u64> = 20_000..32_000;
+
+/// How long a command of an operator may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(45);
 
 /// The binary, as it was when the test began.
 #[derive(Debug, Clone)]
@@ -194,8 +198,10 @@ impl Broker {
     pub fn configure(&self, settings: &str) -> anyhow::Result<()> {
         let Self { clients, agents, .. } = self;
         let configuration = format!(
-            "data_folder = '{}'\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n{settings}",
+            // It sees the interfaces of this machine, not those of its host in a lab.
+            "data_folder = '{}'\nnames = ['{}']\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n{settings}",
             self.data_folder.display(),
+            clients.ip(),
         );
         Ok(std::fs::write(self.config_path(), configuration)?)
     }
@@ -360,8 +366,20 @@ impl Agent {
     }
 }
 
+/// What a command prints, which ends soon.
 fn printed(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output()?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let deadline = Instant::now() + COMMAND_LIMIT;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("{:?} has not ended after {COMMAND_LIMIT:?}", command.get_args().collect::<Vec<_>>());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // It is short enough for a pipe.
+    let output = child.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
         output.status.success(),

@@ -103,6 +103,15 @@ impl Faults {
         power::lose(&self.folder, &self.journal, kept, random)
     }
 
+    /// Everything in the folder counts as synced: it is another disk, as it were.
+    /// The process must be dead.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(&self.journal)? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    }
+
     /// Throws away what the journal needs no longer. The process must be dead.
     pub fn tidy(&self) -> anyhow::Result<()> {
         self.control.check()?;

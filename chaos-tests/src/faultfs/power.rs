@@ -2,10 +2,10 @@
 //!
 //! First everything in the journal is undone, the last change first; then what
 //! was synced, and what of the rest the disk had happened to write, is done
-//! again in order. Writes that were not synced may reach a disk in any choice
-//! and in pieces of a sector. Changes of names go through the journal of a file
-//! system, so that of those that were not synced the first so and so many are
-//! kept.
+//! again in order. What was not synced reaches a disk sector by sector: each as
+//! it was in memory at some moment since the last sync, each at another moment.
+//! Changes of names go through the journal of a file system, so that of those
+//! that were not synced the first so and so many are kept.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -81,54 +81,107 @@ fn find_files(folder: &Path, files: &mut BTreeMap<u64, PathBuf>) -> anyhow::Resu
 }
 
 fn roll_back(path: &Path, changes: &[Change], kept: Kept, random: &mut Random, loss: &mut Loss) -> anyhow::Result<()> {
+    let Some(first) = changes.first() else { return Ok(()) };
     let file = OpenOptions::new().write(true).open(path)?;
     for change in changes.iter().rev() {
         file.set_len(change.old_length)?;
         file.write_all_at(&change.old, change.offset)?;
     }
+    // A disk had not begun with a file, or was done with it, or was in the middle.
+    let progress = random.below(3);
+    let mut cut = |floor: u64, count: u64| match (kept, progress) {
+        (Kept::Nothing, _) | (_, 0) => floor,
+        (_, 1) => count,
+        _ => floor + random.below(count - floor + 1),
+    };
+    let mut sectors: BTreeMap<u64, Sector> = BTreeMap::new();
     for change in changes {
-        if change.is_durable {
-            redo(&file, change)?;
-            continue;
-        }
-        loss.changes += 1;
-        match (kept, random.below(3)) {
-            (Kept::Some, 0) => {
-                redo(&file, change)?;
-                loss.kept += 1;
-            }
-            (Kept::Some, 1) => {
-                if let What::Write(new) = &change.what {
-                    redo_pieces(&file, change.offset, new, random)?;
-                    loss.torn += 1;
-                }
-            }
-            _ => {}
+        for sector in sectors_of(change) {
+            sectors.entry(sector).or_default().add(change.is_durable);
         }
     }
-    Ok(())
+    for sector in sectors.values_mut() {
+        sector.kept = cut(sector.durable, sector.changes);
+    }
+    for change in changes {
+        let (mut pieces, mut done) = (0, 0);
+        for number in sectors_of(change) {
+            let Some(sector) = sectors.get_mut(&number) else { continue };
+            pieces += 1;
+            if sector.seen < sector.kept {
+                redo(&file, change, number)?;
+                done += 1;
+            }
+            sector.seen += 1;
+        }
+        if !change.is_durable {
+            loss.changes += 1;
+            loss.kept += u64::from(pieces > 0 && done == pieces);
+            loss.torn += u64::from(done > 0 && done < pieces);
+        }
+    }
+    // The length has a history of its own.
+    let durable = changes.iter().rposition(|change| change.is_durable).map_or(0, |place| place + 1);
+    let known = usize::try_from(cut(durable as u64, changes.len() as u64))?;
+    let length = changes[..known].iter().fold(first.old_length, |length, change| match &change.what {
+        What::Write(new) => length.max(change.offset + new.len() as u64),
+        What::Length(length) => *length,
+    });
+    Ok(file.set_len(length)?)
 }
 
-fn redo(file: &File, change: &Change) -> anyhow::Result<()> {
+/// The changes to one sector. A disk has it as it was in memory at some moment:
+/// after the first so and so many of them.
+#[derive(Debug, Default)]
+struct Sector {
+    changes: u64,
+    /// Through the last one that was synced.
+    durable: u64,
+    kept: u64,
+    /// Gone through while doing them again.
+    seen: u64,
+}
+
+impl Sector {
+    fn add(&mut self, is_durable: bool) {
+        self.changes += 1;
+        if is_durable {
+            self.durable = self.changes;
+        }
+    }
+}
+
+/// What a change changes: new content, or zeros where a file was cut off.
+fn range(change: &Change) -> std::ops::Range<u64> {
     match &change.what {
-        What::Write(new) => file.write_all_at(new, change.offset)?,
-        What::Length(length) => file.set_len(*length)?,
+        What::Write(new) => change.offset..change.offset + new.len() as u64,
+        What::Length(length) => *length..change.old_length.max(*length),
     }
-    Ok(())
 }
 
-/// Writes some of the sectors.
-fn redo_pieces(file: &File, offset: u64, new: &[u8], random: &mut Random) -> anyhow::Result<()> {
-    let mut at = 0;
-    while at < new.len() {
-        let in_sector = SECTOR_BYTES - (offset + at as u64) % SECTOR_BYTES;
-        let end = new.len().min(at + usize::try_from(in_sector)?);
-        if random.below(2) == 0 {
-            file.write_all_at(&new[at..end], offset + at as u64)?;
-        }
-        at = end;
+fn sectors_of(change: &Change) -> std::ops::Range<u64> {
+    let range = range(change);
+    range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES)
+}
+
+/// Does the part of a change again that lies in one sector.
+fn redo(file: &File, change: &Change, sector: u64) -> anyhow::Result<()> {
+    let range = range(change);
+    let start = range.start.max(sector * SECTOR_BYTES);
+    let end = range.end.min((sector + 1) * SECTOR_BYTES);
+    if start >= end {
+        return Ok(());
     }
-    Ok(())
+    let (from, to) = (usize::try_from(start - range.start)?, usize::try_from(end - range.start)?);
+    let zeros;
+    let bytes = match &change.what {
+        What::Write(new) => &new[from..to],
+        What::Length(_) => {
+            zeros = vec![0; to - from];
+            &zeros[..]
+        }
+    };
+    Ok(file.write_all_at(bytes, start)?)
 }
 
 fn lose_names(journal: &Path, kept: Kept, random: &mut Random, loss: &mut Loss) -> anyhow::Result<()> {

@@ -130,15 +130,15 @@ fn delete(name: &str) -> anyhow::Result<()> {
     loop {
         let output = run(Command::new("ip").args(["netns", "pids", name]))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let pids: Vec<i32> = text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-        let own = i32::try_from(std::process::id()).unwrap_or_default();
-        let others: Vec<i32> = pids.into_iter().filter(|pid| *pid != own && !is_zombie(*pid)).collect();
+        let pids = text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+        // `ip` itself is listed when a thread in there runs it.
+        let others: Vec<u32> = pids.filter(|&pid| pid != std::process::id() && lives(pid)).collect();
         if others.is_empty() {
             break;
         }
         ensure!(Instant::now() < deadline, "processes {others:?} in {name} do not end");
         for pid in others {
-            if let Some(pid) = Pid::from_raw(pid) {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                 // It may have ended meanwhile.
                 let _ = kill_process(pid, Signal::KILL);
             }
@@ -148,10 +148,10 @@ fn delete(name: &str) -> anyhow::Result<()> {
     run(Command::new("ip").args(["netns", "del", name])).map(drop)
 }
 
-/// Whether it is dead, and only its parent has not noticed.
-fn is_zombie(pid: i32) -> bool {
+/// Whether a process is there, and not only its parent has not noticed its end.
+fn lives(pid: u32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    state.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 pub(super) fn run(command: &mut Command) -> anyhow::Result<Output> {
@@ -178,6 +178,7 @@ mod tests {
         assert_eq!(owner("berth-lab-4711-0-replica-1"), Some(4711));
         assert_eq!(owner("berth-lab-x-0-a"), None);
         assert_eq!(owner("other-4711"), None);
-        assert!(is_alive(std::process::id()));
+        assert!(is_alive(std::process::id()) && lives(std::process::id()));
+        assert!(!is_alive(4_194_305) && !lives(4_194_305), "no pid is that great");
     }
 }

@@ -1,0 +1,373 @@
+//! What can break, as data: a seed tells all that a run will do.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::random::Random;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)] // each is told by `about`
+pub enum Kind {
+    Kill,
+    KillMajority,
+    KillAll,
+    Pause,
+    PauseMajority,
+    Restart,
+    RestartAll,
+    RollingRestart,
+    PowerLoss,
+    PowerLossOfAll,
+    OneOff,
+    Halves,
+    Ring,
+    OneWay,
+    Delay,
+    Loss,
+    Doubling,
+    Reordering,
+    ClockJump,
+    ClockDrift,
+    SyncError,
+    WriteError,
+    ReadError,
+    ShortWrites,
+    FullDisk,
+    SlowSync,
+    FlippedBit,
+    MissingFile,
+    HandOver,
+    Replacement,
+    Rotation,
+    LongAbsence,
+    AgentDeath,
+    AgentFlaps,
+    AgentClone,
+    SwarmReturns,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 36] = [
+        Self::Kill,
+        Self::KillMajority,
+        Self::KillAll,
+        Self::Pause,
+        Self::PauseMajority,
+        Self::Restart,
+        Self::RestartAll,
+        Self::RollingRestart,
+        Self::PowerLoss,
+        Self::PowerLossOfAll,
+        Self::OneOff,
+        Self::Halves,
+        Self::Ring,
+        Self::OneWay,
+        Self::Delay,
+        Self::Loss,
+        Self::Doubling,
+        Self::Reordering,
+        Self::ClockJump,
+        Self::ClockDrift,
+        Self::SyncError,
+        Self::WriteError,
+        Self::ReadError,
+        Self::ShortWrites,
+        Self::FullDisk,
+        Self::SlowSync,
+        Self::FlippedBit,
+        Self::MissingFile,
+        Self::HandOver,
+        Self::Replacement,
+        Self::Rotation,
+        Self::LongAbsence,
+        Self::AgentDeath,
+        Self::AgentFlaps,
+        Self::AgentClone,
+        Self::SwarmReturns,
+    ];
+
+    /// What it does.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Kill => "replicas, fewer than a majority, are killed",
+            Self::KillMajority => "a majority of replicas is killed",
+            Self::KillAll => "all replicas are killed",
+            Self::Pause => "replicas, fewer than a majority, stand still and go on (SIGSTOP)",
+            Self::PauseMajority => "a majority of replicas stands still and goes on",
+            Self::Restart => "a replica is ended in order (SIGTERM) and started",
+            Self::RestartAll => "all replicas are ended in order at once, and started",
+            Self::RollingRestart => "one replica after the other is ended in order and started",
+            Self::PowerLoss => "a replica loses its power, and what was not synced",
+            Self::PowerLossOfAll => "all replicas lose their power, and what was not synced",
+            Self::OneOff => "one replica is cut off from everybody",
+            Self::Halves => "replicas are cut into a majority and a minority",
+            Self::Ring => "replicas hear their neighbours only",
+            Self::OneWay => "one replica does not hear another, which hears it",
+            Self::Delay => "packets take long",
+            Self::Loss => "packets are lost",
+            Self::Doubling => "packets arrive twice",
+            Self::Reordering => "packets overtake each other",
+            Self::ClockJump => "a replica's clock jumps by minutes",
+            Self::ClockDrift => "a replica's clock runs too fast or too slowly",
+            Self::SyncError => "a replica's disk cannot sync",
+            Self::WriteError => "a replica's disk cannot write",
+            Self::ReadError => "some reads of a replica's disk fail",
+            Self::ShortWrites => "a replica's disk takes half of what it is given",
+            Self::FullDisk => "a replica's disk is full",
+            Self::SlowSync => "a replica's disk takes seconds to sync",
+            Self::FlippedBit => "a bit of a replica's data flips while it is off",
+            Self::MissingFile => "a file of a replica is gone when it starts",
+            Self::HandOver => "another replica is made to lead",
+            Self::Replacement => "a replica is lost with its disk, and another one joins in its place",
+            Self::Rotation => "replicas change their certificates",
+            Self::LongAbsence => "a replica is away until it needs a snapshot",
+            Self::AgentDeath => "an agent dies with its desktops",
+            Self::AgentFlaps => "an agent loses its network again and again",
+            Self::AgentClone => "an agent's host is copied, and the copy started",
+            Self::SwarmReturns => "thousands of agents lose their network, and return at once",
+        }
+    }
+
+    /// Whether it takes a replica's data, or may, or needs the others whole: it
+    /// goes with no fault of replicas. What a majority has lost nobody can bring
+    /// back.
+    const fn wants_to_be_alone(self) -> bool {
+        matches!(
+            self,
+            Self::SyncError
+                | Self::WriteError
+                | Self::ReadError
+                | Self::FlippedBit
+                | Self::MissingFile
+                | Self::Replacement
+                | Self::LongAbsence
+                | Self::AgentClone
+                | Self::SwarmReturns
+                | Self::RollingRestart
+        )
+    }
+
+    /// Whether it needs paths for itself: two cuts at a time are one cut.
+    const fn is_of_the_network(self) -> bool {
+        matches!(self, Self::OneOff | Self::Halves | Self::Ring | Self::OneWay)
+    }
+
+    const fn is_weather(self) -> bool {
+        matches!(self, Self::Delay | Self::Loss | Self::Doubling | Self::Reordering)
+    }
+
+    /// Whether both can be done at the same time.
+    pub const fn goes_with(self, other: Self) -> bool {
+        if self.wants_to_be_alone() || other.wants_to_be_alone() {
+            return (self.is_weather() || other.is_weather()) && self.goes_with_weather() && other.goes_with_weather();
+        }
+        !(self.is_of_the_network() && other.is_of_the_network()) && !(self.is_weather() && other.is_weather())
+    }
+
+    const fn goes_with_weather(self) -> bool {
+        !matches!(self, Self::AgentClone | Self::SwarmReturns | Self::RollingRestart | Self::LongAbsence)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{self:?}"))
+    }
+}
+
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let found = Self::ALL.into_iter().find(|kind| kind.to_string().eq_ignore_ascii_case(text));
+        found.with_context(|| format!("{text} is no kind of fault; there are {:?}", Self::ALL))
+    }
+}
+
+/// A fault of one round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Its kind.
+    pub kind: Kind,
+    /// The places of the replicas that it hits, if it hits any.
+    pub victims: Vec<usize>,
+    /// Decides what else there is to decide.
+    pub seed: u64,
+}
+
+impl Fault {
+    /// A fault of a kind, with its victims drawn.
+    pub fn of(kind: Kind, replicas: usize, random: &mut Random) -> Self {
+        let minority = (replicas - 1) / 2;
+        let majority = replicas / 2 + 1;
+        let count = match kind {
+            Kind::Kill | Kind::Pause => 1 + below(random, minority.max(1)),
+            Kind::KillMajority | Kind::PauseMajority => majority,
+            Kind::KillAll | Kind::RestartAll | Kind::PowerLossOfAll | Kind::RollingRestart => replicas,
+            Kind::Halves => minority.max(1),
+            Kind::Ring => replicas,
+            Kind::OneWay => 2.min(replicas),
+            Kind::Rotation
+            | Kind::HandOver
+            | Kind::AgentDeath
+            | Kind::AgentFlaps
+            | Kind::AgentClone
+            | Kind::SwarmReturns
+            | Kind::Delay
+            | Kind::Loss
+            | Kind::Doubling
+            | Kind::Reordering => 0,
+            _ => 1,
+        };
+        let mut places: Vec<usize> = (0..replicas).collect();
+        let victims = (0..count).map(|_| places.swap_remove(below(random, places.len()))).collect();
+        Self { kind, victims, seed: random.next() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        if !self.victims.is_empty() {
+            write!(f, " of {:?}", self.victims.iter().map(|place| place + 1).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+fn below(random: &mut Random, limit: usize) -> usize {
+    usize::try_from(random.below(limit as u64)).unwrap_or_default()
+}
+
+/// What happens in one round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    /// One fault, or some that go together.
+    pub faults: Vec<Fault>,
+    /// How long they last.
+    pub hold: Duration,
+}
+
+/// Draws rounds.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    kinds: Vec<Kind>,
+    /// Kinds that were not drawn yet: every kind comes once before one comes twice.
+    due: Vec<Kind>,
+    replicas: usize,
+    random: Random,
+    /// Of so many rounds, one has several faults; 0: none has.
+    combined_every: u64,
+    hold_ms: std::ops::Range<u64>,
+}
+
+impl Plan {
+    /// Rounds with these kinds.
+    pub fn new(kinds: &BTreeSet<Kind>, replicas: usize, random: Random) -> Self {
+        let kinds: Vec<Kind> = kinds.iter().copied().collect();
+        Self { kinds, due: Vec::new(), replicas, random, combined_every: 2, hold_ms: 1_000..8_000 }
+    }
+
+    /// Each kind alone, and shortly.
+    #[must_use]
+    pub const fn alone(mut self) -> Self {
+        self.combined_every = 0;
+        self.hold_ms = 1_000..3_000;
+        self
+    }
+
+    /// The next round.
+    pub fn draw(&mut self) -> Round {
+        let first = self.draw_kind(|_| true);
+        let mut kinds: Vec<Kind> = first.into_iter().collect();
+        if self.combined_every > 0 && self.random.below(self.combined_every) == 0 {
+            for _ in 0..=self.random.below(2) {
+                let fitting = kinds.clone();
+                kinds.extend(self.draw_kind(move |kind| fitting.iter().all(|other| kind.goes_with(*other) && kind != *other)));
+            }
+        }
+        let faults = kinds.into_iter().map(|kind| Fault::of(kind, self.replicas, &mut self.random)).collect();
+        let span = self.hold_ms.end - self.hold_ms.start;
+        let hold = Duration::from_millis(self.hold_ms.start + self.random.below(span));
+        Round { faults, hold }
+    }
+
+    fn draw_kind(&mut self, fits: impl Fn(Kind) -> bool) -> Option<Kind> {
+        if self.due.is_empty() {
+            self.due.clone_from(&self.kinds);
+        }
+        let from_due: Vec<usize> = (0..self.due.len()).filter(|&place| fits(self.due[place])).collect();
+        if from_due.is_empty() {
+            return None;
+        }
+        let place = from_due[below(&mut self.random, from_due.len())];
+        Some(self.due.swap_remove(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn all() -> BTreeSet<Kind> {
+        Kind::ALL.into_iter().collect()
+    }
+
+    #[test]
+    fn every_kind_comes_before_one_comes_twice() {
+        let mut plan = Plan::new(&all(), 3, Random::new(1)).alone();
+        let drawn: BTreeSet<Kind> = (0..Kind::ALL.len()).map(|_| plan.draw().faults[0].kind).collect();
+        assert_eq!(drawn, all());
+    }
+
+    #[test]
+    fn a_seed_tells_everything() {
+        let rounds = |seed| {
+            let mut plan = Plan::new(&all(), 5, Random::new(seed));
+            (0..50).map(|_| plan.draw()).collect::<Vec<_>>()
+        };
+        assert_eq!(rounds(1), rounds(1));
+        assert_ne!(rounds(1), rounds(2));
+    }
+
+    #[test]
+    fn faults_go_together_that_can_and_data_is_never_lost_twice() {
+        let mut plan = Plan::new(&all(), 3, Random::new(3));
+        let mut combined = 0;
+        for _ in 0..500 {
+            let round = plan.draw();
+            combined += usize::from(round.faults.len() > 1);
+            let takes_data = |fault: &&Fault| {
+                matches!(fault.kind, Kind::Replacement | Kind::FlippedBit | Kind::MissingFile | Kind::SyncError)
+            };
+            assert!(round.faults.iter().filter(takes_data).count() <= 1, "{round:?}");
+            for fault in &round.faults {
+                assert!(fault.victims.iter().all(|place| *place < 3));
+                let distinct: BTreeSet<_> = fault.victims.iter().collect();
+                assert_eq!(distinct.len(), fault.victims.len(), "{fault:?}");
+            }
+        }
+        assert!(combined > 50, "{combined}");
+    }
+
+    #[test]
+    fn a_majority_is_one() {
+        let mut random = Random::new(4);
+        for replicas in [3, 5] {
+            let hit = |kind, random: &mut Random| Fault::of(kind, replicas, random).victims.len();
+            assert!(hit(Kind::KillMajority, &mut random) * 2 > replicas);
+            assert!(hit(Kind::Kill, &mut random) * 2 < replicas);
+            assert_eq!(hit(Kind::KillAll, &mut random), replicas);
+        }
+        assert_eq!("powerloss".parse::<Kind>().unwrap(), Kind::PowerLoss);
+        assert!("nothing".parse::<Kind>().is_err());
+    }
+}

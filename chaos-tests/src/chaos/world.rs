@@ -1,0 +1,527 @@
+//! Replicas, agents and clients on hosts of a lab, and when all of it is whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::journal::{self, Auditor};
+use super::plug;
+use crate::client::{self, Answer, Api};
+use crate::cluster::list;
+use crate::desktops::Desktops;
+use crate::faultfs::{Faults, Library};
+use crate::history::{Event, History};
+use crate::judge::{Observed, Violation, judge, stories};
+use crate::lab::cut::{Cut, HostId};
+use crate::lab::{Host, Lab, Wiring};
+use crate::portal::{Counters, Portal};
+use crate::process::{Agent, Broker, Ground, Home, Process, Program};
+use crate::random::Random;
+
+/// Where clients are.
+pub const CLIENTS_HOST: &str = "clients";
+/// Where the swarm is.
+pub const SWARM_HOST: &str = "swarm";
+/// Sessions that one agent takes.
+pub const SESSIONS_PER_SERVER_MAX: u32 = 100;
+/// How long a call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(8);
+/// After everything was mended, how long the cluster may take to be whole.
+pub const WHOLE_LIMIT: Duration = Duration::from_mins(1);
+/// How long everything may take to come to rest when no client disturbs it.
+const REST_LIMIT: Duration = Duration::from_mins(2);
+/// How long an orderly end of a replica may take.
+const END_LIMIT: Duration = Duration::from_mins(1);
+/// How often a state that is to come is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A lab for so many replicas and agents.
+pub fn lab(replicas: usize, agents: usize, random: &mut Random) -> anyhow::Result<Lab> {
+    let names: Vec<String> = (1..=replicas)
+        .map(|number| format!("replica-{number}"))
+        .chain((1..=agents).map(|number| format!("agent-{number}")))
+        .chain([CLIENTS_HOST, SWARM_HOST].map(str::to_owned))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Lab::new(&names, Wiring::Switch, random.fork())
+}
+
+/// A replica: what stays over its deaths, and its process.
+#[derive(Debug)]
+pub struct Replica {
+    /// Its number in the cluster.
+    pub number: u64,
+    /// What stays.
+    pub broker: Broker,
+    process: Option<Process>,
+    is_paused: bool,
+    /// Its disk was made to fail: it may end by itself.
+    pub may_end: bool,
+}
+
+impl Replica {
+    /// Its host in the lab.
+    pub fn host(&self) -> anyhow::Result<HostId> {
+        Ok(self.broker.host()?.id())
+    }
+
+    /// Its disk and clock.
+    pub fn faults(&self) -> anyhow::Result<&Faults> {
+        self.broker.faults()
+    }
+
+    /// Whether it runs and does not stand still.
+    pub const fn is_up(&self) -> bool {
+        self.process.is_some() && !self.is_paused
+    }
+
+    /// Starts it, unless it runs; it may not serve yet.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        if self.process.is_none() {
+            self.faults()?.tidy()?;
+            self.process = Some(self.broker.start()?);
+        }
+        Ok(())
+    }
+
+    /// Kills it, if it runs.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.is_paused = false;
+        self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// Has it stand still, or go on.
+    pub fn pause(&mut self, pauses: bool) -> anyhow::Result<()> {
+        if let Some(process) = &self.process {
+            process.signal(if pauses { Signal::STOP } else { Signal::CONT })?;
+            self.is_paused = pauses;
+        }
+        Ok(())
+    }
+
+    /// Tells it to end in order.
+    pub fn tell_to_end(&self) -> anyhow::Result<()> {
+        self.process.as_ref().map_or(Ok(()), |process| process.signal(Signal::TERM))
+    }
+
+    /// Waits until it has ended; with an error, if that is what is wanted.
+    pub async fn ends(&mut self, well: bool) -> anyhow::Result<()> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        let deadline = Instant::now() + END_LIMIT;
+        let status = loop {
+            if let Some(status) = process.ended()? {
+                break status;
+            }
+            ensure!(Instant::now() < deadline, "replica {} has not ended after {END_LIMIT:?}", self.number);
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        };
+        self.process = None;
+        let words = || self.broker.last_words().unwrap_or_default();
+        ensure!(status.success() == well, "replica {} ended with {status}: {}", self.number, words());
+        Ok(())
+    }
+
+    /// Whether its process is there. Whatever ended it, it is noticed.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        self.check()?;
+        Ok(self.process.is_some())
+    }
+
+    /// Notices that it has ended by itself: an error, unless its disk was to blame.
+    fn check(&mut self) -> anyhow::Result<()> {
+        let ended = self.process.as_mut().map_or(Ok(None), Process::ended)?;
+        if let Some(status) = ended {
+            self.process = None;
+            let words = self.broker.last_words().unwrap_or_default();
+            ensure!(self.may_end, "replica {} ended by itself with {status}: {words}", self.number);
+        }
+        Ok(())
+    }
+
+    fn view(&self) -> anyhow::Result<plug::View> {
+        tokio::task::block_in_place(|| plug::view(&self.broker))
+    }
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct World {
+    /// Replicas by their places, which outlive their numbers.
+    pub replicas: Vec<Replica>,
+    agents: Vec<(Agent, Option<Process>)>,
+    /// How agents find the replicas.
+    pub home: Home,
+    /// What happened.
+    pub history: Arc<History>,
+    /// How calls fared.
+    pub counters: Arc<Counters>,
+    apis: Vec<Api>,
+    auditor: Auditor,
+    /// Up to where the replicas' events were compared.
+    compared: Option<String>,
+    /// What is cut for longer.
+    pub cut: Cut,
+    /// Everything that is kept.
+    pub place: PathBuf,
+    /// The binary.
+    pub program: Program,
+    // Dropped last.
+    /// The network.
+    pub lab: Lab,
+}
+
+impl World {
+    /// Starts a cluster and its agents in an empty folder. The caller is on the
+    /// clients' host.
+    pub async fn start(
+        lab: Lab,
+        place: &Path,
+        replicas: usize,
+        agents: usize,
+        random: &mut Random,
+    ) -> anyhow::Result<Self> {
+        let program = Program::take(place)?;
+        let library = Library::build(place)?;
+        let secret = place.join("secret");
+        plug::write_secret(&secret, random)?;
+        let hosts: Vec<Arc<Host>> = (1..=replicas)
+            .map(|number| lab.named(&format!("replica-{number}")).cloned())
+            .collect::<anyhow::Result<_>>()?;
+        let members: Vec<(u64, std::net::Ipv4Addr)> = (1..).zip(hosts.iter().map(|host| host.address())).collect();
+        let mut all = Vec::new();
+        for (number, host) in (1..).zip(&hosts) {
+            let folder = place.join(format!("replica-{number}"));
+            let data_folder = folder.join("data");
+            let faults = Some(Faults::new(&library, &data_folder, &folder.join("faults"))?);
+            let addresses =
+                ((host.address(), plug::CLIENTS_PORT).into(), (host.address(), plug::AGENTS_PORT).into());
+            let ground = Ground { host: Some(Arc::clone(host)), faults };
+            let settings = plug::forming(number, &members, &secret);
+            let broker = Broker::placed(&program, &folder, &data_folder, addresses, ground, &settings)?;
+            all.push(Replica { number, broker, process: None, is_paused: false, may_end: false });
+        }
+        all.iter_mut().try_for_each(Replica::start)?;
+        let Replica { broker, process, .. } = &mut all[0];
+        let process = process.as_mut().context("it was started")?;
+        let api = Api::register(broker, process).await.context("the cluster does not form")?;
+        let first = &all[0];
+        let home = Home {
+            brokers: plug::brokers(&all.iter().map(|replica| replica.broker.agents_address()).collect::<Vec<_>>()),
+            ca_file: place.join("ca.pem"),
+            secret_file: place.join("agent-secret"),
+        };
+        // What replicas keep may be lost with one of them.
+        std::fs::copy(first.broker.ca_path(), &home.ca_file)?;
+        std::fs::copy(first.broker.data_folder().join("agent-secret"), &home.secret_file)?;
+        let apis = all.iter().map(|replica| api.at(&replica.broker, &home.ca_file, CALL_LIMIT)).collect::<Result<_, _>>()?;
+        let mut world = Self {
+            replicas: all,
+            agents: Vec::new(),
+            home,
+            history: Arc::default(),
+            counters: Arc::default(),
+            apis,
+            auditor: Auditor::default(),
+            compared: None,
+            cut: Cut::none(),
+            place: place.to_owned(),
+            program,
+            lab,
+        };
+        for number in 1..=agents {
+            let host = world.lab.named(&format!("agent-{number}"))?.clone();
+            let folder = place.join(format!("agent-{number}"));
+            let agent = Agent::placed(&world.program, &folder, &world.home, Some(host), SESSIONS_PER_SERVER_MAX)?;
+            world.agents.push((agent, None));
+        }
+        world.start_agents()?;
+        world.whole().await?;
+        world.rest().await?;
+        Ok(world)
+    }
+
+    /// A client of all replicas.
+    pub fn portal(&self, random: &mut Random) -> Portal {
+        Portal::new(self.apis.clone(), random.fork(), Arc::clone(&self.counters))
+    }
+
+    /// A client of the replica at a place.
+    pub fn api(&self, place: usize) -> &Api {
+        &self.apis[place]
+    }
+
+    /// Hosts of all replicas.
+    pub fn replica_hosts(&self) -> anyhow::Result<Vec<HostId>> {
+        self.replicas.iter().map(Replica::host).collect()
+    }
+
+    /// All hosts.
+    pub fn all_hosts(&self) -> Vec<HostId> {
+        self.lab.hosts().iter().map(|host| host.id()).collect()
+    }
+
+    /// Notes what was done to the world.
+    pub fn note(&self, what: String) {
+        let sent = self.history.now();
+        self.history.add([Event::Fault { span: self.history.since(sent), what }]);
+    }
+
+    /// Number of agents.
+    pub const fn agents_count(&self) -> usize {
+        self.agents.len()
+    }
+
+    /// Id of an agent's server.
+    pub fn server(&self, number: usize) -> anyhow::Result<String> {
+        self.agents[number].0.server().context("the agent has no id yet")
+    }
+
+    /// Kills an agent and its desktops.
+    pub fn kill_agent(&mut self, number: usize) -> anyhow::Result<()> {
+        let (agent, process) = &mut self.agents[number];
+        if let Some(mut process) = process.take() {
+            process.lives().context("an agent")?;
+            let sent = self.history.now();
+            process.kill()?;
+            let span = self.history.since(sent);
+            self.history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
+        }
+        Ok(())
+    }
+
+    /// Starts the agents that do not run.
+    pub fn start_agents(&mut self) -> anyhow::Result<()> {
+        for (agent, process) in &mut self.agents {
+            if process.is_none() {
+                *process = Some(agent.start()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of the replica that leads, as far as one that is up knows.
+    pub fn leader(&self) -> Option<usize> {
+        let views = self.replicas.iter().filter(|replica| replica.is_up()).filter_map(|replica| replica.view().ok());
+        let newest = views.filter(|view| view.leader.is_some()).max_by_key(|view| view.term)?;
+        self.replicas.iter().position(|replica| Some(replica.number) == newest.leader)
+    }
+
+    /// Whatever is broken is mended: the network, disks, clocks, and who is dead
+    /// or stands still is up again.
+    pub fn mend(&mut self) -> anyhow::Result<()> {
+        self.lab.clear_up()?;
+        self.cut = Cut::none();
+        for replica in &mut self.replicas {
+            if replica.is_paused {
+                replica.pause(false)?;
+            }
+            replica.check()?;
+            replica.faults()?.control().mend_disk()?;
+            replica.faults()?.control().mend_clock()?;
+            replica.start()?;
+        }
+        self.start_agents()
+    }
+
+    /// The host of an agent.
+    pub fn agent_host(&self, number: usize) -> anyhow::Result<&Arc<Host>> {
+        self.lab.named(&format!("agent-{}", number + 1))
+    }
+
+    /// The agent's folder.
+    pub fn agent_folder(&self, number: usize) -> PathBuf {
+        self.place.join(format!("agent-{}", number + 1))
+    }
+
+    /// Does something with a replica that is up, the leader first, until that
+    /// succeeds or `limit` has passed.
+    pub async fn operate<T>(
+        &self,
+        except: Option<usize>,
+        limit: Duration,
+        mut work: impl FnMut(&Broker) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut places: Vec<usize> = (0..self.replicas.len()).collect();
+            places.retain(|&place| Some(place) != except && self.replicas[place].is_up());
+            let mut problem = anyhow::anyhow!("no replica is up");
+            for place in places {
+                match tokio::task::block_in_place(|| work(&self.replicas[place].broker)) {
+                    Ok(done) => return Ok(done),
+                    Err(error) => problem = error,
+                }
+            }
+            ensure!(Instant::now() < deadline, "not within {limit:?}: {problem:#}");
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Takes a replica's disk away, and has another one join in its place.
+    pub async fn replace(&mut self, place: usize) -> anyhow::Result<()> {
+        self.replicas[place].kill()?;
+        let (gone, token) = (self.replicas[place].number, self.place.join("token"));
+        let new = &self.replicas[place].broker;
+        let address = new.host()?.address();
+        let join = |through: &Broker| {
+            std::fs::remove_dir_all(new.data_folder())?;
+            std::fs::create_dir_all(new.data_folder())?;
+            new.faults()?.forget()?;
+            plug::replace(through, gone, new, address, &token)
+        };
+        let number = self.operate(Some(place), WHOLE_LIMIT, join).await.context("a new replica cannot join")?;
+        let replica = &mut self.replicas[place];
+        replica.number = number;
+        replica.start()
+    }
+
+    /// Waits until the replica at a place serves.
+    pub async fn serving(&mut self, place: usize) -> anyhow::Result<()> {
+        let replica = &mut self.replicas[place];
+        let process = replica.process.as_mut().context("the replica was not started")?;
+        let serving = client::serving(&replica.broker, process).await;
+        serving.with_context(|| format!("replica {}: {}", replica.number, replica.broker.last_words().unwrap_or_default()))
+    }
+
+    /// Waits until every replica serves, follows one leader with the whole log,
+    /// and takes writes; tells how long that took.
+    pub async fn whole(&mut self) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        let mut goal = None;
+        loop {
+            for replica in &mut self.replicas {
+                // The disk is mended, but the process may end of it a little later.
+                replica.check()?;
+                replica.start()?;
+            }
+            let problem = match self.incomplete(&mut goal).await {
+                Ok(()) => {
+                    self.replicas.iter_mut().for_each(|replica| replica.may_end = false);
+                    return Ok(begun.elapsed());
+                }
+                Err(problem) => problem,
+            };
+            ensure!(begun.elapsed() < WHOLE_LIMIT, "not whole after {WHOLE_LIMIT:?}: {problem:#}");
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// An error while something is missing.
+    async fn incomplete(&self, goal: &mut Option<u64>) -> anyhow::Result<()> {
+        let mut views = Vec::new();
+        for replica in &self.replicas {
+            if let Some(problem) = client::unready(&replica.broker).await {
+                return Err(problem.context(format!("replica {} does not serve", replica.number)));
+            }
+            views.push(replica.view()?);
+        }
+        let numbers: BTreeSet<u64> = self.replicas.iter().map(|replica| replica.number).collect();
+        let leaders: BTreeSet<Option<u64>> = views.iter().map(|view| view.leader).collect();
+        ensure!(leaders.len() == 1 && !leaders.contains(&None), "leaders are {leaders:?}");
+        for view in &views {
+            let voters: BTreeSet<u64> = view.voters.iter().copied().collect();
+            ensure!(voters == numbers && view.others.is_empty(), "replica {} sees {view:?}", view.replica);
+            ensure!(view.different.is_empty(), "replicas came to different states: {view:?}");
+        }
+        let most = views.iter().map(|view| view.applied).max().unwrap_or_default();
+        let goal = *goal.get_or_insert(most);
+        let behind = views.iter().find(|view| view.applied < goal);
+        ensure!(behind.is_none(), "{behind:?} has not come to {goal}");
+        for (api, replica) in self.apis.iter().zip(&self.replicas) {
+            let answer = api.call("openServers", &json!([{ "ServerId": "nowhere" }])).await;
+            ensure!(matches!(answer, Answer::Done(_)), "replica {} takes no writes: {answer:?}", replica.number);
+        }
+        Ok(())
+    }
+
+    /// Waits until everything has come to rest as the history wants it, then
+    /// judges: what is there, what was seen, what each replica says and what the
+    /// journal tells.
+    pub async fn rest(&mut self) -> anyhow::Result<Observed> {
+        let deadline = Instant::now() + REST_LIMIT;
+        let observed = loop {
+            let observed = self.observe().await?;
+            let violations = judge(&self.history.events(), &observed, SESSIONS_PER_SERVER_MAX as usize);
+            let late = Instant::now() > deadline;
+            if late || !violations.iter().all(Violation::may_pass) {
+                ensure!(violations.is_empty(), "{}", list(&violations));
+            }
+            let connected = self.connected().await?;
+            if violations.is_empty() && connected == self.agents.len() {
+                break observed;
+            }
+            if late {
+                bail!("only {connected} of {} agents are connected after {REST_LIMIT:?}", self.agents.len());
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        };
+        let untold = stories(&self.history.events(), &observed);
+        ensure!(untold.is_empty(), "{}", list(&untold));
+        for place in 1..self.replicas.len() {
+            let seen = self.apis[place].sessions(&[]).await?;
+            let differs = observed.sessions.iter().zip(&seen).find(|(one, other)| one != other);
+            ensure!(
+                differs.is_none() && seen.len() == observed.sessions.len(),
+                "replica {} shows {} sessions, another one {}: {differs:?}",
+                self.replicas[place].number,
+                seen.len(),
+                observed.sessions.len()
+            );
+        }
+        self.audit().await?;
+        Ok(observed)
+    }
+
+    /// The journals of all replicas are the same, and without contradiction.
+    async fn audit(&mut self) -> anyhow::Result<()> {
+        let (events, next) = journal::read(&self.apis[0], self.compared.as_deref()).await?;
+        for place in 1..self.replicas.len() {
+            let (others, _) = journal::read(&self.apis[place], self.compared.as_deref()).await?;
+            let difference = journal::difference(&events, &others);
+            ensure!(difference.is_none(), "the journals of replicas differ: {}", difference.unwrap_or_default());
+            // One may have read further, if something happened meanwhile.
+            ensure!(others.len() >= events.len(), "{} events here, {} there", events.len(), others.len());
+        }
+        events.iter().try_for_each(|event| self.auditor.read(event))?;
+        self.compared = next;
+        Ok(())
+    }
+
+    /// Events that were compared and audited.
+    pub const fn events_audited(&self) -> u64 {
+        self.auditor.count()
+    }
+
+    async fn connected(&self) -> anyhow::Result<usize> {
+        let available: BTreeSet<String> = self.apis[0].available_servers().await?.into_iter().collect();
+        let servers = self.agents.iter().filter_map(|(agent, _)| agent.server());
+        Ok(servers.filter(|server| available.contains(server)).count())
+    }
+
+    async fn observe(&mut self) -> anyhow::Result<Observed> {
+        let sessions = self.apis[0].sessions(&[]).await?;
+        let mut desktops = Vec::new();
+        for (agent, process) in &mut self.agents {
+            if let Some(process) = process {
+                process.lives().context("an agent")?;
+            }
+            // One that was just started has neither yet.
+            if let Some(server) = agent.server()
+                && agent.trace().exists()
+            {
+                desktops.push(Desktops::read(&server, &agent.trace())?);
+            }
+        }
+        Ok(Observed { sessions, desktops })
+    }
+
+    /// What everybody said last, for who looks for a cause.
+    pub fn last_words(&self) -> BTreeMap<u64, String> {
+        self.replicas.iter().map(|replica| (replica.number, replica.broker.last_words().unwrap_or_default())).collect()
+    }
+}
