@@ -118,6 +118,8 @@ impl<M: StateMachine> Core<M> {
     /// Waits until the leader may have changed, or a moment.
     pub(crate) async fn leader_may_have_changed(&self) {
         let mut metrics = self.raft.server_metrics();
+        // What was before is no change: without this the wait would be none.
+        metrics.borrow_and_update();
         tokio::select! {
             biased;
             _ = metrics.changed() => {}

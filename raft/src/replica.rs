@@ -581,6 +581,10 @@ fn library_config(config: &Config, timers: Timers) -> openraft::Config {
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.keep_entries,
         enable_pre_vote: Some(true),
+        // A leader commits what a majority has on disk, which need not be itself. Restarted, it may
+        // lack the end of what it committed; were it to go on in its old term, other entries would
+        // get the same places.
+        enable_leader_restore: Some(false),
         ..openraft::Config::default()
     }
 }

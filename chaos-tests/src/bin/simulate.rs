@@ -18,6 +18,7 @@ Runs simulated clusters under faults, one for each seed.
   --threads N      worlds at a time (default: one for each processor)
   --broken NAME    with a defect that is to be found: the seeds end there
                    (lost-sync, stale-read, doubled-instruction, forgotten-vote, local-clock)
+  --progress       name each seed when it begins
   --twice          run each seed twice, and see that the same happens
 
 Ends with 1 and the seed when something is wrong, or with --broken when nothing was found.";
@@ -27,18 +28,20 @@ struct Arguments {
     count: u64,
     threads: usize,
     twice: bool,
+    progress: bool,
     plan: Plan,
 }
 
 fn arguments() -> anyhow::Result<Option<Arguments>> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut arguments = Arguments { first: 1, count: 1_000, threads, twice: false, plan: Plan::default() };
+    let mut arguments = Arguments { first: 1, count: 1_000, threads, twice: false, progress: false, plan: Plan::default() };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         let mut value = || given.next().with_context(|| format!("{name} needs a value"));
         match name.as_str() {
             "--help" | "-h" => return Ok(None),
             "--verbose" => arguments.plan.verbose = true,
+            "--progress" => arguments.progress = true,
             "--twice" => arguments.twice = true,
             "--seeds" => arguments.count = value()?.parse().context("--seeds")?,
             "--first-seed" => arguments.first = value()?.parse().context("--first-seed")?,
@@ -83,6 +86,9 @@ fn main() -> anyhow::Result<ExitCode> {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed - arguments.first >= arguments.count {
                         return;
+                    }
+                    if arguments.progress {
+                        eprintln!("seed {seed}");
                     }
                     let mut report = simulation::run(seed, arguments.plan);
                     if arguments.twice {

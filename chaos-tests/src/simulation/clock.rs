@@ -35,7 +35,13 @@ impl MachineClock {
         Self { began: Instant::now(), state: Mutex::new(State { offset_ms, drift_ppm }) }
     }
 
-    /// Somebody sets it.
+    /// Makes it show the time `at_ms`.
+    pub fn set(&self, at_ms: u64) {
+        let by_ms = i128::from(at_ms) - i128::from(self.now().0);
+        self.jump(i64::try_from(by_ms).unwrap_or_default());
+    }
+
+    /// Somebody sets it, so much later or earlier.
     pub fn jump(&self, by_ms: i64) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).offset_ms += by_ms;
     }

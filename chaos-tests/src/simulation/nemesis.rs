@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_raft::ReplicaId;
+use berth_raft::{Clock, ReplicaId};
 use berth_storage::memory::{Damage, Operation};
 use tokio::time::{Instant, sleep};
 
@@ -94,8 +94,17 @@ pub async fn rage(world: Arc<World>, until: Instant) {
     }
 }
 
-/// Ends all faults.
+/// Ends all faults. The clocks then show at least what the log does: while they
+/// show less, its time stands still, as it should, and nothing ends by time.
 pub fn heal(world: &World) {
+    let shown = world.nodes.values().map(|node| {
+        let at = node.running().map_or(0, |station| station.replica.status().applied_at.0);
+        at.max(node.clock.now().0)
+    });
+    let latest = shown.max().unwrap_or_default();
+    for node in world.nodes.values() {
+        node.clock.set(latest);
+    }
     world.network.mend();
     world.network.set_weather(Weather::FAIR);
     for node in world.nodes.values() {
@@ -174,6 +183,7 @@ async fn strike(world: &Arc<World>, fault: Fault) {
         }
         Fault::SlowDisk => {
             let node = any_node(world);
+            world.trace.note(&format!("the disk of replica {} is slow", node.id));
             world.count("sync of 10 s", 1);
             node.pace.set_slow(Some(10_000));
             world.after(Duration::from_secs(2) + short, move |_| node.pace.set_slow(None));

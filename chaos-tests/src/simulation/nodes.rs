@@ -79,6 +79,11 @@ impl Node {
 
     /// Kills what runs on it. It stays down for a while.
     pub fn kill(&self, world: &World, down: Duration) {
+        if let Some(station) = self.running() {
+            let status = station.replica.status();
+            let (id, term, last) = (self.id, status.term, status.last_log);
+            world.trace.note(&format!("replica {id} is killed in term {term}, its log ends at {last:?}"));
+        }
         world.network.disconnect(self.id);
         let mut state = self.state();
         state.down_until = Instant::now() + down;
@@ -257,7 +262,10 @@ pub async fn care(world: Arc<World>, id: ReplicaId) {
         };
         if !is_up && may_start {
             match node.start(&world).await {
-                Some(Ok(())) => world.trace.note(&format!("replica {id} runs")),
+                Some(Ok(())) => {
+                    let last = node.running().and_then(|station| station.replica.status().last_log);
+                    world.trace.note(&format!("replica {id} runs, its log ends at {last:?}"));
+                }
                 Some(Err(error)) => {
                     world.trace.note(&format!("replica {id} did not start: {error}"));
                     node.state().down_until = Instant::now() + Duration::from_secs(1);

@@ -413,7 +413,12 @@ pub async fn live(seed: u64, plan: Plan) -> Report {
     sleep(Duration::from_secs(6)).await;
     world.become_whole().await;
     world.judge_history();
-    report(seed, &world)
+    let report = report(seed, &world);
+    // Replicas and network hold each other.
+    for node in world.nodes.values() {
+        node.kill(&world, Duration::ZERO);
+    }
+    report
 }
 
 fn populate(world: &Arc<World>, mishaps: Vec<mpsc::UnboundedReceiver<Mishap>>) {

@@ -549,6 +549,14 @@ fn in_memory_writes_wait_for_room_and_go_on_by_themselves() {
         assert_eq!(fixture.log().condition(), Condition::Healthy);
         let fixture = fixture.reopen();
         assert_eq!(read_all(&fixture.log(), 0..9), entries(0..5, 100));
+        // So does what nobody waits for.
+        disk.set_free_bytes(0);
+        fixture.log().save_committed(b"marker".to_vec());
+        assert!(matches!(fixture.log().condition(), Condition::Full { .. }));
+        disk.set_free_bytes(1 << 40);
+        assert_eq!(fixture.log().condition(), Condition::Healthy);
+        let fixture = fixture.reopen();
+        assert_eq!(fixture.log().committed(), Some(b"marker".to_vec()));
         // Whoever closes does not wait for room.
         disk.set_free_bytes(0);
         fixture.log().append(entries(5..6, 100), Box::new(drop)).unwrap();

@@ -146,13 +146,13 @@ impl Driver {
     pub(crate) fn close(&self) -> Result<(), Error> {
         let taken = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut writer) = taken else { return Ok(()) };
-        let mut step = Step::Write;
+        let mut step = if writer.is_written() { Step::Sync } else { Step::Write };
         loop {
             match writer.take_turn(step, &self.called) {
                 // There is no room, and nobody to wait for some.
                 Turn::Next(Some(Step::Retry)) => {
-                    let full = writer.fullness();
-                    return writer.finish(Err(full));
+                    let result = if writer.is_awaited() { Err(writer.fullness()) } else { Ok(()) };
+                    return writer.finish(result);
                 }
                 Turn::Next(next) => step = next.unwrap_or(Step::Write),
                 Turn::Ended(result) => return writer.finish(result),

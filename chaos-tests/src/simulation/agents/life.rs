@@ -170,8 +170,8 @@ impl Agent {
                         self.finish(to_broker, id, is_welcome);
                     }
                 }
-                mishap = self.mishaps.recv() => {
-                    if let Some(ended) = mishap.and_then(|mishap| self.befall(mishap)) {
+                Some(mishap) = self.mishaps.recv() => {
+                    if let Some(ended) = self.befall(mishap) {
                         return ended;
                     }
                 }

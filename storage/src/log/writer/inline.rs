@@ -2,10 +2,12 @@
 //! time, and nothing that waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use super::{Job, Writer, unless_full};
+use super::{Job, Writer};
 use crate::Error;
 use crate::log::Condition;
+use crate::log::shared::CommittedWaiting;
 use crate::memory::Step;
 
 /// What came of a step.
@@ -19,8 +21,18 @@ pub(crate) enum Turn {
 impl Writer {
     /// Takes one step. `called` is cleared when the queue is looked at.
     pub(crate) fn take_turn(&mut self, step: Step, called: &AtomicBool) -> Turn {
-        let result = if self.is_written { self.sync_written() } else { self.write_next(step, called) };
+        let result = match (self.is_written, step) {
+            (true, Step::Sync) => self.sync_written(),
+            // What is written is synced first, in its time.
+            (true, _) | (false, Step::Sync) => Ok(Turn::Next(None)),
+            (false, _) => self.write_next(step, called),
+        };
         result.unwrap_or_else(|error| Turn::Ended(Err(error)))
+    }
+
+    /// Whether a group is written and not synced yet.
+    pub(crate) const fn is_written(&self) -> bool {
+        self.is_written
     }
 
     fn sync_written(&mut self) -> Result<Turn, Error> {
@@ -35,7 +47,7 @@ impl Writer {
         // What found no room before comes first.
         let job = if self.in_flight.writes.is_empty() {
             let shared = std::sync::Arc::clone(&self.shared);
-            let idle = step == Step::Tidy;
+            let idle = matches!(step, Step::Tidy | Step::Retry);
             self.take_job(&mut shared.state(), idle, idle)
         } else {
             Some(Job::Group)
@@ -43,24 +55,44 @@ impl Writer {
         let written = match job {
             None => Ok(()),
             Some(Job::Stop(result)) => return Ok(Turn::Ended(result)),
-            Some(Job::Group) => match self.if_room(Self::write_records) {
-                Err(Error::Full { .. }) => return Ok(Turn::Next(Some(Step::Retry))),
-                Ok(()) => {
+            Some(Job::Group) => {
+                let result = self.if_room(Self::write_records);
+                if result.is_ok() {
                     self.is_written = true;
                     return Ok(Turn::Next(Some(Step::Sync)));
                 }
-                result => result,
-            },
+                result
+            }
             Some(Job::Committed(marker)) => {
                 self.in_flight.committed = Some(marker);
                 let result = self.if_room(Self::write_committed);
-                self.in_flight.committed = None;
-                unless_full(result)
+                let marker = self.in_flight.committed.take();
+                if matches!(result, Err(Error::Full { .. })) {
+                    self.put_back(marker);
+                }
+                result
             }
-            Some(Job::Purge) => unless_full(self.if_room(Self::write_purge)),
+            Some(Job::Purge) => self.if_room(Self::write_purge),
         };
+        if matches!(written, Err(Error::Full { .. })) {
+            return Ok(Turn::Next(Some(Step::Retry)));
+        }
         written?;
         Ok(Turn::Next(self.next_step()))
+    }
+
+    /// A committed marker that found no room waits on, unless a newer one does.
+    fn put_back(&self, marker: Option<Vec<u8>>) {
+        let mut state = self.shared.state();
+        let after_write = state.durable_write;
+        if let (None, Some(marker)) = (&state.committed, marker) {
+            state.committed = Some(CommittedWaiting { marker, after_write, since: Instant::now() });
+        }
+    }
+
+    /// Whether somebody waits for what is being written.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.in_flight.writes.is_empty()
     }
 
     fn next_step(&self) -> Option<Step> {
