@@ -10,4 +10,5 @@ pub mod cli;
 pub mod domain;
 pub mod files;
 pub mod protocol;
+pub mod pulse;
 pub mod secret;

@@ -71,6 +71,15 @@ impl Secret {
         &self.0
     }
 
+    /// The 256 bits that the text stands for in base64 of either alphabet,
+    /// padded or not.
+    pub fn bytes_256(&self) -> Option<Zeroizing<[u8; 32]>> {
+        let text = Zeroizing::new(self.0.trim_end_matches('=').replace('+', "-").replace('/', "_"));
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.as_bytes()).ok()?);
+        let bytes: [u8; 32] = bytes.as_slice().try_into().ok()?;
+        Some(Zeroizing::new(bytes))
+    }
+
     /// Whether a given text is the secret; takes the same time wherever they differ.
     pub fn matches(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
@@ -100,12 +109,15 @@ impl Secret {
             return Self::read(path);
         }
         let secret = Self::random();
-        files::replace(path, format!("{}\n", secret.expose()).as_bytes(), 0o600).map_err(|error| SecretError::Io {
-            what: "write",
-            path: path.to_owned(),
-            source: error.source,
-        })?;
+        secret.write(path)?;
         Ok(secret)
+    }
+
+    /// Writes a secret file that only its owner can read.
+    pub fn write(&self, path: &Path) -> Result<(), SecretError> {
+        let io =
+            |error: files::FileError| SecretError::Io { what: "write", path: path.to_owned(), source: error.source };
+        files::replace(path, format!("{}\n", self.expose()).as_bytes(), 0o600).map_err(io)
     }
 }
 

@@ -9,8 +9,9 @@ use berth::domain::ids::ID_BYTES_MAX;
 use berth::domain::instruction::{Action, Answer};
 use berth::domain::report::Inventory;
 use berth::protocol::{
-    self, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, MESSAGE_BYTES_MAX, PING_INTERVAL, PINGS_MISSED_MAX,
-    Question, REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, close,
+    self, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, MESSAGE_BYTES_MAX, PING_INTERVAL,
+    PING_INTERVAL_OF_BROKER, PINGS_MISSED_MAX, Question, REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply,
+    SILENCE_MAX, WELCOME_TIMEOUT, close,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -176,11 +177,13 @@ fn every_number_of_the_protocol_stands_on_the_page() {
         format!("1 to {ID_BYTES_MAX} bytes of text"),
         format!("says hello within {} s", HELLO_TIMEOUT.as_secs()),
         format!("from {REPORT_INTERVAL_MS_MIN} to {REPORT_INTERVAL_MS_MAX}"),
-        format!("sends a ping every {} s", PING_INTERVAL.as_secs()),
-        format!("three pings ({} s)", (PING_INTERVAL * PINGS_MISSED_MAX).as_secs()),
+        format!("An agent that has heard nothing for {} s sends a ping", PING_INTERVAL.as_secs()),
+        format!("A broker that has heard nothing for {} s", PING_INTERVAL_OF_BROKER.as_secs_f64()),
+        format!("three pings ({} s)", SILENCE_MAX.as_secs()),
+        format!("When none comes within {} s, try the next broker", WELCOME_TIMEOUT.as_secs()),
         format!("no answer within {} s of", CONTEST_TIMEOUT.as_secs()),
         format!("No answer within {} s", settings.prepare_timeout.as_secs()),
-        format!("| {} | this side ends |", close::GOING_AWAY),
+        format!("| {} | this side ends,", close::GOING_AWAY),
         format!("| {} | nonsense", close::NONSENSE),
         format!("| {} | silence", close::SILENT),
         format!("| {} | another connection", close::REPLACED),

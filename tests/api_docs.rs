@@ -14,6 +14,8 @@ fn every_limit_stands_on_the_page_with_its_value() {
         format!("| access token | {} bytes |", limits::ACCESS_TOKEN_BYTES_MAX),
         format!("| request id taken over from a client | {} bytes |", limits::REQUEST_ID_BYTES_MAX),
         format!("| Idempotency-Key | {} bytes |", limits::IDEMPOTENCY_KEY_BYTES_MAX),
+        format!("| time that a read waits to learn what is current | {} s |", limits::READ_WAIT_MAX.as_secs()),
+        format!("| time that a read waits for Berth-Min-Index | {} s |", limits::MIN_INDEX_WAIT_MAX.as_secs()),
         format!("| items in a call, and ids or filters in a query | {} |", limits::ITEMS_MAX),
         format!("| results in a page, and default of MaxResults | {} |", limits::RESULTS_MAX),
         format!(

@@ -6,13 +6,15 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use reqwest::{Certificate, Client, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use crate::process::{Broker, Process};
 
 /// How long a call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take that a client has alternatives to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a broker may take to serve, with a debug build on a busy machine.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
@@ -21,6 +23,8 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 pub enum Answer {
     /// 200 with this body.
     Done(Value),
+    /// 200 with this body, which says that it may be out of date.
+    Stale(Value),
     /// It certainly had no effect.
     Refused(Refusal),
     /// It may have had its effect, or may still have it.
@@ -103,21 +107,48 @@ impl Api {
         Ok(Self { http: http(&broker.ca_path())?, ..self.clone() })
     }
 
+    /// The same client and token at another replica, whose calls take less than
+    /// `limit`.
+    pub fn at(&self, broker: &Broker, ca_path: &Path, limit: Duration) -> anyhow::Result<Self> {
+        let builder = builder(ca_path)?.timeout(limit).connect_timeout(CONNECT_TIMEOUT);
+        Ok(Self { http: builder.build()?, url: broker.url(), token: self.token.clone() })
+    }
+
+    /// GETs a path.
+    pub async fn get(&self, path: &str) -> Answer {
+        Self::answer(self.http.get(format!("{}/{path}", self.url)).bearer_auth(&self.token)).await
+    }
+
     /// POSTs a body to an operation.
     pub async fn call(&self, operation: &str, body: &Value) -> Answer {
-        let sent = self.http.post(format!("{}/{operation}", self.url)).bearer_auth(&self.token).json(body).send().await;
-        let response = match sent {
+        Self::answer(self.post(operation, body)).await
+    }
+
+    /// POSTs a body to an operation that has one effect, however often it is
+    /// called with this key.
+    pub async fn call_once(&self, operation: &str, body: &Value, key: &str) -> Answer {
+        Self::answer(self.post(operation, body).header("Idempotency-Key", key)).await
+    }
+
+    fn post(&self, operation: &str, body: &Value) -> RequestBuilder {
+        self.http.post(format!("{}/{operation}", self.url)).bearer_auth(&self.token).json(body)
+    }
+
+    async fn answer(request: RequestBuilder) -> Answer {
+        let response = match request.send().await {
             Ok(response) => response,
             Err(error) if error.is_connect() => return Answer::NotSent,
             Err(error) => return Answer::Unknown(format!("{:#}", anyhow::Error::from(error))),
         };
         let status = response.status();
+        let is_stale = response.headers().get("berth-stale").is_some_and(|value| value == "true");
         let retry_after_secs = response.headers().get("retry-after").and_then(|text| text.to_str().ok()?.parse().ok());
         let body = match response.bytes().await {
             Ok(bytes) => serde_json::from_slice::<Value>(&bytes),
             Err(error) => return Answer::Unknown(format!("half an answer: {:#}", anyhow::Error::from(error))),
         };
         match (status, body) {
+            (StatusCode::OK, Ok(body)) if is_stale => Answer::Stale(body),
             (StatusCode::OK, Ok(body)) => Answer::Done(body),
             (StatusCode::OK, Err(error)) => Answer::Unknown(format!("an answer that is no JSON: {error}")),
             (_, body) => {
@@ -186,11 +217,15 @@ pub async fn serving(broker: &Broker, process: &mut Process) -> anyhow::Result<(
 }
 
 fn http(ca_path: &Path) -> anyhow::Result<Client> {
+    Ok(builder(ca_path)?.timeout(CALL_TIMEOUT).build()?)
+}
+
+fn builder(ca_path: &Path) -> anyhow::Result<ClientBuilder> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // Another one is as good.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     });
     let authority = Certificate::from_pem(&std::fs::read(ca_path)?)?;
-    Ok(Client::builder().tls_certs_only([authority]).timeout(CALL_TIMEOUT).build()?)
+    Ok(Client::builder().tls_certs_only([authority]))
 }

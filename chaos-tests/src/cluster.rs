@@ -11,7 +11,7 @@ use crate::client::{self, Api};
 use crate::desktops::Desktops;
 use crate::faults;
 use crate::history::{Event, History};
-use crate::judge::{Observed, Violation, judge};
+use crate::judge::{Observed, Violation, judge, stories};
 use crate::process::{Agent, Broker, Process, Program};
 use crate::random::Random;
 
@@ -167,6 +167,8 @@ impl Cluster {
             }
             let connected = self.connected().await?;
             if violations.is_empty() && connected == self.agents.len() {
+                let untold = stories(&self.history.events(), &observed);
+                ensure!(untold.is_empty(), "{}", list(&untold));
                 return Ok(observed);
             }
             if late {
@@ -200,7 +202,7 @@ impl Cluster {
     }
 }
 
-fn list(violations: &[Violation]) -> String {
+pub(crate) fn list(violations: &[Violation]) -> String {
     const SHOWN: usize = 20;
     let shown: Vec<String> = violations.iter().take(SHOWN).map(ToString::to_string).collect();
     format!("{} violations:\n  {}", violations.len(), shown.join("\n  "))

@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::linearizability::server;
+
 /// A moment of the test. Of two moments, the smaller one was earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Moment(pub u64);
@@ -64,6 +66,42 @@ pub enum Event {
         session: String,
         /// Its state, if it was found.
         found: Option<String>,
+    },
+    /// A server was to be opened, closed or drained.
+    Door {
+        /// When.
+        span: Span,
+        /// Id of the server.
+        server: String,
+        /// What was wished.
+        wish: server::Input,
+        /// What became of it.
+        outcome: Outcome<()>,
+    },
+    /// A server was looked at.
+    DoorSeen {
+        /// When.
+        span: Span,
+        /// Id of the server.
+        server: String,
+        /// Whether it counted as closed.
+        closed: bool,
+    },
+    /// The queue was looked at.
+    QueueSeen {
+        /// When.
+        span: Span,
+        /// Only those of this owner were asked for, who has no other sessions.
+        owner: String,
+        /// Name and id of the session of each who waits, the first one first.
+        waiting: Vec<(String, String)>,
+    },
+    /// Something else was broken, or mended.
+    Fault {
+        /// From when to when that was done.
+        span: Span,
+        /// What.
+        what: String,
     },
     /// The broker was killed.
     BrokerKilled {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::client::Seen;
 use crate::desktops::Desktops;
 use crate::history::{Event, Moment, Outcome, Span};
+use crate::linearizability::{self, Call, Flaw, Sequential, queue, server, session};
 use crate::model::{Create, Model};
 
 /// Later than everything.
@@ -129,6 +130,14 @@ pub enum Violation {
         /// The session's id.
         id: String,
     },
+    /// What clients saw cannot have happened in any order.
+    #[error("{what}: {flaw}")]
+    NoStory {
+        /// Of what.
+        what: String,
+        /// Why not.
+        flaw: Flaw,
+    },
     /// More sessions than a server allows.
     #[error("server {server} has {count} sessions, but allows {max}")]
     OverLimit {
@@ -159,6 +168,32 @@ pub fn judge(events: &[Event], observed: &Observed, sessions_per_server_max: usi
     violations.extend(judge.desktops());
     violations.extend(judge.limits(sessions_per_server_max));
     violations
+}
+
+/// Every session, server and queue of which the history, and what is there at its
+/// end, cannot be told one call after the other.
+pub fn stories(events: &[Event], observed: &Observed) -> Vec<Violation> {
+    let mut sessions = session::calls(events, &observed.sessions);
+    let states: BTreeMap<&str, &str> =
+        observed.sessions.iter().map(|seen| (seen.name.as_str(), seen.state.as_str())).collect();
+    let last = Span { sent: EVER, answered: EVER };
+    for (name, calls) in &mut sessions {
+        let found = states.get(name.as_str()).map(|state| (*state).to_owned());
+        calls.push(Call::answered(last, session::Input::Look, session::Output::Seen(found)));
+    }
+    let mut violations = untold("session", &session::Session, &sessions);
+    violations.extend(untold("server", &server::Server, &server::calls(events)));
+    violations.extend(untold("queue of", &queue::Queue, &queue::calls(events)));
+    violations
+}
+
+fn untold<M: Sequential>(
+    kind: &str,
+    model: &M,
+    calls: &BTreeMap<String, Vec<Call<M::Input, M::Output>>>,
+) -> Vec<Violation> {
+    let flaws = calls.iter().filter_map(|(key, calls)| Some((key, linearizability::check(model, calls).err()?)));
+    flaws.map(|(key, flaw)| Violation::NoStory { what: format!("{kind} {key}"), flaw }).collect()
 }
 
 struct Judge<'a> {

@@ -197,3 +197,66 @@ fn a_server_beyond_its_limit_is_caught() {
     assert_eq!(judge(&events, &sessions, 2), []);
     assert!(matches!(judge(&events, &sessions, 1)[..], [Violation::OverLimit { .. }]));
 }
+
+/// Judged by both: what must be at the end, and what can be told.
+fn is_told(events: &[Event], sessions: Vec<Seen>) -> bool {
+    stories(events, &observed(sessions)).is_empty()
+}
+
+#[test]
+fn a_good_story_is_told() {
+    let events = [
+        acknowledged(0, "a"),
+        look(2, "a", Some("CREATING")),
+        look(4, "a", Some("READY")),
+        create(6, "b", Outcome::Unknown("broken".to_owned())),
+        delete(8, "a", Outcome::Acknowledged(())),
+        look(10, "a", Some("DELETING")),
+        delete(12, "a", Outcome::Refused("unknown session".to_owned())),
+    ];
+    assert!(is_told(&events, vec![seen("a", "DELETED"), seen("b", "READY")]));
+    assert!(is_told(&events, vec![seen("a", "DELETED")]), "nobody knows of b");
+    assert!(is_told(&[acknowledged(0, "a"), kill(2)], vec![seen("a", "DELETED")]));
+    let in_doubt = create(0, "a", Outcome::Unknown("broken".to_owned()));
+    assert!(is_told(&[in_doubt, kill(2)], vec![seen("a", "DELETED")]));
+}
+
+#[test]
+fn a_lost_write_has_no_story() {
+    assert!(!is_told(&[acknowledged(0, "a")], vec![]));
+    let events = [acknowledged(0, "a"), delete(2, "a", Outcome::Acknowledged(()))];
+    assert!(!is_told(&events, vec![seen("a", "READY")]));
+}
+
+#[test]
+fn a_stale_read_has_no_story() {
+    let events = [acknowledged(0, "a"), look(2, "a", Some("READY")), look(4, "a", Some("CREATING"))];
+    assert!(!is_told(&events, vec![seen("a", "READY")]), "back in time");
+    let events = [acknowledged(0, "a"), look(2, "a", None)];
+    assert!(!is_told(&events, vec![seen("a", "READY")]), "older than an acknowledged write");
+    assert!(!is_told(&[acknowledged(0, "a"), look(2, "a", Some("DELETED"))], vec![seen("a", "DELETED")]));
+}
+
+#[test]
+fn a_server_and_a_queue_that_go_back_have_no_story() {
+    let door = |sent, wish| Event::Door {
+        span: span(sent, sent + 1),
+        server: "s".to_owned(),
+        wish,
+        outcome: Outcome::Acknowledged(()),
+    };
+    let look = |sent, closed| Event::DoorSeen { span: span(sent, sent + 1), server: "s".to_owned(), closed };
+    assert!(is_told(&[door(0, server::Input::Close), look(2, true), door(4, server::Input::Open)], vec![]));
+    assert!(!is_told(&[door(0, server::Input::Close), look(2, false)], vec![]));
+
+    let queue = |sent, names: &[&str]| Event::QueueSeen {
+        span: span(sent, sent + 1),
+        owner: "ann".to_owned(),
+        waiting: names.iter().map(|name| ((*name).to_owned(), format!("id-{name}"))).collect(),
+    };
+    let all = vec![seen("a", "CREATING"), seen("b", "CREATING")];
+    let events = [acknowledged(0, "a"), acknowledged(2, "b"), queue(4, &["a", "b"])];
+    assert!(is_told(&events, all.clone()));
+    let events = [acknowledged(0, "a"), acknowledged(2, "b"), queue(4, &["b", "a"])];
+    assert!(!is_told(&events, all), "the second goes before the first");
+}

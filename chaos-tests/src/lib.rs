@@ -6,14 +6,22 @@
 //!
 //! The whole, through its API, one module for each question:
 //! - [`process`]: what runs,
-//! - [`client`]: how it is spoken to,
-//! - [`traffic`]: who makes load,
+//! - [`client`], [`portal`]: how it is spoken to, one broker or several replicas,
+//! - [`traffic`], [`operators`]: who makes load,
 //! - [`faults`]: what breaks,
 //! - [`history`]: what was asked and answered,
 //! - [`model`]: what that allows,
 //! - [`desktops`]: what really exists,
 //! - [`judge`]: whether it is as it must be,
+//! - [`linearizability`]: whether what clients saw has an order,
 //! - [`cluster`]: broker and agents together, and when they have come to rest.
+//!
+//! The same replicas in one thread, with everything around them simulated:
+//! - [`simulation`].
+//! What breaks beneath it:
+//! - [`lab`]: a network of hosts that can be cut, and whose packets can be
+//!   delayed, lost, doubled and reordered,
+//! - [`faultfs`]: the disk and the clock of a process, with faults at will.
 //!
 //! [`random`] makes all of it repeatable as far as processes are.
 
@@ -21,11 +29,17 @@ pub mod client;
 pub mod cluster;
 pub mod desktops;
 pub mod disk;
+pub mod faultfs;
 pub mod faults;
 pub mod history;
 pub mod judge;
+pub mod lab;
+pub mod linearizability;
 pub mod model;
+pub mod operators;
+pub mod portal;
 pub mod power_cut;
 pub mod process;
 pub mod random;
+pub mod simulation;
 pub mod traffic;

@@ -63,7 +63,9 @@ impl Model {
                     }
                 }
                 Event::AgentKilled { span, server } => model.kills.entry(server.clone()).or_default().push(*span),
-                Event::Look { .. } | Event::BrokerKilled { .. } => {}
+                // Judged by the stories that they have.
+                Event::Look { .. } | Event::Door { .. } | Event::DoorSeen { .. } | Event::QueueSeen { .. } => {}
+                Event::Fault { .. } | Event::BrokerKilled { .. } => {}
             }
         }
         model

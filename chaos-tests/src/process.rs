@@ -4,11 +4,15 @@
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::faultfs::Faults;
+use crate::lab::Host;
 use crate::random::Random;
 
 /// Ports that are handed out. Below the range from which Linux takes the ports
@@ -44,7 +48,8 @@ impl Program {
         self.is_release
     }
 
-    fn command(&self) -> Command {
+    /// The binary without arguments, and without the caller's settings.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         // Nothing of the caller's settings.
         for (name, _) in std::env::vars_os() {
@@ -80,11 +85,27 @@ fn build() -> anyhow::Result<PathBuf> {
 pub struct Process(Child);
 
 impl Process {
-    /// Starts a command whose output is appended to `log`.
-    fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+    /// Starts a command whose output is appended to `log`, on a host of a lab or
+    /// here.
+    pub fn start(command: &mut Command, log: &Path, host: Option<&Host>) -> anyhow::Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(log)?;
         command.stdout(log.try_clone()?).stderr(log);
-        Ok(Self(command.spawn().context("the binary does not start")?))
+        let child = match host {
+            Some(host) => host.spawn(command),
+            None => Ok(command.spawn()?),
+        };
+        Ok(Self(child.context("the binary does not start")?))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).context("a process has a number")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.0.try_wait()?)
     }
 
     /// SIGKILL, and waits until nothing is left of it.
@@ -118,6 +139,15 @@ impl Drop for Process {
     }
 }
 
+/// Where a broker runs, and under what.
+#[derive(Debug, Default)]
+pub struct Ground {
+    /// The host of a lab; this one without.
+    pub host: Option<Arc<Host>>,
+    /// Its disk and clock, if they are to have faults.
+    pub faults: Option<Faults>,
+}
+
 /// A broker: what stays over its deaths.
 #[derive(Debug)]
 pub struct Broker {
@@ -126,6 +156,7 @@ pub struct Broker {
     data_folder: PathBuf,
     clients: SocketAddr,
     agents: SocketAddr,
+    ground: Ground,
 }
 
 impl Broker {
@@ -138,32 +169,90 @@ impl Broker {
         random: &mut Random,
         settings: &str,
     ) -> anyhow::Result<Self> {
-        let (clients, agents) = (free_port(random)?, free_port(random)?);
+        let addresses = (free_port(random)?, free_port(random)?);
+        let settings = format!("[sessions]\n{settings}\n");
+        Self::placed(program, folder, data_folder, addresses, Ground::default(), &settings)
+    }
+
+    /// A broker with these addresses for clients and agents, and more settings.
+    pub fn placed(
+        program: &Program,
+        folder: &Path,
+        data_folder: &Path,
+        (clients, agents): (SocketAddr, SocketAddr),
+        ground: Ground,
+        settings: &str,
+    ) -> anyhow::Result<Self> {
         let (folder, data_folder) = (folder.to_owned(), data_folder.to_owned());
-        let broker = Self { program: program.clone(), folder, data_folder, clients, agents };
-        let configuration = format!(
-            "data_folder = '{}'\n[clients]\nlisten = '{clients}'\n[agents]\nlisten = '{agents}'\n[sessions]\n{settings}\n",
-            broker.data_folder.display(),
-        );
+        let broker = Self { program: program.clone(), folder, data_folder, clients, agents, ground };
         std::fs::create_dir_all(&broker.folder)?;
-        std::fs::write(broker.folder.join("berth.toml"), configuration)?;
+        broker.configure(settings)?;
         Ok(broker)
+    }
+
+    /// Writes its configuration; the next start has it.
+    pub fn configure(&self, settings: &str) -> anyhow::Result<()> {
+        let Self { clients, agents, .. } = self;
+        let configuration = format!(
+            "data_folder = '{}'\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n{settings}",
+            self.data_folder.display(),
+        );
+        Ok(std::fs::write(self.config_path(), configuration)?)
+    }
+
+    /// Its configuration.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("berth.toml")
+    }
+
+    /// Where agents find it.
+    pub const fn agents_address(&self) -> SocketAddr {
+        self.agents
+    }
+
+    /// Its disk and clock, where they can have faults.
+    pub fn faults(&self) -> anyhow::Result<&Faults> {
+        self.ground.faults.as_ref().context("this broker's disk has no faults")
+    }
+
+    /// The host of a lab that it runs on.
+    pub fn host(&self) -> anyhow::Result<&Arc<Host>> {
+        self.ground.host.as_ref().context("this broker runs in no lab")
+    }
+
+    /// A command of an operator, and what it printed.
+    pub fn operator(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.program.command();
+        command.args(arguments).arg("--data-folder").arg(self.data_folder());
+        printed(&mut command)
+    }
+
+    /// A command that prepares its folder, on its host, and what it printed.
+    pub fn prepare(&self, arguments: &[&str], input: Option<&Path>) -> anyhow::Result<String> {
+        let mut command = self.program.command();
+        command.args(arguments).arg("--config").arg(self.config_path());
+        if let Some(input) = input {
+            command.stdin(std::fs::File::open(input)?);
+        }
+        match &self.ground.host {
+            Some(host) => host.inside(|| printed(&mut command)),
+            None => printed(&mut command),
+        }
     }
 
     /// Starts it; it may not serve yet.
     pub fn start(&self) -> anyhow::Result<Process> {
         let mut command = self.program.command();
-        command.args(["--log", "info,berth_raft=info", "serve", "--config"]).arg(self.folder.join("berth.toml"));
-        Process::start(&mut command, &self.log())
+        command.args(["--log", "info,berth_raft=info", "serve", "--config"]).arg(self.config_path());
+        if let Some(faults) = &self.ground.faults {
+            faults.attach(&mut command);
+        }
+        Process::start(&mut command, &self.log(), self.ground.host.as_deref())
     }
 
     /// Registers an API client with the running broker: its id and secret.
     pub fn register_client(&self) -> anyhow::Result<(String, String)> {
-        let mut command = self.program.command();
-        command.args(["clients", "register", "--client-name", "chaos", "--data-folder"]).arg(self.data_folder());
-        let output = command.output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "no client: {}", String::from_utf8_lossy(&output.stderr));
+        let text = self.operator(&["clients", "register", "--client-name", "chaos"]).context("no client")?;
         let value =
             |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned());
         Ok((value("client-id:").context("no client id")?, value("client-password:").context("no secret")?))
@@ -202,23 +291,50 @@ impl Broker {
 pub struct Agent {
     program: Program,
     folder: PathBuf,
+    host: Option<Arc<Host>>,
+}
+
+/// Where an agent finds brokers, and what it trusts.
+#[derive(Debug, Clone)]
+pub struct Home {
+    /// Lines of `[agent]` that say where the brokers are.
+    pub brokers: String,
+    /// Certificate of their authority.
+    pub ca_file: PathBuf,
+    /// The secret of agents.
+    pub secret_file: PathBuf,
 }
 
 impl Agent {
     /// An agent of a broker that has started once. At most `sessions_max`
     /// sessions at a time.
     pub fn new(program: &Program, folder: &Path, broker: &Broker, sessions_max: u32) -> anyhow::Result<Self> {
-        let agent = Self { program: program.clone(), folder: folder.to_owned() };
+        let home = Home {
+            brokers: format!("broker_host = '{}'\nbroker_port = {}\n", broker.agents.ip(), broker.agents.port()),
+            ca_file: broker.ca_path(),
+            secret_file: broker.data_folder().join("agent-secret"),
+        };
+        Self::placed(program, folder, &home, None, sessions_max)
+    }
+
+    /// An agent on a host of a lab, or here.
+    pub fn placed(
+        program: &Program,
+        folder: &Path,
+        home: &Home,
+        host: Option<Arc<Host>>,
+        sessions_max: u32,
+    ) -> anyhow::Result<Self> {
+        let agent = Self { program: program.clone(), folder: folder.to_owned(), host };
         std::fs::create_dir_all(folder)?;
         let configuration = format!(
-            "version = '0.1'\n[agent]\nbroker_host = '{}'\nbroker_port = {}\nca_file = '{}'\nsecret_file = '{}'\n\
+            "version = '0.1'\n[agent]\n{}ca_file = '{}'\nsecret_file = '{}'\n\
              data_folder = 'data'\ntags_folder = 'tags'\ndesktops = 'simulated'\nbroker_update_interval = 5\n\
              max_concurrent_sessions_per_user = -1\nmax_virtual_sessions = {sessions_max}\n\
              [log]\ndirectory = 'log'\nrotation = 'never'\n[simulated]\ntrace_file = '{}'\n",
-            broker.agents.ip(),
-            broker.agents.port(),
-            broker.ca_path().display(),
-            broker.data_folder().join("agent-secret").display(),
+            home.brokers,
+            home.ca_file.display(),
+            home.secret_file.display(),
             agent.trace().display(),
         );
         std::fs::write(folder.join("agent.conf"), configuration)?;
@@ -229,7 +345,7 @@ impl Agent {
     pub fn start(&self) -> anyhow::Result<Process> {
         let mut command = self.program.command();
         command.args(["agent", "--config"]).arg(self.folder.join("agent.conf"));
-        Process::start(&mut command, &self.folder.join("output.log"))
+        Process::start(&mut command, &self.folder.join("output.log"), self.host.as_deref())
     }
 
     /// Id of the server that it speaks for, once it has begun.
@@ -242,6 +358,18 @@ impl Agent {
     pub fn trace(&self) -> PathBuf {
         self.folder.join("trace")
     }
+}
+
+fn printed(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "{:?} failed: {}",
+        command.get_args().collect::<Vec<_>>(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(text)
 }
 
 /// A port of the loopback address that nobody holds.

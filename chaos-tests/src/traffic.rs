@@ -1,6 +1,7 @@
 //! Clients that create, delete and look at sessions, one request after the
 //! other, and take down everything. They go on while the broker is dead.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Answer, Api};
 use crate::history::{Event, History, Outcome};
+use crate::portal::Portal;
 use crate::random::Random;
 
 /// Most items of one request.
@@ -22,10 +24,58 @@ const PAUSE_MS: u64 = 12;
 /// How long a client waits for a broker that is not there.
 const ABSENCE_PAUSE: Duration = Duration::from_millis(10);
 
+/// Through what a client calls.
+#[derive(Debug)]
+pub enum Caller {
+    /// One broker, and no second attempt.
+    One(Api),
+    /// Several replicas.
+    Any(Portal),
+}
+
+impl Caller {
+    /// POSTs a body to an operation.
+    pub async fn call(&mut self, operation: &str, body: &Value) -> Answer {
+        match self {
+            Self::One(api) => api.call(operation, body).await,
+            Self::Any(portal) => portal.call(operation, body).await,
+        }
+    }
+
+    /// GETs a path.
+    pub async fn get(&mut self, path: &str) -> Answer {
+        match self {
+            Self::One(api) => api.get(path).await,
+            Self::Any(portal) => portal.get(path).await,
+        }
+    }
+}
+
+impl From<Api> for Caller {
+    fn from(api: Api) -> Self {
+        Self::One(api)
+    }
+}
+
+impl From<Portal> for Caller {
+    fn from(portal: Portal) -> Self {
+        Self::Any(portal)
+    }
+}
+
+/// Somebody who sends one request after the other.
+pub trait Actor: Send + Sized + 'static {
+    /// Sends one; tells whether anybody was there to take it.
+    fn act(&mut self) -> impl Future<Output = anyhow::Result<bool>> + Send;
+
+    /// A little time to think.
+    fn pause(&mut self) -> Duration;
+}
+
 /// A client and what it remembers.
 #[derive(Debug)]
 pub struct Client {
-    api: Api,
+    api: Caller,
     name: String,
     random: Random,
     history: Arc<History>,
@@ -37,27 +87,24 @@ pub struct Client {
     deleted: Vec<String>,
 }
 
-impl Client {
-    /// A client with a name that no other has.
-    pub fn new(api: Api, name: String, random: Random, history: Arc<History>) -> Self {
-        Self { api, name, random, history, asked: 0, own: Vec::new(), deleted: Vec::new() }
+impl Actor for Client {
+    async fn act(&mut self) -> anyhow::Result<bool> {
+        match self.random.below(10) {
+            0..=4 if self.own.len() < OWN_MAX => self.create().await,
+            0..=8 if !self.own.is_empty() => self.delete().await,
+            _ => self.look().await,
+        }
     }
 
-    /// Sends requests until told to stop, and finishes the last one.
-    async fn run(mut self, stop: Arc<AtomicBool>) -> anyhow::Result<Self> {
-        while !stop.load(Ordering::Relaxed) {
-            // Not to wait for something: this is the client's time to think.
-            tokio::time::sleep(Duration::from_millis(self.random.below(PAUSE_MS))).await;
-            let sent = match self.random.below(10) {
-                0..=4 if self.own.len() < OWN_MAX => self.create().await?,
-                0..=8 if !self.own.is_empty() => self.delete().await?,
-                _ => self.look().await?,
-            };
-            if !sent {
-                tokio::time::sleep(ABSENCE_PAUSE).await;
-            }
-        }
-        Ok(self)
+    fn pause(&mut self) -> Duration {
+        Duration::from_millis(self.random.below(PAUSE_MS))
+    }
+}
+
+impl Client {
+    /// A client with a name that no other has.
+    pub fn new(api: impl Into<Caller>, name: String, random: Random, history: Arc<History>) -> Self {
+        Self { api: api.into(), name, random, history, asked: 0, own: Vec::new(), deleted: Vec::new() }
     }
 
     /// One item in half of the requests, several in the others.
@@ -159,17 +206,19 @@ impl Client {
                 self.history.add([Event::Look { span, session, found }]);
             }
         }
-        Verdict::of(&answer)?;
+        if !matches!(answer, Answer::Stale(_)) {
+            Verdict::of(&answer)?;
+        }
         Ok(answer != Answer::NotSent)
     }
 }
 
-fn text(value: &Value) -> anyhow::Result<String> {
+pub(crate) fn text(value: &Value) -> anyhow::Result<String> {
     value.as_str().map(str::to_owned).with_context(|| format!("{value} is no text"))
 }
 
 /// What an answer says of the items.
-enum Verdict<'a> {
+pub(crate) enum Verdict<'a> {
     /// Each has its own.
     Each(Lists<'a>),
     /// The same for all: not taken, or unknown.
@@ -177,19 +226,21 @@ enum Verdict<'a> {
 }
 
 /// The two lists of an answer.
-struct Lists<'a> {
+pub(crate) struct Lists<'a> {
     successes: &'a [Value],
     failures: &'a [Value],
 }
 
 impl<'a> Verdict<'a> {
     /// An error when the answer is one that no client may get here.
-    fn of(answer: &'a Answer) -> anyhow::Result<Self> {
+    pub(crate) fn of(answer: &'a Answer) -> anyhow::Result<Self> {
         Ok(match answer {
             Answer::Done(body) => {
                 let list = |name: &str| body[name].as_array().map(Vec::as_slice).unwrap_or_default();
                 Self::Each(Lists { successes: list("SuccessfulList"), failures: list("UnsuccessfulList") })
             }
+            // Nobody may be told of a write that it may be out of date.
+            Answer::Stale(_) => bail!("a write was answered with a state that may be out of date"),
             Answer::Refused(refusal) if refusal.status == 503 => Self::All(Outcome::NotTaken(format!("{refusal:?}"))),
             // Also a token from before a kill that counts no longer.
             Answer::Refused(refusal) => bail!("a good request was refused: {refusal:?}"),
@@ -201,7 +252,7 @@ impl<'a> Verdict<'a> {
 
 impl<'a> Lists<'a> {
     /// The one entry of an item: a success, or the reason of a failure.
-    fn find(
+    pub(crate) fn find(
         &self,
         is_success: impl Fn(&Value) -> bool,
         is_failure: impl Fn(&Value) -> bool,
@@ -216,28 +267,48 @@ impl<'a> Lists<'a> {
     }
 }
 
-/// Clients at work.
-#[derive(Debug)]
-pub struct Traffic {
-    stop: Arc<AtomicBool>,
-    clients: JoinSet<anyhow::Result<Client>>,
+/// Sends requests until told to stop, and finishes the last one.
+async fn work<A: Actor>(mut actor: A, stop: Arc<AtomicBool>) -> anyhow::Result<A> {
+    while !stop.load(Ordering::Relaxed) {
+        // Not to wait for something: this is the time to think.
+        tokio::time::sleep(actor.pause()).await;
+        if !actor.act().await? {
+            tokio::time::sleep(ABSENCE_PAUSE).await;
+        }
+    }
+    Ok(actor)
 }
 
-impl Traffic {
+/// Clients at work.
+#[derive(Debug)]
+pub struct Traffic<A = Client> {
+    stop: Arc<AtomicBool>,
+    actors: JoinSet<anyhow::Result<A>>,
+}
+
+impl<A: Actor> Traffic<A> {
     /// Has clients work beside each other.
-    pub fn start(clients: Vec<Client>) -> Self {
+    pub fn start(actors: Vec<A>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let clients = clients.into_iter().map(|client| client.run(Arc::clone(&stop))).collect();
-        Self { stop, clients }
+        let actors = actors.into_iter().map(|actor| work(actor, Arc::clone(&stop))).collect();
+        Self { stop, actors }
     }
 
     /// Has them finish and gives them back.
-    pub async fn stop(mut self) -> anyhow::Result<Vec<Client>> {
+    pub async fn stop(mut self) -> anyhow::Result<Vec<A>> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut clients = Vec::new();
-        while let Some(client) = self.clients.join_next().await {
-            clients.push(client??);
+        let mut actors = Vec::new();
+        while let Some(actor) = self.actors.join_next().await {
+            actors.push(actor??);
         }
-        Ok(clients)
+        Ok(actors)
+    }
+
+    /// An error when one of them met something that must not be.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        match self.actors.try_join_next() {
+            Some(ended) => ended?.and_then(|_| bail!("a client ended by itself")),
+            None => Ok(()),
+        }
     }
 }

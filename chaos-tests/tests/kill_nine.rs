@@ -132,6 +132,7 @@ impl Tally {
                 Event::Look { .. } => &mut tally.looks,
                 Event::BrokerKilled { .. } => &mut tally.broker_kills,
                 Event::AgentKilled { .. } => &mut tally.agent_kills,
+                _ => continue,
             };
             *counter += 1;
         }

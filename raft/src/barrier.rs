@@ -58,6 +58,7 @@ impl Reads {
 pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: WaitingReads) {
     loop {
         let first = tokio::select! {
+            biased;
             first = waiting.recv() => first,
             () = core.stop.cancelled() => return,
         };
@@ -67,6 +68,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
             readers.push(reader);
         }
         let result = tokio::select! {
+            biased;
             result = confirm(&core) => result,
             () = core.stop.cancelled() => return,
         };

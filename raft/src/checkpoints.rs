@@ -236,6 +236,7 @@ pub(crate) fn hear<M: StateMachine>(core: &Core<M>, from: ReplicaId, theirs: Vec
 pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut taken: mpsc::Receiver<Taken<M>>) {
     loop {
         let next = tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             next = taken.recv() => next,
         };
@@ -244,6 +245,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut taken: mpsc::Re
         // With nobody to compare it with, the state is not hashed: that takes as long as a snapshot.
         if let Some(moment) = moment.filter(|_| !others.is_empty()) {
             let hashed = tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 hashed = blocking("hash the state", move || hash_of(&moment)) => hashed,
             };
@@ -257,6 +259,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut taken: mpsc::Re
             // The others take as long as they do to answer, and may be gone; the next checkpoint
             // does not wait for them.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 () = exchange(&core, others) => {}
             }

@@ -7,12 +7,13 @@
 
 use crate::formats;
 use crate::ids::{LogIndex, ReplicaId, UnixMillis};
+use crate::members::Member;
 use crate::trail::Trail;
 use crate::types::{Batch, Call, CallId, Entry, LogId, Membership, SnapshotMeta, StoredMembership, Vote, Work, log_id};
 use bincode::{Decode, Encode};
 use openraft::EntryPayload;
 use serde::{Serialize, de::DeserializeOwned};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::ops::RangeInclusive;
 
@@ -163,16 +164,38 @@ impl From<RawVote> for Vote {
     }
 }
 
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+struct RawMember {
+    address: String,
+    folder: String,
+}
+
+impl From<&Member> for RawMember {
+    fn from(member: &Member) -> Self {
+        Self { address: member.address.clone(), folder: member.folder.clone() }
+    }
+}
+
+impl From<RawMember> for Member {
+    fn from(raw: RawMember) -> Self {
+        Self { address: raw.address, folder: raw.folder }
+    }
+}
+
 /// Who votes (more than one set only while members change) and who else is known.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct RawMembership {
     configs: Vec<BTreeSet<u64>>,
-    nodes: BTreeSet<u64>,
+    nodes: BTreeMap<u64, RawMember>,
 }
 
 impl From<&Membership> for RawMembership {
     fn from(membership: &Membership) -> Self {
-        Self { configs: membership.get_joint_config().clone(), nodes: membership.nodes().map(|(id, ())| *id).collect() }
+        Self {
+            configs: membership.get_joint_config().clone(),
+            nodes: membership.nodes().map(|(id, member)| (*id, member.into())).collect(),
+        }
     }
 }
 
@@ -181,7 +204,8 @@ impl RawMembership {
         if self.configs.is_empty() && self.nodes.is_empty() {
             return Ok(Membership::default());
         }
-        Membership::new(self.configs, self.nodes).map_err(|error| Error::Membership { what, reason: error.to_string() })
+        let nodes: BTreeMap<u64, Member> = self.nodes.into_iter().map(|(id, raw)| (id, raw.into())).collect();
+        Membership::new(self.configs, nodes).map_err(|error| Error::Membership { what, reason: error.to_string() })
     }
 }
 
@@ -254,8 +278,8 @@ pub(crate) struct RawEntry {
     payload: RawPayload,
 }
 
-impl From<EntryPayload<Batch, u64, ()>> for RawPayload {
-    fn from(payload: EntryPayload<Batch, u64, ()>) -> Self {
+impl From<EntryPayload<Batch, u64, Member>> for RawPayload {
+    fn from(payload: EntryPayload<Batch, u64, Member>) -> Self {
         match payload {
             EntryPayload::Blank => Self::Blank,
             EntryPayload::Membership(membership) => Self::Membership((&membership).into()),
@@ -279,7 +303,7 @@ impl RawPayload {
         }
     }
 
-    fn into_payload(self) -> Result<EntryPayload<Batch, u64, ()>, Error> {
+    fn into_payload(self) -> Result<EntryPayload<Batch, u64, Member>, Error> {
         Ok(match self {
             Self::Blank => EntryPayload::Blank,
             Self::Membership(raw) => EntryPayload::Membership(raw.into_membership("an entry")?),

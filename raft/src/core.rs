@@ -21,8 +21,8 @@ use crate::sequences::{OpenCall, Sequences};
 use crate::types::{Call, Types};
 use crate::wire::{Answer, Request};
 use berth_storage::{Condition, Log};
-use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, Raft};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -49,14 +49,26 @@ pub(crate) struct Core<M: StateMachine> {
     pub(crate) reads: Reads,
     pub(crate) incoming: SnapshotReceiver,
     pub(crate) stop: CancellationToken,
+    /// Held while members are changed.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl<M: StateMachine> Core<M> {
-    /// The leader, as far as this replica knows.
+    /// The leader, as far as this replica knows. One that has not heard of a majority for a while
+    /// does not lead any more, whatever it believes: what it takes on might never be committed.
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
-        let metrics = self.raft.server_metrics();
-        let leader = metrics.borrow_watched().current_leader;
-        leader.map(ReplicaId)
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.map(ReplicaId)?;
+        let heard_of_majority =
+            || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() < self.majority_silence());
+        let is_alone = || metrics.membership_config.voter_ids().nth(1).is_none();
+        (leader != self.config.replica || is_alone() || heard_of_majority()).then_some(leader)
+    }
+
+    /// How long no majority may have answered a leader. By then it would have elected another one.
+    fn majority_silence(&self) -> Duration {
+        Duration::from_millis(self.config.election_timeout_ms) * 3
     }
 
     pub(crate) fn leads(&self) -> bool {
@@ -107,6 +119,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) async fn leader_may_have_changed(&self) {
         let mut metrics = self.raft.server_metrics();
         tokio::select! {
+            biased;
             _ = metrics.changed() => {}
             () = tokio::time::sleep(LEADER_POLL) => {}
             () = self.stop.cancelled() => {}
@@ -244,6 +257,7 @@ impl<M: StateMachine> Core<M> {
         let mut indexes = self.published.indexes();
         let applied = indexes.wait_for(|applied| *applied >= index);
         tokio::select! {
+            biased;
             _ = tokio::time::timeout_at(deadline, applied) => {}
             () = self.stop.cancelled() => {}
         }
@@ -259,6 +273,7 @@ impl<M: StateMachine> Core<M> {
                 let call = self.peers.call(leader, Lane::Heartbeat, request);
                 // Given up early: asking again costs nothing, and there may be another leader.
                 let bytes = tokio::select! {
+                    biased;
                     answer = tokio::time::timeout(self.answer_timeout(), call) => match answer {
                         Ok(Ok(bytes)) => bytes,
                         _ => return Ok(None),

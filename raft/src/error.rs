@@ -55,8 +55,10 @@ pub enum StartError {
         #[source]
         source: berth_storage::Error,
     },
-    /// This replica's id is not among the members given.
-    #[error("replica {replica} is not among the initial members; add it to them")]
+    /// This replica is not among the members: those given, or those that its log tells.
+    #[error(
+        "replica {replica} is not a member of the cluster (any more); let it join anew, with an empty folder, under a new id"
+    )]
     NotAMember {
         /// This replica's id.
         replica: ReplicaId,

@@ -162,6 +162,7 @@ pub(crate) async fn raise_when_new<M: StateMachine>(core: Arc<Core<M>>, forms: b
             }
         }
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = tokio::time::sleep(ASK_AGAIN) => {}
         }

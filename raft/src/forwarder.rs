@@ -30,6 +30,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
     let mut left_over: Option<Waiting<M::Outcome>> = None;
     loop {
         let first = tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             Some(()) = under_way.next(), if !under_way.is_empty() => None,
             first = queue::next(&mut left_over, &mut waiting), if under_way.len() < REQUESTS_MAX => {
@@ -65,6 +66,7 @@ async fn pass_on<M: StateMachine>(
     // longer than to find one. What is not has one chance.
     let within = if may_be_left { core.leader_wait() } else { core.config.request_timeout() };
     let answer = tokio::select! {
+        biased;
         answer = tokio::time::timeout(within, call) => answer,
         () = core.leader_is_not(leader), if may_be_left => return refuse(parts, lost),
     };

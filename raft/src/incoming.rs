@@ -240,6 +240,7 @@ fn received(writer: Box<SnapshotWriter>, header: &[u8]) -> Result<SnapshotData, 
 pub(crate) async fn sweep<M: StateMachine>(core: Arc<Core<M>>) {
     loop {
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = tokio::time::sleep(KEPT_WITHOUT_NEWS / 10) => core.incoming.drop_stale(KEPT_WITHOUT_NEWS).await,
         }

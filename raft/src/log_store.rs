@@ -64,6 +64,7 @@ impl LogStore {
             decode(log.read(range, bytes_max).map_err(|error| storage_error(&error))?)
         });
         tokio::select! {
+            biased;
             entries = read => entries,
             () = self.stop.cancelled() => Err(stopping("a read")),
         }
@@ -96,6 +97,7 @@ impl LogStore {
         // Nobody listens any more only when the library was dropped in between: nothing to tell.
         write(&self.log, Box::new(move |result| drop(done.send(result))));
         tokio::select! {
+            biased;
             flushed = flushed => match flushed {
                 Ok(result) => result.map_err(|error| storage_error(&error)),
                 Err(_) => Err(io::Error::other(format!(
@@ -246,6 +248,7 @@ impl RaftLogStorage<Types> for LogStore {
             let share = u32::try_from(share).unwrap_or(u32::MAX);
             let room = Arc::clone(&self.room);
             let permit = tokio::select! {
+                biased;
                 permit = room.acquire_many_owned(share) => {
                     permit.map_err(|closed| io::Error::other(closed.to_string()))?
                 }

@@ -18,12 +18,23 @@ use openraft::{EntryPayload, StorageError};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-struct Folders;
+/// Where the stores of the suite are.
+#[derive(Clone, Copy)]
+enum Ground {
+    Folder,
+    Memory,
+}
 
-impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> for Folders {
-    async fn build(&self) -> Result<((Store, tempfile::TempDir), LogStore, Applier<Ledger>), StorageError<Types>> {
+type Opened = (Store, tempfile::TempDir);
+
+impl StoreBuilder<Types, LogStore, Applier<Ledger>, Opened> for Ground {
+    async fn build(&self) -> Result<(Opened, LogStore, Applier<Ledger>), StorageError<Types>> {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), Options::default()).unwrap();
+        let store = match self {
+            Self::Folder => Store::open(folder.path(), Options::default()),
+            Self::Memory => Store::in_memory(&berth_storage::memory::Disk::new(), folder.path(), Options::default()),
+        };
+        let store = store.unwrap();
         let log = LogStore::new(store.log(), ReplicaId(1), CancellationToken::new());
         let published = Arc::new(Published::new(Ledger::default(), None));
         let stop = CancellationToken::new();
@@ -49,7 +60,9 @@ impl StoreBuilder<Types, LogStore, Applier<Ledger>, (Store, tempfile::TempDir)> 
 #[test]
 fn the_librarys_own_storage_suite_passes() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(Suite::test_all(Folders)).unwrap();
+    for ground in [Ground::Folder, Ground::Memory] {
+        runtime.block_on(Suite::test_all(ground)).unwrap();
+    }
 }
 
 /// A store with three entries; as many of them in memory as `window_bytes` allow.

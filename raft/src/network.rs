@@ -2,6 +2,7 @@
 
 use crate::codec::{self, RawEntry, RawLogId, RawVote};
 use crate::ids::ReplicaId;
+use crate::members::Member;
 use crate::outgoing::{self, Transfers};
 use crate::peers::{Lane, PeerError, Peers};
 use crate::snapshot::SnapshotData;
@@ -53,15 +54,15 @@ impl Network {
 impl RaftNetworkFactory<Types> for Network {
     type Network = Sender;
 
-    async fn new_client(&mut self, target: u64, (): &()) -> Sender {
+    async fn new_client(&mut self, target: u64, _: &Member) -> Sender {
         self.sender(target, Lane::Replication)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, (): &()) -> Sender {
+    async fn new_heartbeat_client(&mut self, target: u64, _: &Member) -> Sender {
         self.sender(target, Lane::Heartbeat)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, (): &()) -> Sender {
+    async fn new_snapshot_client(&mut self, target: u64, _: &Member) -> Sender {
         self.sender(target, Lane::Snapshot)
     }
 }
@@ -200,6 +201,7 @@ impl RaftNetworkV2<Types> for Sender {
             return Err(NetworkError::from_string(text).into());
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             sent = outgoing::send(self, vote, &stored) => sent,
         }

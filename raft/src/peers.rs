@@ -1,12 +1,14 @@
 //! How replicas reach each other: a transport that this crate is given.
 
 use crate::ids::ReplicaId;
+use crate::members::Member;
 use futures_util::future::BoxFuture;
+use std::collections::BTreeMap;
 
 /// What kind of traffic a request belongs to. A transport that sends requests of one connection
 /// one after another should give each lane its own connection, so that signs of life do not wait
 /// behind a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Log entries, votes, forwarded proposals and reads.
     Replication,
@@ -47,6 +49,12 @@ pub trait Peers: Send + Sync + 'static {
     /// Sends one request and waits for its answer. The caller bounds the time and drops the
     /// future when it is up.
     fn call(&self, to: ReplicaId, lane: Lane, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, PeerError>>;
+
+    /// Tells where members are, as the log says now. Those not named are as they were before: a
+    /// replica that was removed may still have to be told so.
+    fn learn(&self, members: &BTreeMap<ReplicaId, Member>) {
+        let _ = members;
+    }
 }
 
 /// The transport of a cluster of one: nobody is there.

@@ -52,6 +52,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
         let room = in_flight.is_empty()
             || (in_flight.len() < core.config.entries_in_flight_max && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
         let first = tokio::select! {
+            biased;
             Some(settled) = in_flight.next(), if !in_flight.is_empty() => {
                 let settled: InFlight<M::Outcome> = settled;
                 in_flight_bytes -= settled.bytes;
@@ -103,6 +104,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
         let deposed = deposed.clone();
         in_flight.push(async move {
             let result = tokio::select! {
+                biased;
                 answer = answer => answer.map_err(drop),
                 () = deposed.cancelled(), if may_be_left => Err(()),
             };

@@ -15,15 +15,18 @@ use crate::ids::{LogIndex, ReplicaId};
 use crate::incoming::{self, SnapshotReceiver};
 use crate::log_store::{LogStore, QUEUE_BYTES};
 use crate::machine::{Observer, StateMachine};
+use crate::members::{self, Formation, Member};
 use crate::network::{Network, SNAPSHOT_TIMEOUT};
 use crate::peers::{NoPeers, Peers};
 use crate::proposer;
 use crate::published::Published;
 use crate::queue::{self, Memory};
 use crate::receiver;
+use crate::runtime;
 use crate::sequences::Sequences;
 use crate::status::Status;
 use crate::tasks::{self, Supervised};
+use crate::testing::simulation;
 use crate::types::Call;
 use crate::wire::{Answer, Refusal, Request};
 use berth_storage::{Options, Store};
@@ -31,7 +34,7 @@ use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::raft::AppendEntriesRequest;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -42,6 +45,15 @@ use tokio_util::task::TaskTracker;
 /// The timers of a cluster of one, which has nobody to send signs of life to: fewer wake-ups.
 const ALONE_HEARTBEAT_MS: u64 = 1_000;
 const ALONE_ELECTION_TIMEOUT_MS: u64 = 3_000;
+
+/// How often elections and signs of life come.
+#[derive(Clone, Copy)]
+enum Timers {
+    /// There is nobody to hear from.
+    Alone,
+    /// As configured.
+    Cluster,
+}
 
 /// How often a snapshot is asked for again while another one is being written.
 const SNAPSHOT_POLL: Duration = Duration::from_millis(200);
@@ -73,7 +85,7 @@ impl<M> Clone for View<M> {
 /// A running replica. Clones are handles on the same replica; it ends with
 /// [`stop`](Self::stop), or in the background when the last handle is dropped.
 pub struct Replica<M: StateMachine> {
-    core: Arc<Core<M>>,
+    pub(crate) core: Arc<Core<M>>,
     closed: watch::Receiver<Option<Result<(), StopReason>>>,
     // Cancels everything when the last handle goes.
     guard: Arc<DropGuard>,
@@ -104,30 +116,43 @@ impl<M: StateMachine> Replica<M> {
         initial: M,
         observer: Observer<M>,
     ) -> Result<Self, StartError> {
-        let members = BTreeSet::from([config.replica]);
-        Self::start_with_peers(config, clock, initial, observer, Arc::new(NoPeers), members).await
+        let formation = Formation::Members(BTreeMap::from([(config.replica, Member::default())]));
+        Self::launch(config, clock, initial, observer, Arc::new(NoPeers), formation, Timers::Alone).await
     }
 
-    /// Starts a replica of a cluster of `members`, which includes this one and is the same on all
-    /// of them at their first start; afterwards the members stored in the log count.
+    /// Starts a replica of a cluster. `formation` says what to do when the folder is empty;
+    /// afterwards the members stored in the log count.
     ///
-    /// With more than one member this returns as soon as the replica takes part:
-    /// [`local`](Self::local) may lag behind, [`read`](Self::read) never does. Requests of peers
-    /// must reach [`answer_peer`](Self::answer_peer) from then on.
+    /// The only member returns when its state is current. Others return as soon as the replica
+    /// takes part: [`local`](Self::local) may lag behind, [`read`](Self::read) never does.
+    /// Requests of peers must reach [`answer_peer`](Self::answer_peer) from then on.
     pub async fn start_with_peers(
         config: Config,
         clock: Arc<dyn Clock>,
         initial: M,
         observer: Observer<M>,
         peers: Arc<dyn Peers>,
-        members: BTreeSet<ReplicaId>,
+        formation: Formation,
+    ) -> Result<Self, StartError> {
+        Self::launch(config, clock, initial, observer, peers, formation, Timers::Cluster).await
+    }
+
+    async fn launch(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        initial: M,
+        observer: Observer<M>,
+        peers: Arc<dyn Peers>,
+        formation: Formation,
+        timers: Timers,
     ) -> Result<Self, StartError> {
         config.validate()?;
         let replica = config.replica;
-        if !members.contains(&replica) {
+        if let Formation::Members(members) = &formation
+            && !members.contains_key(&replica)
+        {
             return Err(StartError::NotAMember { replica });
         }
-        let alone = members.len() == 1;
         let store = open_store(&config).await?;
         let log = store.log();
         let snapshots = store.snapshots();
@@ -137,7 +162,11 @@ impl<M: StateMachine> Replica<M> {
         let halt = Halt::new(stop.clone());
         let formats = Arc::new(Formats::new(config.formats.clone(), halt.clone()));
         // Nothing was ever written here: this replica takes part in forming the cluster.
-        let forms = log.last().is_none() && log.purged().is_none() && log.vote().is_none();
+        let is_new = log.last().is_none() && log.purged().is_none() && log.vote().is_none();
+        let (forms, alone) = match &formation {
+            Formation::Members(members) => (is_new, members.len() == 1),
+            Formation::Wait => (false, false),
+        };
         let policy = SnapshotPolicy {
             after_entries: config.snapshot_after_entries,
             after_bytes: config.snapshot_after_bytes,
@@ -161,7 +190,7 @@ impl<M: StateMachine> Replica<M> {
         let outgoing = network.outgoing.clone();
         let raft = Raft::new(
             replica.0,
-            Arc::new(library_config(&config, alone)),
+            Arc::new(library_config(&config, timers)),
             network,
             LogStore::new(log.clone(), replica, stop.clone()),
             applier,
@@ -190,27 +219,29 @@ impl<M: StateMachine> Replica<M> {
             reads,
             incoming,
             stop,
+            changing: tokio::sync::Mutex::default(),
         });
         let running = TaskTracker::new();
-        running.spawn(proposer::run(Arc::clone(&core), waiting_proposals));
-        running.spawn(forwarder::run(Arc::clone(&core), waiting_forwards));
-        running.spawn(checkpoints::run(Arc::clone(&core), taken_checkpoints));
-        running.spawn(incoming::sweep(Arc::clone(&core)));
-        running.spawn(barrier::run(Arc::clone(&core), waiting_reads));
-        running.spawn(tasks::tick(Arc::clone(&core)));
-        running.spawn(tasks::snapshot(Arc::clone(&core), policy, outgoing));
+        runtime::spawn(running.track_future(proposer::run(Arc::clone(&core), waiting_proposals)));
+        runtime::spawn(running.track_future(forwarder::run(Arc::clone(&core), waiting_forwards)));
+        runtime::spawn(running.track_future(checkpoints::run(Arc::clone(&core), taken_checkpoints)));
+        runtime::spawn(running.track_future(incoming::sweep(Arc::clone(&core))));
+        runtime::spawn(running.track_future(barrier::run(Arc::clone(&core), waiting_reads)));
+        runtime::spawn(running.track_future(members::tell_transport(Arc::clone(&core))));
+        runtime::spawn(running.track_future(tasks::tick(Arc::clone(&core))));
+        runtime::spawn(running.track_future(tasks::snapshot(Arc::clone(&core), policy, outgoing)));
         let (closing, closed) = watch::channel(None);
-        tokio::spawn(tasks::supervise(Supervised { raft, store, tasks: running.clone(), halt, closed: closing }));
+        runtime::spawn(tasks::supervise(Supervised { raft, store, tasks: running.clone(), halt, closed: closing }));
         let replica = Self { core, closed, guard: Arc::new(guard) };
         let waited = Duration::from_millis(replica.core.config.start_timeout_ms);
         let taking_part = async {
-            replica.take_part(&members, alone).await?;
+            replica.take_part(formation).await?;
             let raised = formats::raise_when_new(Arc::clone(&replica.core), forms);
             if alone {
                 // Nobody else has to be asked.
                 raised.await;
             } else {
-                running.spawn(raised);
+                runtime::spawn(running.track_future(raised));
             }
             Ok(())
         };
@@ -227,15 +258,16 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Forms the cluster if there is none yet; alone, waits until the state is current.
-    async fn take_part(&self, members: &BTreeSet<ReplicaId>, alone: bool) -> Result<(), StartError> {
+    async fn take_part(&self, formation: Formation) -> Result<(), StartError> {
         let raft = &self.core.raft;
-        if !raft.is_initialized().await.map_err(failed_start)? {
-            let nodes: BTreeSet<u64> = members.iter().map(|id| id.0).collect();
+        let replica = self.core.config.replica;
+        let formed_alone = matches!(&formation, Formation::Members(members) if members.len() == 1);
+        if let Formation::Members(members) = formation
+            && !raft.is_initialized().await.map_err(failed_start)?
+        {
+            let nodes: BTreeMap<u64, Member> = members.iter().map(|(id, member)| (id.0, member.clone())).collect();
             match raft.initialize(nodes).await {
-                Ok(()) => {
-                    let replica = self.core.config.replica;
-                    tracing::info!(%replica, ?members, "cluster formed");
-                }
+                Ok(()) => tracing::info!(%replica, members = ?members.keys(), "cluster formed"),
 
                 // A peer was faster and its entries have arrived: the cluster exists.
                 Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
@@ -245,11 +277,12 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
         }
-        let voters = self.status().voters;
-        let replica = self.core.config.replica;
-        if !voters.is_empty() && !voters.contains(&replica) {
+        let members = self.members();
+        if !members.is_empty() && !members.contains_key(&replica) {
             return Err(StartError::NotAMember { replica });
         }
+        // The members of a cluster that was formed just now do not show yet.
+        let alone = members.len() == 1 || (members.is_empty() && formed_alone);
         if !alone {
             return Ok(());
         }
@@ -306,12 +339,13 @@ impl<M: StateMachine> Replica<M> {
     /// The replica's own account of itself.
     pub fn status(&self) -> Status {
         let latest = self.core.published.latest();
+        let leader = self.core.leader();
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| LogIndex(id.index));
         Status {
             replica: self.core.config.replica,
-            leader: metrics.current_leader.map(ReplicaId),
+            leader,
             term: metrics.current_term,
             voters: metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>().into_iter().collect(),
             last_log: metrics.last_log_index.map(LogIndex),
@@ -488,7 +522,10 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
         queue_bytes: QUEUE_BYTES,
         ..Options::default()
     };
-    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, options)).await;
+    let opened = match simulation::host() {
+        Some(host) => Ok(Store::in_memory(host.disk(), &folder, options)),
+        None => runtime::blocking(move || Store::open(&folder, options)).await,
+    };
     let store = opened
         .map_err(failed_start)?
         .map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;
@@ -504,11 +541,10 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
     Ok(store)
 }
 
-fn library_config(config: &Config, alone: bool) -> openraft::Config {
-    let (heartbeat_ms, election_timeout_ms) = if alone {
-        (ALONE_HEARTBEAT_MS, ALONE_ELECTION_TIMEOUT_MS)
-    } else {
-        (config.heartbeat_ms, config.election_timeout_ms)
+fn library_config(config: &Config, timers: Timers) -> openraft::Config {
+    let (heartbeat_ms, election_timeout_ms) = match timers {
+        Timers::Alone => (ALONE_HEARTBEAT_MS, ALONE_ELECTION_TIMEOUT_MS),
+        Timers::Cluster => (config.heartbeat_ms, config.election_timeout_ms),
     };
     openraft::Config {
         cluster_name: "berth".to_owned(),

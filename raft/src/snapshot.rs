@@ -14,6 +14,7 @@ use crate::formats::Formats;
 use crate::ids::UnixMillis;
 use crate::machine::StateMachine;
 use crate::replicated::Replicated;
+use crate::runtime;
 use crate::trail::ContentHash;
 use crate::types::{SnapshotMeta, Types};
 use berth_storage::{Snapshot, SnapshotWriter, Snapshots};
@@ -42,7 +43,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match runtime::blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(io::Error::other(format!("cannot {what}: {error}"))),
     }
@@ -103,6 +104,7 @@ impl WaitsForRoom {
         let retry_after_ms = self.pause.as_millis();
         tracing::warn!(%error, retry_after_ms, "no room for a snapshot, trying again later");
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => return Err(error),
             () = tokio::time::sleep(self.pause) => {}
         }

@@ -7,6 +7,7 @@ use crate::halt::{Halt, set_if_running};
 use crate::machine::StateMachine;
 use crate::outgoing::Transfers;
 use crate::queue::Memory;
+use crate::runtime;
 use crate::types::{Call, Types};
 use berth_storage::{Condition, Store};
 use openraft::Raft;
@@ -32,6 +33,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
             }
         };
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             changed = deadlines.changed() => {
                 if changed.is_err() {
@@ -45,6 +47,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
         if !core.leads() {
             // The leader ticks. Looked at again when somebody else leads or time moves on.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 _ = deadlines.changed() => {}
                 changed = leadership.changed() => {
@@ -65,6 +68,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
         if proposed.is_err() || !moved {
             // A state that keeps a deadline in the past must not fill the log.
             tokio::select! {
+                biased;
                 () = core.stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -77,6 +81,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
 pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, policy: SnapshotPolicy, outgoing: Transfers) {
     loop {
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = policy.due.notified() => {}
         }
@@ -86,6 +91,7 @@ pub(crate) async fn snapshot<M: StateMachine>(core: Arc<Core<M>>, policy: Snapsh
         }
         // While one is being written, asking again has no effect: no need to do it per entry.
         tokio::select! {
+            biased;
             () = core.stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
@@ -108,6 +114,7 @@ pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
     let mut core_state = raft.server_metrics();
     let failed = loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => break false,
             changed = core_state.changed() => if changed.is_err() { break true },
         }
@@ -132,7 +139,7 @@ pub(crate) async fn supervise<M: StateMachine>(supervised: Supervised<M>) {
     tasks.close();
     tasks.wait().await;
     drop(raft);
-    let result = match tokio::task::spawn_blocking(move || store.close()).await {
+    let result = match runtime::blocking(move || store.close()).await {
         Ok(result) => result.map_err(|error| StopReason::Failed(crate::codec::chain(&error))),
         Err(error) => Err(StopReason::Failed(error.to_string())),
     };

@@ -1,6 +1,8 @@
 //! The consensus library's view of this crate's types. Nothing here leaves the crate.
 
 use crate::ids::{LogIndex, ReplicaId, UnixMillis};
+use crate::members::Member;
+use crate::runtime::Runtime;
 use std::any::Any;
 use std::fmt;
 
@@ -10,21 +12,16 @@ openraft::declare_raft_types!(
         D = Batch,
         R = Answer,
         NodeId = u64,
-        Node = (),
+        Node = Member,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = TokioRuntime,
+        AsyncRuntime = Runtime,
 );
-
-// The library marks its own default runtime as deprecated in favour of a crate of its own that
-// holds the same type.
-#[allow(deprecated)]
-type TokioRuntime = openraft::impls::TokioRuntime;
 
 pub(crate) type LogId = openraft::alias::LogIdOf<Types>;
 pub(crate) type Vote = openraft::alias::VoteOf<Types>;
 pub(crate) type Entry = openraft::alias::EntryOf<Types>;
-pub(crate) type Membership = openraft::Membership<u64, ()>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
 

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use berth_raft::testing::{Command, Effect, Ledger, LocalNetwork};
-use berth_raft::{Config, LogIndex, ProposeError, ReadError, Replica, ReplicaId, StartError, SystemClock};
+use berth_raft::{
+    Config, Formation, LogIndex, Member, ProposeError, ReadError, Replica, ReplicaId, StartError, SystemClock,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,6 +16,14 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 fn add(id: u64) -> Command {
     Command::Add { id, amount: 1, padding: vec![0; 100] }
+}
+
+fn member(id: u64) -> Member {
+    Member { address: format!("replica-{id}"), folder: format!("folder-{id}") }
+}
+
+fn formation(ids: std::ops::RangeInclusive<u64>) -> Formation {
+    Formation::Members(ids.map(|id| (ReplicaId(id), member(id))).collect())
 }
 
 struct Cluster {
@@ -73,7 +83,7 @@ impl Cluster {
             Ledger::default(),
             observer,
             self.network.peers_of(id),
-            (1..=3).map(ReplicaId).collect(),
+            formation(1..=3),
         )
         .await
         .unwrap();
@@ -291,7 +301,7 @@ async fn a_replica_that_is_not_among_the_members_does_not_start() {
         Ledger::default(),
         Arc::new(|_, _| {}),
         LocalNetwork::new().peers_of(ReplicaId(4)),
-        (1..=3).map(ReplicaId).collect(),
+        formation(1..=3),
     )
     .await;
     assert!(matches!(refused, Err(StartError::NotAMember { .. })));

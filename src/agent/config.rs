@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::brokers::Address;
 use super::desktops::simulated;
 use crate::files;
 use crate::protocol;
@@ -21,6 +22,9 @@ pub const VERSION: &str = "0.1";
 
 /// Longest configuration or secret file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Brokers that one agent may know: each may be tried in a round.
+const BROKERS_MAX: usize = 32;
 
 /// Smallest and largest screen in pixels, for both width and height.
 pub const GEOMETRY_PIXELS: std::ops::RangeInclusive<u16> = 100..=8192;
@@ -86,10 +90,13 @@ pub enum Error {
 /// How an agent is set up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Host name or address of the broker, or of a balancer before it.
+    /// Host name or address of the broker, or of a balancer before it; empty
+    /// when all stand in `brokers`.
     pub broker_host: String,
     /// Port for agents there.
     pub broker_port: u16,
+    /// Replicas of the broker.
+    pub brokers: Vec<Address>,
     /// Certificates (PEM) that the broker's must lead to.
     pub ca_file: Option<PathBuf>,
     /// Whether the broker's certificate is checked.
@@ -262,6 +269,7 @@ struct File {
 struct Agent {
     broker_host: String,
     broker_port: u16,
+    brokers: Vec<String>,
     ca_file: Option<PathBuf>,
     tls_strict: bool,
     secret_file: PathBuf,
@@ -284,6 +292,7 @@ impl Default for Agent {
         Self {
             broker_host: String::new(),
             broker_port: protocol::DEFAULT_PORT,
+            brokers: Vec::new(),
             ca_file: None,
             tls_strict: true,
             secret_file: "/etc/berth/agent-secret".into(),
@@ -318,6 +327,7 @@ impl Config {
         Self {
             broker_host: agent.broker_host,
             broker_port: agent.broker_port,
+            brokers: Vec::new(),
             ca_file: agent.ca_file,
             tls_strict: agent.tls_strict,
             secret_file: agent.secret_file,
@@ -365,6 +375,7 @@ impl Config {
         let config = Self {
             broker_host: agent.broker_host,
             broker_port: agent.broker_port,
+            brokers: brokers(&agent.brokers, agent.broker_port)?,
             ca_file: agent.ca_file.map(|file| folder.join(file)),
             tls_strict: agent.tls_strict,
             secret_file: folder.join(agent.secret_file),
@@ -396,8 +407,14 @@ impl Config {
     /// Checks what depends on more than one key, or on a range.
     pub fn check(&self) -> Result<(), Error> {
         let value = |key, problem: &str| Err(Error::Value { key, problem: problem.to_owned() });
-        if self.broker_host.is_empty() {
-            return value("broker_host", "must be set to the broker's host name or address");
+        if self.broker_host.is_empty() && self.brokers.is_empty() {
+            return value(
+                "broker_host",
+                "must be set to the broker's host name or address, or brokers to a list of them",
+            );
+        }
+        if self.all_brokers().len() > BROKERS_MAX {
+            return value("brokers", "must name at most 32");
         }
         if self.broker_port == 0 {
             return value("broker_port", "must be from 1 to 65535");
@@ -414,6 +431,16 @@ impl Config {
             return value("xvnc.window_manager", "must be an absolute path");
         }
         self.simulated.check().map_err(|problem| Error::Value { key: "simulated", problem })
+    }
+
+    /// All brokers that the configuration names, each once.
+    pub fn all_brokers(&self) -> Vec<Address> {
+        let host = self.broker_host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let first = (!host.is_empty()).then_some(Address { host, port: self.broker_port });
+        let mut all: Vec<Address> = first.into_iter().chain(self.brokers.iter().cloned()).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// Reads the operator's secret: the file's content without white space
@@ -443,6 +470,14 @@ impl Config {
         }
         Ok(Zeroizing::new(secret.to_owned()))
     }
+}
+
+fn brokers(texts: &[String], default_port: u16) -> Result<Vec<Address>, Error> {
+    let read = |text: &String| {
+        let problem = |problem| Error::Value { key: "brokers", problem: format!("entry '{text}' {problem}") };
+        Address::parse(text, default_port).map_err(problem)
+    };
+    texts.iter().map(read).collect()
 }
 
 /// The original writes -1 for "no limit".

@@ -1,46 +1,40 @@
-//! The connection to the broker: opened again whenever it ends.
+//! The connection to a broker: opened again whenever it ends, to the next one.
 //!
 //! The link carries messages and watches over the connection; what they mean
 //! is the engine's matter. It tells the engine through [`Event`]s, in order.
-//! Anything that is heard counts as a sign of life; after
-//! [`PINGS_MISSED_MAX`] silent intervals the connection is given up, since a
-//! dead peer may leave a socket open for hours.
+//! Bytes that come count as a sign of life; when none came for
+//! [`SILENCE_MAX`] the connection is given up, since a dead peer may leave a
+//! socket open for hours.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
-use zeroize::Zeroizing;
 
-use super::tls::{self, Connector};
+use super::brokers::{Address, Round};
+use super::connect::{Opened, Opener, Socket, Tried};
 use crate::domain::{Epoch, InstructionId};
-use crate::protocol::{
-    self, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, MESSAGE_BYTES_MAX, PING_INTERVAL, PINGS_MISSED_MAX,
-};
+use crate::protocol::{self, FromAgent, FromBroker, Hello, PING_INTERVAL, SILENCE_MAX, WELCOME_TIMEOUT};
+use crate::pulse::{Pulse, Stalled};
 
-/// Longest time for each of: connecting, the TLS handshake, the upgrade.
-const STEP_TIMEOUT: Duration = Duration::from_secs(10);
-/// First pause before connecting again; doubles with each failure.
+/// Pause after the first round through all brokers; doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-/// Longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Longest pause after a round.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
+/// Pause when another attempt soon would only make things worse.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A welcome that lasted this long makes the next pause short again.
 const LASTED: Duration = Duration::from_secs(5);
-/// Silence after which the peer counts as dead, also while it takes nothing.
-const SILENCE_MAX: Duration = PING_INTERVAL.saturating_mul(PINGS_MISSED_MAX);
+/// How long the farewell may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages that wait to be sent.
 const OUTBOUND_MAX: usize = 256;
 
@@ -91,10 +85,10 @@ pub(super) enum Event {
 
 /// Why a connection ended or did not come about.
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+pub(super) enum Problem {
     #[error("cannot connect to {to}: {source}")]
     Connect { to: String, source: std::io::Error },
-    #[error("cannot connect to {to} within {} s", STEP_TIMEOUT.as_secs())]
+    #[error("{to} did not answer in time")]
     Slow { to: String },
     #[error("the TLS handshake with {to} failed: {source}")]
     Tls { to: String, source: std::io::Error },
@@ -102,7 +96,7 @@ enum Problem {
     Upgrade { to: String, source: Box<tungstenite::Error> },
     #[error("the broker refused this agent's secret; give it the one that the broker was configured with")]
     Secret,
-    #[error("the broker sent no welcome within {} s", HELLO_TIMEOUT.as_secs())]
+    #[error("the broker sent no welcome within {} s", WELCOME_TIMEOUT.as_secs())]
     NoWelcome,
     #[error("the broker speaks version {0} of the protocol, which this agent does not")]
     Version(u32),
@@ -125,59 +119,96 @@ impl Problem {
         (std::mem::discriminant(self), code)
     }
 
+    /// The one of several problems that an operator should hear of: what was
+    /// said goes before what was not.
+    pub(super) fn most_telling(problems: Vec<Self>) -> Option<Self> {
+        problems.into_iter().min_by_key(|problem| match problem {
+            Self::Secret => 0,
+            Self::Version(_) => 1,
+            Self::Upgrade { .. } => 2,
+            Self::Tls { .. } => 3,
+            Self::Slow { .. } => 5,
+            Self::Connect { .. } => 6,
+            _ => 4,
+        })
+    }
+
     /// Problems that another attempt soon would only make worse.
     fn wants_patience(&self) -> bool {
         matches!(self, Self::Secret | Self::Version(_))
             || matches!(self, Self::Closed { code: protocol::close::REPLACED | protocol::close::VERSION, .. })
     }
+
+    /// What one broker says for all of them: it stands in their log.
+    fn holds_everywhere(&self) -> bool {
+        matches!(self, Self::Closed { code: protocol::close::REPLACED | protocol::close::CLONED, .. })
+    }
 }
 
-/// Where and how to connect.
+/// Whom to connect to, and how.
 pub(super) struct Link {
-    /// Host of the broker.
-    pub(super) host: String,
-    /// Port there.
-    pub(super) port: u16,
-    /// The operator's secret.
-    pub(super) secret: Zeroizing<String>,
-    /// TLS with what it trusts.
-    pub(super) connector: Connector,
+    /// The brokers, in the order in which they are tried.
+    pub(super) brokers: Vec<Address>,
+    /// Opens connections to them.
+    pub(super) opener: Opener,
     /// The file with the server's id, for the operator of a copied host.
     pub(super) server_id_file: PathBuf,
     /// The engine.
     pub(super) events: mpsc::Sender<Event>,
 }
 
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
+/// How one connection went.
+struct Ended {
+    problem: Problem,
+    /// With whom; `None` when nobody answered.
+    broker: Option<usize>,
+    welcomed: Option<Instant>,
+}
+
+type Kind = (std::mem::Discriminant<Problem>, u16);
 
 impl Link {
     /// Keeps a connection until told to stop, or until the engine is gone.
+    ///
+    /// When it is lost, the next broker is tried at once, and so on through all
+    /// of them; only a round that failed is followed by a pause.
     pub(super) async fn run(self, shutdown: CancellationToken) {
+        let mut round = Round::new(self.brokers.len());
         let mut pause = PAUSE_MIN;
+        let mut is_patient = false;
         let mut logged = None;
         loop {
-            let started = Instant::now();
-            let mut welcomed = None;
-            let problem = self.once(&shutdown, &mut welcomed, &mut logged).await;
+            let Ended { problem, broker, welcomed } = self.once(&shutdown, &mut round, &mut logged).await;
             if self.events.send(Event::Disconnected).await.is_err() || shutdown.is_cancelled() {
                 return;
             }
             if logged == Some(problem.kind()) {
                 debug!(%problem, "still no link to the broker");
             } else {
-                self.tell_operator(&problem);
+                self.tell_operator(&problem, broker);
                 logged = Some(problem.kind());
             }
-            if welcomed.is_some_and(|at: Instant| at.elapsed() >= LASTED) {
+            is_patient |= problem.wants_patience();
+            let has_lasted = welcomed.is_some_and(|at| at.elapsed() >= LASTED);
+            if has_lasted {
                 pause = PAUSE_MIN;
             }
-            if problem.wants_patience() {
-                pause = PAUSE_MAX;
+            if problem.holds_everywhere() {
+                round.end();
+            } else if has_lasted {
+                round.begin(broker);
+            } else if let Some(broker) = broker {
+                round.tried(broker);
             }
+            if !round.is_over() {
+                continue;
+            }
+            round.begin(None);
             // Half of the pause is random, so that a thousand agents do not
             // return in step.
-            let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
-            debug!(after_ms = started.elapsed().as_millis(), pause_ms = jittered.as_millis(), "link ended");
+            let whole = if std::mem::take(&mut is_patient) { PATIENCE } else { pause };
+            let jittered = whole.mul_f64(rand::random_range(0.5..=1.0));
+            debug!(pause_ms = jittered.as_millis(), "no broker takes this agent now");
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(jittered) => {}
@@ -187,8 +218,8 @@ impl Link {
     }
 
     /// Says once what the matter is.
-    fn tell_operator(&self, problem: &Problem) {
-        let broker = self.address();
+    fn tell_operator(&self, problem: &Problem, broker: Option<usize>) {
+        let broker = broker.map(|broker| self.name(broker));
         match problem {
             Problem::Closed { code: protocol::close::CLONED, reason } => error!(
                 broker,
@@ -201,96 +232,60 @@ impl Link {
         }
     }
 
-    fn address(&self) -> String {
-        if self.host.contains(':') && !self.host.starts_with('[') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+    fn name(&self, broker: usize) -> String {
+        self.brokers.get(broker).map(Address::to_string).unwrap_or_default()
     }
 
     /// One connection from its beginning to its end.
-    async fn once(
-        &self,
-        shutdown: &CancellationToken,
-        welcomed: &mut Option<Instant>,
-        logged: &mut Option<(std::mem::Discriminant<Problem>, u16)>,
-    ) -> Problem {
-        let opened = tokio::select! {
-            () = shutdown.cancelled() => return Problem::LetGo,
-            opened = self.open() => opened,
+    async fn once(&self, shutdown: &CancellationToken, round: &mut Round, logged: &mut Option<Kind>) -> Ended {
+        let left = round.left().into_iter().filter_map(|number| Some((number, self.brokers.get(number)?))).collect();
+        let tried = tokio::select! {
+            () = shutdown.cancelled() => return Ended { problem: Problem::LetGo, broker: None, welcomed: None },
+            tried = self.opener.open_one(left) => tried,
         };
-        let (mut socket, local) = match opened {
-            Ok(opened) => opened,
-            Err(problem) => return problem,
+        let Tried { answered, failed } = tried;
+        for (number, problem) in &failed {
+            debug!(broker = self.name(*number), %problem, "no connection");
+            round.tried(*number);
+        }
+        let Some((broker, Opened { mut socket, local, pulse })) = answered else {
+            let problems = failed.into_iter().map(|(_, problem)| problem).collect();
+            let problem = Problem::most_telling(problems).unwrap_or(Problem::LetGo);
+            return Ended { problem, broker: None, welcomed: None };
         };
+        let mut welcomed = None;
         let outcome = async {
             let (epoch, oldest_instruction) = tokio::select! {
                 () = shutdown.cancelled() => return Err(Problem::LetGo),
-                welcome = self.greet(&mut socket, local.ip()) => welcome?,
+                welcome = self.greet(&mut socket, &pulse, local.ip()) => welcome?,
             };
-            *welcomed = Some(Instant::now());
+            welcomed = Some(Instant::now());
             *logged = None;
-            info!(broker = %self.address(), %epoch, "linked to the broker");
+            info!(broker = self.name(broker), %epoch, "linked to the broker");
             let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
             let stop = shutdown.child_token();
             let hold = stop.clone().drop_guard();
             self.tell(Event::Welcomed { epoch, oldest_instruction, outbound, hold }).await?;
-            self.carry(&mut socket, messages, stop).await
+            self.carry(&mut socket, &pulse, messages, stop).await
         };
         let problem = match outcome.await {
             Err(problem) => problem,
             Ok(never) => match never {},
         };
-        let code = match &problem {
-            Problem::Silent => protocol::close::SILENT,
-            Problem::Nonsense(_) => protocol::close::NONSENSE,
-            Problem::Version(_) => protocol::close::VERSION,
-            _ => protocol::close::GOING_AWAY,
-        };
-        let frame = CloseFrame { code: CloseCode::from(code), reason: short(&problem.to_string()).into() };
-        // Only a courtesy: the peer may be long gone.
-        let _ = timeout(Duration::from_secs(1), socket.close(Some(frame))).await;
-        problem
+        say_farewell(&mut socket, &problem).await;
+        Ended { problem, broker: Some(broker), welcomed }
     }
 
-    async fn open(&self) -> Result<(Socket, SocketAddr), Problem> {
-        let to = || self.address();
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let slow = |_| Problem::Slow { to: to() };
-        let connect = |source| Problem::Connect { to: to(), source };
-        let stream =
-            timeout(STEP_TIMEOUT, TcpStream::connect((host, self.port))).await.map_err(slow)?.map_err(connect)?;
-        let local = stream.local_addr().map_err(connect)?;
-        stream.set_nodelay(true).map_err(connect)?;
-        let name = tls::server_name(host).map_err(|source| Problem::Tls { to: to(), source })?;
-        let stream = timeout(STEP_TIMEOUT, self.connector.connect(name, stream))
-            .await
-            .map_err(slow)?
-            .map_err(|source| Problem::Tls { to: to(), source })?;
-        let refused = |source: tungstenite::Error| match source {
-            tungstenite::Error::Http(response) if matches!(response.status().as_u16(), 401 | 403) => Problem::Secret,
-            source => Problem::Upgrade { to: to(), source: Box::new(source) },
-        };
-        let mut request =
-            format!("wss://{}{}", self.address(), protocol::PATH).into_client_request().map_err(refused)?;
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", *self.secret))
-            .map_err(|error| refused(tungstenite::Error::HttpFormat(error.into())))?;
-        bearer.set_sensitive(true);
-        request.headers_mut().insert("authorization", bearer);
-        let limits = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let upgrade = tokio_tungstenite::client_async_with_config(request, stream, Some(limits));
-        let (socket, _response) = timeout(STEP_TIMEOUT, upgrade).await.map_err(slow)?.map_err(refused)?;
-        Ok((socket, local))
-    }
-
-    async fn greet(&self, socket: &mut Socket, local: IpAddr) -> Result<(Epoch, InstructionId), Problem> {
+    async fn greet(
+        &self,
+        socket: &mut Socket,
+        pulse: &Pulse,
+        local: IpAddr,
+    ) -> Result<(Epoch, InstructionId), Problem> {
         let (hello, answer) = oneshot::channel();
         self.tell(Event::Connected { local, hello }).await?;
         let hello = answer.await.map_err(|_| Problem::LetGo)?;
-        send(socket, &FromAgent::Hello(hello)).await?;
+        send(socket, pulse, &FromAgent::Hello(hello)).await?;
         let welcome = async {
             loop {
                 match receive(socket).await? {
@@ -300,50 +295,73 @@ impl Link {
                         }
                         return Ok((epoch, oldest_instruction));
                     }
-                    Some(FromBroker::Ping { number }) => send(socket, &FromAgent::Pong { number }).await?,
+                    Some(FromBroker::Ping { number }) => send(socket, pulse, &FromAgent::Pong { number }).await?,
                     Some(FromBroker::Pong { .. }) | None => {}
                     Some(_) => return Err(Problem::Nonsense("a message before the welcome".to_owned())),
                 }
             }
         };
-        timeout(HELLO_TIMEOUT, welcome).await.map_err(|_| Problem::NoWelcome)?
+        timeout(WELCOME_TIMEOUT, welcome).await.map_err(|_| Problem::NoWelcome)?
     }
 
     async fn carry(
         &self,
         socket: &mut Socket,
+        pulse: &Pulse,
         mut messages: mpsc::Receiver<Outgoing>,
         stop: CancellationToken,
     ) -> Result<std::convert::Infallible, Problem> {
-        let mut pings = interval(PING_INTERVAL);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut number = 0;
-        let mut heard = Instant::now();
+        let mut pinged_at = Instant::now();
+        // Silence before this is no fault of the broker: nobody listened.
+        let mut reading_since = Instant::now();
+        // What a busy engine has no room for; nothing more is read meanwhile,
+        // and pings show the broker that this side lives.
+        let mut held_back = None;
         loop {
+            let heard_at = pulse.read_at().max(reading_since);
+            let look_due = if held_back.is_some() {
+                pinged_at + PING_INTERVAL
+            } else {
+                (heard_at.max(pinged_at) + PING_INTERVAL).min(heard_at + SILENCE_MAX)
+            };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Err(Problem::LetGo),
-                received = receive(socket) => {
-                    heard = Instant::now();
-                    match received? {
-                        None | Some(FromBroker::Pong { .. }) => {}
-                        Some(FromBroker::Ping { number }) => send(socket, &FromAgent::Pong { number }).await?,
-                        Some(FromBroker::Welcome { .. }) => {
-                            return Err(Problem::Nonsense("a second welcome".to_owned()));
-                        }
-                        Some(message) => self.tell(Event::Heard(Box::new(message))).await?,
+                room = self.events.reserve(), if held_back.is_some() => {
+                    let room = room.map_err(|_| Problem::LetGo)?;
+                    if let Some(event) = held_back.take() {
+                        room.send(event);
                     }
+                    reading_since = Instant::now();
                 }
+                // Before the look: after a standstill of ours, what the broker
+                // said meanwhile is read before it is taken for silent.
+                received = receive(socket), if held_back.is_none() => match received? {
+                    None | Some(FromBroker::Pong { .. }) => {}
+                    Some(FromBroker::Ping { number }) => send(socket, pulse, &FromAgent::Pong { number }).await?,
+                    Some(FromBroker::Welcome { .. }) => return Err(Problem::Nonsense("a second welcome".to_owned())),
+                    Some(message) => match self.events.try_send(Event::Heard(Box::new(message))) {
+                        Ok(()) => {}
+                        Err(mpsc::error::TrySendError::Full(event)) => held_back = Some(event),
+                        Err(mpsc::error::TrySendError::Closed(_)) => return Err(Problem::LetGo),
+                    },
+                },
                 message = messages.recv() => {
                     let Some(Outgoing { message, permit }) = message else { return Err(Problem::LetGo) };
-                    send(socket, &message).await?;
+                    send(socket, pulse, &message).await?;
                     drop(permit);
                 }
-                _ = pings.tick() => {
-                    if heard.elapsed() >= SILENCE_MAX {
+                () = sleep_until(look_due) => {
+                    let heard_at = pulse.read_at().max(reading_since);
+                    if held_back.is_none() && heard_at.elapsed() >= SILENCE_MAX {
                         return Err(Problem::Silent);
                     }
-                    number += 1;
-                    send(socket, &FromAgent::Ping { number }).await?;
+                    if held_back.is_some() || heard_at.elapsed() >= PING_INTERVAL {
+                        number += 1;
+                        pinged_at = Instant::now();
+                        send(socket, pulse, &FromAgent::Ping { number }).await?;
+                    }
                 }
             }
         }
@@ -354,12 +372,29 @@ impl Link {
     }
 }
 
-async fn send(socket: &mut Socket, message: &FromAgent) -> Result<(), Problem> {
+/// Tells the broker why the connection ends: a courtesy, for which nobody that
+/// is taken for dead is waited for.
+async fn say_farewell(socket: &mut Socket, problem: &Problem) {
+    let code = match problem {
+        Problem::Silent => protocol::close::SILENT,
+        Problem::Nonsense(_) => protocol::close::NONSENSE,
+        Problem::Version(_) => protocol::close::VERSION,
+        _ => protocol::close::GOING_AWAY,
+    };
+    let frame = CloseFrame { code: CloseCode::from(code), reason: short(&problem.to_string()).into() };
+    let closing = socket.close(Some(frame));
+    if matches!(problem, Problem::Silent | Problem::Broken(_)) {
+        let _ = closing.now_or_never();
+    } else {
+        let _ = timeout(FAREWELL_TIMEOUT, closing).await;
+    }
+}
+
+async fn send(socket: &mut Socket, pulse: &Pulse, message: &FromAgent) -> Result<(), Problem> {
     let text = serde_json::to_string(message).map_err(|error| Problem::Broken(error.to_string()))?;
-    // The broker, too, hears nothing else until the whole message is there.
-    match timeout(SILENCE_MAX, socket.send(Message::text(text))).await {
+    match pulse.send(socket.send(Message::text(text)), SILENCE_MAX).await {
         Ok(sent) => sent.map_err(|error| Problem::Broken(error.to_string())),
-        Err(_) => Err(Problem::Silent),
+        Err(Stalled) => Err(Problem::Silent),
     }
 }
 

@@ -2,7 +2,8 @@
 //! fares, and makes, changes and ends sessions there.
 //!
 //! - [`config`]: `agent.conf`. `docs/agent.md` is its page.
-//! - `link`: the connection, opened again whenever it ends.
+//! - [`brokers`]: which brokers there are, and in which order they are tried.
+//! - `link`: the connection, opened again whenever it ends, through `connect`.
 //! - `engine`: the owner of all state; instructions in, answers and reports out.
 //! - `ledger`: instructions on disk, so that each has its effect once.
 //! - `host`, `snapshot`, `tags`: what is reported of the host.
@@ -11,8 +12,10 @@
 //!
 //! There are no globals: several agents may live in one process.
 
+pub mod brokers;
 mod clock;
 pub mod config;
+mod connect;
 pub mod desktops;
 mod engine;
 mod host;
@@ -41,7 +44,9 @@ pub use config::Config;
 pub use ledger::Error as LedgerError;
 pub use tls::Error as TlsError;
 
+use brokers::in_order_of;
 use config::DesktopKind;
+use connect::Opener;
 use desktops::Desktops;
 use desktops::simulated::Simulated;
 use desktops::xvnc::Xvnc;
@@ -132,14 +137,9 @@ async fn run_locked(
     let ledger = Ledger::open((config.desktops != DesktopKind::Simulated).then_some(ledger_folder.as_path()))?;
     let ca_file = if config.tls_strict { config.ca_file.as_deref() } else { None };
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
-    let link = Link {
-        host: config.broker_host.clone(),
-        port: config.broker_port,
-        secret: config.secret()?,
-        connector: Connector::new(ca_file)?,
-        server_id_file,
-        events: event_sender,
-    };
+    let opener = Opener { server: server.clone(), secret: config.secret()?, connector: Connector::new(ca_file)? };
+    let link =
+        Link { brokers: in_order_of(&server, config.all_brokers()), opener, server_id_file, events: event_sender };
     let console_sessions = desktops.console_sessions();
     let reader = Reader::new(&config, desktops.version(), console_sessions);
     let (snapshot_sender, mut snapshots) = mpsc::channel(1);

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::pulse::Pulsing;
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,8 +55,8 @@ impl Connector {
     pub(super) async fn connect(
         &self,
         name: ServerName<'static>,
-        stream: TcpStream,
-    ) -> io::Result<TlsStream<TcpStream>> {
+        stream: Pulsing<TcpStream>,
+    ) -> io::Result<TlsStream<Pulsing<TcpStream>>> {
         self.0.connect(name, stream).await
     }
 }

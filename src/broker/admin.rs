@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+use super::cluster::node::Node;
 use super::core::Broker;
 use super::identity::{ClientError, Identity};
 use crate::domain::ClientId;
@@ -113,12 +114,19 @@ impl AdminSocket {
     }
 
     /// Serves until `shutdown`.
-    pub async fn serve(self, broker: Arc<Broker>, identity: Arc<Identity>, shutdown: CancellationToken) {
+    pub async fn serve(
+        self,
+        broker: Arc<Broker>,
+        identity: Arc<Identity>,
+        node: Arc<Node>,
+        shutdown: CancellationToken,
+    ) {
         let router = Router::new()
             .route("/clients", get(list_clients).post(register_client))
             .route("/clients/{id}", delete(deactivate_client))
             .route("/status", get(status))
-            .with_state(Admin { broker, identity });
+            .with_state(Admin { broker: Arc::clone(&broker), identity })
+            .merge(super::cluster::admin::routes(node, broker));
         let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "the operators' socket failed");
@@ -183,12 +191,12 @@ fn failed(cause: &ClientError) -> Response {
     let status = match cause {
         ClientError::Name => StatusCode::BAD_REQUEST,
         ClientError::Unknown(_) => StatusCode::NOT_FOUND,
-        ClientError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        ClientError::Unavailable(_) | ClientError::Shared(_) => StatusCode::SERVICE_UNAVAILABLE,
         ClientError::Key | ClientError::Keys(_) | ClientError::Thread(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     error(status, &cause.to_string())
 }
 
-fn error(status: StatusCode, text: &str) -> Response {
+pub(super) fn error(status: StatusCode, text: &str) -> Response {
     (status, Json(serde_json::json!({ "error": text }))).into_response()
 }

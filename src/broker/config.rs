@@ -1,13 +1,14 @@
 //! Configuration of a replica: `berth.toml`. Unknown keys are errors;
 //! `docs/operations.md` lists every key, and a test compares the two.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::domain::placement::Policy;
-use crate::domain::{Millis, Settings};
+use crate::domain::{Millis, ReplicaId, Settings};
 use crate::protocol::{self, ImageFormat};
 
 /// Port for API clients, as in the original.
@@ -23,6 +24,8 @@ pub struct Config {
     pub replica: u64,
     /// Further names and addresses for which the server certificate is to hold.
     pub names: Vec<String>,
+    /// The other replicas.
+    pub cluster: Cluster,
     /// Port for API clients.
     pub clients: Listener,
     /// Port for agents.
@@ -50,6 +53,7 @@ impl Default for Config {
             data_folder: PathBuf::from("/var/lib/berth"),
             replica: 1,
             names: Vec::new(),
+            cluster: Cluster::default(),
             clients: Listener::default(),
             agents: AgentListener::default(),
             sessions: Sessions::default(),
@@ -60,6 +64,101 @@ impl Default for Config {
             access_token_seconds: 3600,
             connection_token_minutes: 60,
         }
+    }
+}
+
+/// Port for other replicas.
+pub const PEER_PORT: u16 = 47_100;
+
+/// The other replicas. Without `address` and `members` a replica is alone and
+/// has no port for others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// Address and port for other replicas.
+    pub listen: SocketAddr,
+    /// Where other replicas reach this one, as `host:port`.
+    pub address: Option<String>,
+    /// Replicas that form a cluster by themselves, once: their numbers and
+    /// addresses, this one among them. Not looked at afterwards.
+    pub members: Vec<ClusterMember>,
+    /// File with the cluster's secret, the same on all of `members`. In the
+    /// data folder when absent.
+    pub secret_file: Option<PathBuf>,
+    /// How long the leader may be silent before another one is elected, in
+    /// milliseconds; the actual time is drawn from once to twice as long.
+    pub election_timeout_ms: u64,
+    /// How often the leader gives a sign of life, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Log entries after which a snapshot is made.
+    pub snapshot_after_entries: u64,
+    /// How long a request may take to be acknowledged, in seconds.
+    pub request_timeout_seconds: u64,
+    /// The newest format of the log that this replica reads; 1 or 2. Held back,
+    /// it can still be replaced by an earlier build.
+    pub format_max: u16,
+}
+
+/// One of the replicas that form a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterMember {
+    /// Its number.
+    pub replica: u64,
+    /// Where other replicas reach it, as `host:port`.
+    pub address: String,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PEER_PORT),
+            address: None,
+            members: Vec::new(),
+            secret_file: None,
+            election_timeout_ms: 450,
+            heartbeat_ms: 150,
+            snapshot_after_entries: 50_000,
+            request_timeout_seconds: 10,
+            format_max: 2,
+        }
+    }
+}
+
+impl Cluster {
+    /// The members by their numbers.
+    pub fn addresses(&self) -> BTreeMap<ReplicaId, String> {
+        self.members.iter().map(|member| (ReplicaId(member.replica), member.address.clone())).collect()
+    }
+
+    /// Where others reach a replica, as far as the configuration says.
+    pub fn address_of(&self, replica: ReplicaId) -> Option<String> {
+        self.address.clone().or_else(|| self.addresses().remove(&replica))
+    }
+
+    fn check(&self, replica: u64) -> Result<(), ConfigError> {
+        let refused = |reason: String| Err(ConfigError::Cluster { reason });
+        for address in self.address.iter().chain(self.members.iter().map(|member| &member.address)) {
+            if let Err(reason) = super::cluster::node::check_address(address) {
+                return refused(reason);
+            }
+        }
+        if self.members.is_empty() {
+            return Ok(());
+        }
+        if self.addresses().len() < self.members.len() {
+            return refused("`members` names a replica twice".to_owned());
+        }
+        if !self.members.iter().any(|member| member.replica == replica) {
+            return refused(format!("`members` must name this replica too, which is `replica = {replica}`"));
+        }
+        if self.members.iter().any(|member| member.replica == 0) {
+            return refused("replicas are numbered from 1".to_owned());
+        }
+        if self.secret_file.is_none() {
+            return refused("`members` needs `secret_file`, the same secret on all of them".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -273,6 +372,12 @@ pub enum ConfigError {
         /// What it must be.
         must: &'static str,
     },
+    /// The cluster cannot be as it is described.
+    #[error("`[cluster]`: {reason}")]
+    Cluster {
+        /// Why.
+        reason: String,
+    },
     /// A certificate without a key, or the reverse.
     #[error("`{listener}` needs certificate_file and key_file together, or neither")]
     HalfCertificate {
@@ -324,6 +429,17 @@ impl Config {
         let sessions = &self.sessions;
         let bounds = [
             ("replica", self.replica, 1, u64::MAX, "at least 1"),
+            ("cluster.election_timeout_ms", self.cluster.election_timeout_ms, 100, 60_000, "100 to 60000"),
+            (
+                "cluster.heartbeat_ms",
+                self.cluster.heartbeat_ms,
+                1,
+                self.cluster.election_timeout_ms / 2,
+                "at most half of cluster.election_timeout_ms",
+            ),
+            ("cluster.snapshot_after_entries", self.cluster.snapshot_after_entries, 1, u64::MAX, "at least 1"),
+            ("cluster.format_max", self.cluster.format_max.into(), 1, 2, "1 or 2"),
+            ("cluster.request_timeout_seconds", self.cluster.request_timeout_seconds, 1, 60, "1 to 60"),
             ("access_token_seconds", self.access_token_seconds, 60, 86_400, "60 to 86400"),
             ("connection_token_minutes", self.connection_token_minutes, 1, 44_640, "1 to 44640"),
             (
@@ -381,6 +497,7 @@ impl Config {
                 return Err(ConfigError::Bounds { key, value, must });
             }
         }
+        self.cluster.check(self.replica)?;
         for (listener, config) in [("clients", &self.clients), ("agents", &self.agents.listener())] {
             if config.certificate_file.is_some() != config.key_file.is_some() {
                 return Err(ConfigError::HalfCertificate { listener });

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use berth_raft::{ProposeError, ReadError, Replica, Status};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::agents::Links;
-use super::api::door::{self, AskError, Unavailable, UnavailableReason};
+use super::agents::{Colleagues, Desk, Links, NoColleagues};
+use super::api::door::{self, AskError, Proposed, Unavailable, UnavailableReason, View};
+use super::contact::{self, Contact};
 use super::machine::Machine;
 use crate::domain::journal::Position;
-use crate::domain::{Command, Fleet, Outcome, ReplicaId, ServerId, Timestamp};
+use crate::domain::{Command, Fleet, LogIndex, Outcome, ReplicaId, ServerId, Timestamp};
 use crate::protocol::{Question, Reply};
 
 /// When to try again after something that passes by itself.
@@ -23,6 +25,12 @@ pub struct Broker {
     clock: Arc<dyn berth_raft::Clock>,
     links: Arc<Links>,
     journaled: watch::Receiver<Option<Position>>,
+    contact: watch::Sender<Contact>,
+    colleagues: Arc<dyn Colleagues>,
+    /// Questions to colleagues.
+    asked: Desk,
+    /// Questions of colleagues.
+    answered: Desk,
 }
 
 impl Broker {
@@ -35,7 +43,23 @@ impl Broker {
         links: Arc<Links>,
         journaled: watch::Receiver<Option<Position>>,
     ) -> Self {
-        Self { replica, id, clock, links, journaled }
+        Self {
+            replica,
+            id,
+            clock,
+            links,
+            journaled,
+            contact: watch::Sender::new(Contact::Kept),
+            colleagues: Arc::new(NoColleagues),
+            asked: Desk::default(),
+            answered: Desk::default(),
+        }
+    }
+
+    /// The same, with other replicas to ask about their agents.
+    #[must_use]
+    pub fn with_colleagues(self, colleagues: Arc<dyn Colleagues>) -> Self {
+        Self { colleagues, ..self }
     }
 
     /// This replica's number.
@@ -63,12 +87,37 @@ impl Broker {
         self.replica.status()
     }
 
+    /// Follows whether a majority of the replicas can be reached; as long as
+    /// [`keep_contact`](Self::keep_contact) runs.
+    pub fn contact(&self) -> watch::Receiver<Contact> {
+        self.contact.subscribe()
+    }
+
+    /// Watches over the contact with the other replicas until told to stop.
+    pub async fn keep_contact(self: Arc<Self>, shutdown: CancellationToken) {
+        let contact = self.contact.clone();
+        contact::keep(self, contact, shutdown).await;
+    }
+
+    /// Answers a question that a colleague passes on: by an agent that is
+    /// connected here, or not at all.
+    pub async fn answer_colleague(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
+        self.answered.handle(self.links.ask(server, question)).await
+    }
+
     /// Resolves when the replica has stopped, by itself or on demand.
     pub async fn stopped(&self) -> berth_raft::StopReason {
         let mut stopped = self.replica.stopped();
         match stopped.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or(berth_raft::StopReason::Requested),
             Err(_) => berth_raft::StopReason::Requested,
+        }
+    }
+
+    /// Hands the leadership over, if this replica leads and another one can take it.
+    pub async fn hand_over(&self) {
+        if self.replica.status().voters.len() > 1 {
+            self.replica.hand_over().await;
         }
     }
 
@@ -79,14 +128,22 @@ impl Broker {
 
     /// Proposes commands as one entry of the log and waits for their outcomes.
     pub async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+        Ok(self.proposed(commands).await?.outcomes)
+    }
+
+    async fn proposed(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
         match self.replica.propose(commands).await {
-            Ok(proposed) => Ok(proposed.outcomes),
+            Ok(berth_raft::Proposed { index, outcomes }) => Ok(Proposed { index: LogIndex(index.0), outcomes }),
             Err(error) => {
                 tracing::debug!(%error, "commands were not acknowledged");
                 Err(unavailable(&error))
             }
         }
     }
+}
+
+fn view_of(view: &berth_raft::View<Machine>) -> View {
+    View { fleet: fleet_of(&view.state), index: LogIndex(view.index.0) }
 }
 
 /// The views hold the machine; callers want the fleet in it. A clone of the
@@ -114,13 +171,13 @@ fn unavailable(error: &ProposeError) -> Unavailable {
 }
 
 impl door::Core for Broker {
-    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
-        Self::propose(self, commands).await
+    async fn propose(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
+        self.proposed(commands).await
     }
 
-    async fn read(&self) -> Result<Arc<Fleet>, Unavailable> {
+    async fn read(&self) -> Result<View, Unavailable> {
         match self.replica.read().await {
-            Ok(view) => Ok(fleet_of(&view.state)),
+            Ok(view) => Ok(view_of(&view)),
             Err(error) => Err(match error {
                 ReadError::NoLeader { retry_after } => Unavailable { reason: UnavailableReason::NoQuorum, retry_after },
                 ReadError::Overloaded { .. } => {
@@ -136,8 +193,20 @@ impl door::Core for Broker {
         }
     }
 
-    fn local(&self) -> Arc<Fleet> {
-        self.fleet()
+    fn local(&self) -> View {
+        view_of(&self.replica.local())
+    }
+
+    async fn applied(&self, index: LogIndex) {
+        let mut applied = self.replica.applied();
+        if applied.wait_for(|applied| applied.0 >= index.0).await.is_err() {
+            // The replica is gone: nothing will be applied any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        *self.contact.borrow() != Contact::Kept
     }
 
     async fn journaled_after(&self, position: Position) {
@@ -149,7 +218,14 @@ impl door::Core for Broker {
     }
 
     async fn ask(&self, server: &ServerId, question: Question) -> Result<Reply, AskError> {
-        self.links.ask(server, question).await
+        // The agent may have come here before the log knows it.
+        match self.links.ask(server, question.clone()).await {
+            Err(AskError::Unreachable) => {}
+            answered => return answered,
+        }
+        let holder = self.fleet().server(server).and_then(|server| server.link.held_by());
+        let holder = holder.filter(|holder| *holder != self.id).ok_or(AskError::Unreachable)?;
+        self.asked.handle(self.colleagues.ask(holder, server, question)).await
     }
 
     fn new_id(&self) -> String {

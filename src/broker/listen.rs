@@ -14,13 +14,18 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::pulse::Pulsing;
+
+/// Connections that may wait to be accepted, as far as the system allows
+/// (`net.core.somaxconn`): all agents of a replica that died come at once.
+const BACKLOG: u32 = 4096;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may take to bring its first request.
@@ -64,9 +69,12 @@ pub struct BindError {
 
 impl Bound {
     /// Binds a port.
-    pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+        socket.set_reuseaddr(true).map_err(failed)?;
+        socket.bind(address).map_err(failed)?;
+        let listener = socket.listen(BACKLOG).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
     }
@@ -131,6 +139,7 @@ impl Connection {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
         // Answers are small and complete; waiting for more to send only adds latency.
         let _ = stream.set_nodelay(true);
+        let (stream, pulse) = Pulsing::new(stream);
         let stream = tokio::select! {
             accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)) => match accepted {
                 Ok(Ok(stream)) => stream,
@@ -159,6 +168,7 @@ impl Connection {
             service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(place.clone());
+                request.extensions_mut().insert(pulse.clone());
                 router.call(request)
             })
         };

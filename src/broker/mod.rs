@@ -3,15 +3,19 @@
 //! - `api/`: what clients call,
 //! - `agents/`: the agents' connections,
 //! - `identity/`: clients, secrets and tokens,
+//! - `cluster/`: the other replicas,
 //! - `admin.rs`: the operators' socket,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
+//! - `contact.rs`: whether a majority of the replicas can be reached,
 //! - `listen.rs`, `pki.rs`: ports and certificates,
 //! - `config.rs`: `berth.toml`.
 
 pub mod admin;
 pub mod agents;
 pub mod api;
+pub mod cluster;
 pub mod config;
+pub mod contact;
 pub mod core;
 pub mod identity;
 pub mod listen;
@@ -19,30 +23,34 @@ pub mod machine;
 pub mod pki;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_raft::{Replica, StorageCondition, SystemClock};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::agents::{Agents, Links};
 use self::api::door::{Unavailable, UnavailableReason};
+use self::cluster::{Peering, Place, shared};
 use self::config::Config;
 use self::core::Broker;
 use self::identity::{ClusterKey, Identity};
 use self::listen::Bound;
 use self::machine::Machine;
 use self::pki::Pki;
+use crate::domain::client::KeyPurpose;
 use crate::domain::{Command, ReplicaId};
 use crate::files::{self, FileError};
 use crate::secret::Secret;
 
 /// Between two looks at the disk while the first words are written.
 const STORAGE_POLL: Duration = Duration::from_millis(50);
+/// Between two looks at whether this replica is a member.
+const MEMBER_POLL: Duration = Duration::from_millis(50);
 /// Between two attempts to write what must be said at the start.
 const OPENING_RETRY: Duration = Duration::from_secs(1);
 
@@ -67,6 +75,15 @@ pub enum Error {
         #[source]
         source: identity::seal::SealError,
     },
+    /// The replica cannot take its place among the others.
+    #[error(transparent)]
+    Cluster(#[from] cluster::ClusterError),
+    /// What all replicas have in common cannot be had.
+    #[error(transparent)]
+    Shared(#[from] cluster::shared::SharedKeyError),
+    /// The other replicas do not talk to this one any more.
+    #[error("the other replicas do not talk to this one: {0}")]
+    Unwelcome(cluster::frame::Unwelcome),
     /// Certificates cannot be had.
     #[error(transparent)]
     Pki(#[from] pki::PkiError),
@@ -105,15 +122,22 @@ pub struct Running {
     shutdown: CancellationToken,
     servers: JoinSet<()>,
     links: TaskTracker,
+    peering: Peering,
+    steward: JoinHandle<()>,
 }
 
 /// Starts a replica: it serves when this returns.
 pub async fn start(config: Config) -> Result<Running, Error> {
     config.check()?;
     let folder = config.data_folder.clone();
-    files::make_folder(&folder, 0o700)?;
+    make_data_folder(&config)?;
 
-    let id = ReplicaId(config.replica);
+    let place = Place::take(&config)?;
+    let id = place.replica();
+    let cluster_key = ClusterKey::new(place.secret())
+        .map_err(|source| Error::ClusterKey { path: folder.join(cluster::identity::SECRET), source })?;
+    let mut peering = Peering::open(place, &config).await?;
+    let formation = peering.formation(&config).await?;
     let links = Arc::new(Links::default());
     let clock = Arc::new(SystemClock);
     let (journal, journaled) = watch::channel(None);
@@ -126,27 +150,45 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         })
     };
     // The store locks the folder; everything else in it is touched after that.
-    let replica_config = berth_raft::Config::new(folder.join("replica"), berth_raft::ReplicaId(id.0));
-    let replica =
-        // Boxed: the state is large enough to make every caller's future so.
-        Box::pin(Replica::start(replica_config, clock.clone(), Machine::default(), observer))
-            .await
-            .map_err(Error::Start)?;
-    let broker = Arc::new(Broker::new(replica, id, clock, links, journaled));
+    let replica_config = replica_config(&config, id, peering.starts());
+    // Boxed: the state is large enough to make every caller's future so.
+    let replica = if peering.listening.is_some() {
+        let peers: Arc<dyn berth_raft::Peers> = Arc::clone(peering.node.dialer()) as _;
+        Box::pin(Replica::start_with_peers(
+            replica_config,
+            clock.clone(),
+            Machine::default(),
+            observer,
+            peers,
+            formation,
+        ))
+        .await
+    } else {
+        Box::pin(Replica::start(replica_config, clock.clone(), Machine::default(), observer)).await
+    }
+    .map_err(Error::Start)?;
+    let colleagues: Arc<dyn agents::Colleagues> = Arc::clone(&peering.node) as _;
+    let broker = Broker::new(replica.clone(), id, clock, links, journaled).with_colleagues(colleagues);
+    let broker = Arc::new(broker);
+    peering.node.serves(replica.clone(), Arc::clone(&broker));
+    let steward =
+        cluster::steward::run(Arc::clone(&peering.node), replica.clone(), Arc::clone(&broker), peering.stop());
+    let steward = tokio::spawn(steward);
+    // What is begun here must not be begun again.
+    member(&peering).await?;
+    peering.has_log()?;
 
-    let cluster_key_path = folder.join("cluster.key");
-    let has_keys = broker.fleet().key(crate::domain::client::KeyPurpose::AccessToken).is_some();
-    // A new key would not open what the log holds sealed.
-    let cluster_secret =
-        if has_keys { Secret::read(&cluster_key_path)? } else { Secret::read_or_create(&cluster_key_path)? };
-    let cluster_key =
-        ClusterKey::new(&cluster_secret).map_err(|source| Error::ClusterKey { path: cluster_key_path, source })?;
     let agent_secret_path = config.agents.secret_file.clone().unwrap_or_else(|| folder.join("agent-secret"));
     let agent_secret = match &config.agents.secret_file {
         Some(path) => Secret::read(path)?,
-        None => Secret::read_or_create(&agent_secret_path)?,
+        None => agent_secret(&broker, &cluster_key, &agent_secret_path).await?,
     };
-    let pki = Pki::open(&folder.join("tls"), &config.names)?;
+    let tls_folder = folder.join("tls");
+    let is_used = tls_folder.join("ca.pem").exists();
+    let offered = pki::export_authority(&tls_folder)?;
+    let authority = shared::agree(&broker, &cluster_key, KeyPurpose::Authority, &offered).await?;
+    pki::import_authority(&tls_folder, &authority, is_used)?;
+    let pki = Pki::open(&tls_folder, &config.names)?;
     let client_tls = pki.server_config(&config.clients, &[b"h2", b"http/1.1"])?;
     let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
 
@@ -156,7 +198,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     match &first {
         Ok(()) => opened.cancel(),
         // Reads go on while the disk is full, at a start as at any other time.
-        Err(error) if matches!(error.reason, UnavailableReason::Storage | UnavailableReason::OutcomeUnknown) => {
+        // And so they do while no majority is there.
+        Err(error) if error.reason != UnavailableReason::NotServing => {
             tracing::warn!(%error, "the log takes nothing now; agents are let in when it does");
         }
         Err(error) => return Err(Error::FirstWrites((*error).into())),
@@ -167,13 +210,15 @@ pub async fn start(config: Config) -> Result<Running, Error> {
             .map_err(Error::FirstWrites)?,
     );
 
-    let client_port = Bound::bind(config.clients.listen).await?;
-    let agent_port = Bound::bind(config.agents.listen).await?;
+    let client_port = Bound::bind(config.clients.listen)?;
+    let agent_port = Bound::bind(config.agents.listen)?;
     let admin_socket = admin::AdminSocket::bind(&folder)?;
     let (client_address, agent_address) = (client_port.address(), agent_port.address());
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
+    tasks.spawn(Arc::clone(&broker).keep_contact(shutdown.clone()));
+    tasks.spawn(cluster::steward::miss(Arc::clone(&peering.node), replica, Arc::clone(&broker), shutdown.clone()));
     if first.is_err() {
         tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
     }
@@ -189,7 +234,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let mut servers = JoinSet::new();
     servers.spawn(client_port.serve(client_tls, api, config.clients.connections_max, shutdown.clone()));
     servers.spawn(agent_port.serve(agent_tls, agents_router, config.agents.connections_max, shutdown.clone()));
-    servers.spawn(admin_socket.serve(Arc::clone(&broker), Arc::clone(&identity), shutdown.clone()));
+    let node = Arc::clone(&peering.node);
+    servers.spawn(admin_socket.serve(Arc::clone(&broker), Arc::clone(&identity), node, shutdown.clone()));
     tracing::info!(replica = %id, clients = %client_address, agents = %agent_address, "broker serves");
 
     Ok(Running {
@@ -202,7 +248,56 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         shutdown,
         servers,
         links: tasks,
+        peering,
+        steward,
     })
+}
+
+/// Makes the data folder, for its owner alone.
+pub fn make_data_folder(config: &Config) -> Result<(), FileError> {
+    files::make_folder(&config.data_folder, 0o700)
+}
+
+fn replica_config(config: &Config, id: ReplicaId, starts: u64) -> berth_raft::Config {
+    let folder = config.data_folder.join(cluster::identity::STORE);
+    let cluster = &config.cluster;
+    berth_raft::Config {
+        election_timeout_ms: cluster.election_timeout_ms,
+        heartbeat_ms: cluster.heartbeat_ms,
+        snapshot_after_entries: cluster.snapshot_after_entries,
+        request_timeout_ms: cluster.request_timeout_seconds * 1_000,
+        incarnation: starts,
+        formats: 1..=cluster.format_max,
+        ..berth_raft::Config::new(folder, berth_raft::ReplicaId(id.0))
+    }
+}
+
+/// Waits until the log says that this replica is a member, which takes a while
+/// when it joins.
+async fn member(peering: &Peering) -> Result<(), Error> {
+    let mut unwelcome = peering.node.dialer().unwelcome();
+    let mut told = false;
+    while peering.node.members().is_empty() {
+        if let Some(unwelcome) = unwelcome.borrow_and_update().clone() {
+            return Err(Error::Unwelcome(unwelcome));
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!("waiting for the log of the cluster");
+        }
+        tokio::time::sleep(MEMBER_POLL).await;
+    }
+    Ok(())
+}
+
+/// The secret of agents, the same on all replicas, and in a file for operators.
+async fn agent_secret(broker: &Broker, cluster_key: &ClusterKey, path: &Path) -> Result<Secret, Error> {
+    let offered = if path.exists() { Secret::read(path)? } else { Secret::random() };
+    let agreed = shared::agree(broker, cluster_key, KeyPurpose::AgentSecret, offered.expose().as_bytes()).await?;
+    let secret = Secret::new(String::from_utf8_lossy(&agreed).into_owned());
+    if !path.exists() || !secret.matches(offered.expose()) {
+        secret.write(path)?;
+    }
+    Ok(secret)
 }
 
 /// Says what is said at each start. Whether the disk is full turns out only
@@ -252,20 +347,31 @@ impl Running {
     /// Serves until `end` completes or the replica stops by itself, then lets
     /// what is under way finish.
     pub async fn run_until(mut self, end: impl Future<Output = ()>) -> Result<(), Error> {
+        let mut unwelcome = self.peering.node.dialer().unwelcome();
         let failure = tokio::select! {
             () = end => None,
-            reason = self.broker.stopped() => Some(reason),
+            Ok(unwelcome) = unwelcome.wait_for(Option::is_some) => unwelcome.clone().map(Error::Unwelcome),
+            reason = self.broker.stopped() => Some(Error::Stopped(reason)),
             // A server only ends on shutdown; if one does so by itself, the others must not go on alone.
-            Some(_) = self.servers.join_next() => Some(berth_raft::StopReason::Failed("a listener ended".to_owned())),
+            Some(_) = self.servers.join_next() => {
+                Some(Error::Stopped(berth_raft::StopReason::Failed("a listener ended".to_owned())))
+            }
         };
         tracing::info!("broker ends");
+        // Before anything is refused here, so that others can take it.
+        self.broker.hand_over().await;
         self.shutdown.cancel();
         while self.servers.join_next().await.is_some() {}
         self.links.close();
         self.links.wait().await;
         let stopped = self.broker.stop().await;
+        self.peering.close().await;
+        if let Err(error) = self.steward.await {
+            tracing::warn!(%error, "the care for members did not end in order");
+        }
         match (failure, stopped) {
-            (Some(reason), _) | (None, Err(reason)) => Err(Error::Stopped(reason)),
+            (Some(error), _) => Err(error),
+            (None, Err(reason)) => Err(Error::Stopped(reason)),
             (None, Ok(())) => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! The broker's own certificate authority and server certificate.
 //!
-//! The authority is made at the first start and kept in the data folder; the
+//! The authority is made by the first replica, is in the log, sealed, and in
+//! every data folder; the
 //! server certificate is made anew at each start, so that it always names the
 //! host as it is now. Operators hand `ca.pem` to clients and agents.
 
@@ -19,6 +20,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::config::Listener;
 use crate::files::{self, FileError};
@@ -82,8 +84,8 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Opens the authority in a folder, or makes it, and makes a server
-    /// certificate for this host and for `names`.
+    /// Makes a server certificate for this host and for `names`, signed by the
+    /// authority in a folder, which is made when there is none.
     pub fn open(folder: &Path, names: &[String]) -> Result<Self, PkiError> {
         files::make_folder(folder, 0o700)?;
         let ca_path = folder.join("ca.pem");
@@ -134,6 +136,37 @@ impl Pki {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Arc::new(config))
     }
+}
+
+/// Certificate and key of the authority in a folder, as one PEM, for other
+/// replicas. It is made when there is none.
+pub fn export_authority(folder: &Path) -> Result<Zeroizing<Vec<u8>>, PkiError> {
+    files::make_folder(folder, 0o700)?;
+    let (ca_pem, issuer) = open_authority(&folder.join("ca.pem"), &folder.join("ca.key"))?;
+    let key = Zeroizing::new(issuer.key().serialize_pem());
+    Ok(Zeroizing::new(format!("{ca_pem}{}", *key).into_bytes()))
+}
+
+/// Takes over what [`export_authority`] gave on another replica. `is_used`
+/// says whether one that is here was ever shown to anybody; it is then kept
+/// beside the new one, under a name with `.old`.
+pub fn import_authority(folder: &Path, pem: &[u8], is_used: bool) -> Result<(), PkiError> {
+    files::make_folder(folder, 0o700)?;
+    let (ca_path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
+    let text = Zeroizing::new(String::from_utf8_lossy(pem).into_owned());
+    let unusable = || PkiError::Pem { path: ca_path.clone(), source: rustls::pki_types::pem::Error::NoItemsFound };
+    let key_at = text.find("-----BEGIN PRIVATE KEY-----").ok_or_else(unusable)?;
+    let (certificate, key) = text.split_at(key_at);
+    if fs::read(&ca_path).is_ok_and(|found| found == certificate.as_bytes()) && key_path.exists() {
+        return Ok(());
+    }
+    if is_used && let Ok(old) = fs::read(&ca_path) {
+        files::replace(&folder.join("ca.pem.old"), &old, 0o644)?;
+        tracing::warn!("this replica had another certificate authority; the cluster's is used from now on");
+    }
+    files::replace(&key_path, key.as_bytes(), 0o600)?;
+    files::replace(&ca_path, certificate.as_bytes(), 0o644)?;
+    Ok(())
 }
 
 fn open_authority(ca_path: &Path, key_path: &Path) -> Result<(String, Issuer<'static, KeyPair>), PkiError> {
@@ -252,6 +285,20 @@ mod tests {
         Pki::open(&path, &[]).expect("made anew with the key that is left");
         fs::remove_file(path.join("ca.key")).expect("removed");
         assert!(matches!(Pki::open(&path, &[]), Err(PkiError::Io { .. })));
+    }
+
+    #[test]
+    fn an_authority_is_the_same_on_another_replica() {
+        let place = tempfile::tempdir().expect("a folder");
+        let (one, two) = (place.path().join("one"), place.path().join("two"));
+        let exported = export_authority(&one).expect("made");
+        Pki::open(&two, &[]).expect("made on its own");
+        import_authority(&two, &exported, true).expect("taken over");
+        assert!(two.join("ca.pem.old").exists());
+        import_authority(&two, &exported, true).expect("the same again");
+        assert_eq!(export_authority(&two).expect("read"), exported);
+        Pki::open(&two, &[]).expect("signs");
+        assert!(import_authority(&two, b"nonsense", true).is_err());
     }
 
     #[test]

@@ -3,9 +3,11 @@
 mod agent;
 mod bench;
 mod clients;
+mod cluster;
 mod dev;
 mod http;
 mod serve;
+mod socket;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ enum Command {
     /// Register, list and unregister clients of the API.
     #[command(subcommand)]
     Clients(clients::Command),
+    /// Form a cluster of replicas, see how it fares, change its members.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Measure: a broker as its clients see it, or parts of one by themselves.
     Bench(bench::Args),
 }
@@ -67,6 +72,7 @@ pub fn main() -> ExitCode {
             Command::Agent(args) => agent::run(args).await,
             Command::Dev(args) => dev::run(args).await,
             Command::Clients(command) => clients::run(command).await,
+            Command::Cluster(command) => cluster::run(command).await,
             Command::Bench(args) => bench::run(args).await,
         }
     });
@@ -81,7 +87,7 @@ pub fn main() -> ExitCode {
 fn log_to_stderr(cli: &Cli) -> anyhow::Result<()> {
     let level = match cli.command {
         // They have something else to say on the terminal.
-        Command::Dev(_) | Command::Bench(_) => "warn",
+        Command::Dev(_) | Command::Bench(_) | Command::Cluster(_) => "warn",
         _ => "info",
     };
     let filter = EnvFilter::try_new(cli.log.clone().unwrap_or_else(|| quiet_libraries(level)))?;

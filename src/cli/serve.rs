@@ -20,23 +20,42 @@ pub(super) struct Args {
     /// Address and port for agents.
     #[arg(long, env = "BERTH_AGENTS_LISTEN", value_name = "ADDRESS")]
     agents_listen: Option<SocketAddr>,
+    /// Address and port for other replicas.
+    #[arg(long, env = "BERTH_CLUSTER_LISTEN", value_name = "ADDRESS")]
+    cluster_listen: Option<SocketAddr>,
+    /// Where other replicas reach this one.
+    #[arg(long, env = "BERTH_CLUSTER_ADDRESS", value_name = "HOST:PORT")]
+    cluster_address: Option<String>,
+}
+
+impl Args {
+    /// The configuration that the options and the file give.
+    pub(super) fn config(self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        if let Some(folder) = self.data_folder {
+            config.data_folder = folder;
+        }
+        if let Some(address) = self.clients_listen {
+            config.clients.listen = address;
+        }
+        if let Some(address) = self.agents_listen {
+            config.agents.listen = address;
+        }
+        if let Some(address) = self.cluster_listen {
+            config.cluster.listen = address;
+        }
+        if let Some(address) = self.cluster_address {
+            config.cluster.address = Some(address);
+        }
+        Ok(config)
+    }
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let mut config = match &args.config {
-        Some(path) => Config::read(path)?,
-        None => Config::default(),
-    };
-    if let Some(folder) = args.data_folder {
-        config.data_folder = folder;
-    }
-    if let Some(address) = args.clients_listen {
-        config.clients.listen = address;
-    }
-    if let Some(address) = args.agents_listen {
-        config.agents.listen = address;
-    }
-    let running = broker::start(config).await?;
+    let running = broker::start(args.config()?).await?;
     running.run_until(super::interrupted()).await?;
     Ok(())
 }

@@ -28,6 +28,11 @@ pub enum KeyPurpose {
     AccessToken,
     /// Tokens that open one desktop for one user.
     ConnectionToken,
+    /// The certificates that clients and agents are shown: certificate and
+    /// private key of the authority, sealed together.
+    Authority,
+    /// The secret that agents prove themselves with.
+    AgentSecret,
 }
 
 /// A signing key. The private half is sealed with the cluster's key before it

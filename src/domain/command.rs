@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::client::KeyPurpose;
 use super::ids::{
-    AgentInstance, ClientId, Epoch, IdempotencyKey, InstructionId, KeyId, Owner, ReplicaId, ServerId, SessionId,
+    AgentInstance, ClientId, Epoch, FolderId, IdempotencyKey, InstructionId, InvitationId, KeyId, Owner, ReplicaId,
+    ServerId, SessionId,
 };
 use super::instruction::Answer;
 use super::report::Report;
@@ -178,6 +179,44 @@ pub enum Command {
         /// What is wanted, in order. Another `Once` among them is refused.
         commands: Vec<Command>,
     },
+
+    /// An operator lets one new replica join.
+    InviteReplica {
+        /// Id, made by the replica that took the request.
+        id: InvitationId,
+        /// How long it is good for.
+        within: Millis,
+        /// The replica whose place the new one takes.
+        replaces: Option<ReplicaId>,
+    },
+    /// A new replica came with an invitation.
+    AdmitReplica {
+        /// Which.
+        invitation: InvitationId,
+        /// Its data folder.
+        folder: FolderId,
+        /// Where other replicas reach it.
+        address: String,
+        /// The highest number of a replica that the proposer knows of.
+        above: ReplicaId,
+    },
+    /// A replica is to leave the cluster.
+    RetireReplica {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// Replicas are to show certificates of the next authority.
+    RotateAuthority {
+        /// Its number.
+        to: u32,
+    },
+    /// The replica that leads has not heard of another one for a while. The
+    /// agents that it held count as no longer connected: they, or whoever has
+    /// come in the place of one, are welcome elsewhere at once.
+    ReplicaSilent {
+        /// Which replica was not heard of.
+        replica: ReplicaId,
+    },
 }
 
 impl Command {
@@ -233,6 +272,11 @@ pub enum Outcome {
         /// What its commands came to, one by one.
         outcomes: Vec<Outcome>,
     },
+    /// The replica may join.
+    Admitted {
+        /// Its number.
+        replica: ReplicaId,
+    },
 }
 
 /// Why a command was refused. The texts that clients compare are made at the
@@ -286,4 +330,13 @@ pub enum Refusal {
     /// A [`Command::Once`] inside another one.
     #[error("what is done once holds something that is to be done once")]
     Nested,
+    /// There are as many as may be.
+    #[error("there are as many as may be; remove some first")]
+    TooMany,
+    /// The invitation is unknown or has expired.
+    #[error("the join token is unknown or has expired; ask for a new one with `berth cluster add`")]
+    UnknownInvitation,
+    /// Another data folder came with the invitation before.
+    #[error("the join token was used by another replica; ask for a new one with `berth cluster add`")]
+    InvitationUsed,
 }

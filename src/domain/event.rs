@@ -7,8 +7,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::client::{ApiClient, SigningKey};
+use super::cluster::{Admission, Invitation};
 use super::ids::InstructionId;
-use super::ids::{AgentInstance, ClientId, Epoch, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{AgentInstance, ClientId, Epoch, InvitationId, Owner, ReplicaId, ServerId, SessionId};
 use super::instruction::{Action, Answer, Instruction};
 use super::report::{Report, ReportedSession};
 use super::request::KeptRequest;
@@ -288,6 +289,31 @@ pub enum Event {
 
     /// A request with an idempotency key was carried out.
     RequestKept(Arc<KeptRequest>),
+
+    /// A new replica may join.
+    ReplicaInvited {
+        /// Which invitation.
+        id: InvitationId,
+        /// Until when, and in whose place.
+        invitation: Invitation,
+    },
+    /// A replica joins.
+    ReplicaAdmitted {
+        /// Its number.
+        replica: ReplicaId,
+        /// How it came.
+        admission: Admission,
+    },
+    /// A replica leaves.
+    ReplicaRetired {
+        /// Its number.
+        replica: ReplicaId,
+    },
+    /// Replicas show certificates of another authority.
+    AuthorityRotated {
+        /// Its number.
+        to: u32,
+    },
 }
 
 /// Longest text that the journal keeps of an event, in bytes.
@@ -332,7 +358,11 @@ impl Event {
             | Self::ServerClosed { .. }
             | Self::ClientRegistered(_)
             | Self::ClientDeactivated { .. }
-            | Self::KeyInstalled(_) => None,
+            | Self::KeyInstalled(_)
+            | Self::ReplicaInvited { .. }
+            | Self::ReplicaAdmitted { .. }
+            | Self::ReplicaRetired { .. }
+            | Self::AuthorityRotated { .. } => None,
         }
     }
 
@@ -374,7 +404,11 @@ impl Event {
             | Self::PermissionsChanged { .. }
             | Self::ClientRegistered(_)
             | Self::ClientDeactivated { .. }
-            | Self::KeyInstalled(_) => None,
+            | Self::KeyInstalled(_)
+            | Self::ReplicaInvited { .. }
+            | Self::ReplicaAdmitted { .. }
+            | Self::ReplicaRetired { .. }
+            | Self::AuthorityRotated { .. } => None,
         }
     }
 
@@ -424,6 +458,7 @@ impl Event {
             Self::ServerConnected { report, .. } => *report = Report::default(),
             Self::ClientRegistered(client) => client.secret_hash.clear(),
             Self::KeyInstalled(key) => key.sealed.clear(),
+            Self::ReplicaAdmitted { admission, .. } => cut(&mut admission.address),
             _ => {}
         }
         event

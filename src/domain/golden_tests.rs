@@ -17,8 +17,8 @@ use super::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
 use super::ids::{
-    AgentInstance, ClientId, Epoch, IdempotencyKey, InstructionId, KeyId, LogIndex, Owner, ReplicaId, ServerId,
-    SessionId,
+    AgentInstance, ClientId, Epoch, FolderId, IdempotencyKey, InstructionId, InvitationId, KeyId, LogIndex, Owner,
+    ReplicaId, ServerId, SessionId,
 };
 use super::instruction::Answer;
 use super::placement::Policy;
@@ -256,8 +256,46 @@ fn commands() -> Vec<(&'static str, Command)> {
                 commands: once(&client),
             },
         ),
-        ("disconnect-agent", Command::DisconnectAgent { server, epoch: Epoch(1) }),
+        (
+            "invite-replica",
+            Command::InviteReplica {
+                id: InvitationId::new("i-1").expect("valid"),
+                within: Millis(3_600_000),
+                replaces: Some(ReplicaId(3)),
+            },
+        ),
+        (
+            "admit-replica",
+            Command::AdmitReplica {
+                invitation: InvitationId::new("i-1").expect("valid"),
+                folder: FolderId::new("f-1").expect("valid"),
+                address: "b4:47100".to_owned(),
+                above: ReplicaId(3),
+            },
+        ),
+        (
+            "invite-another-replica",
+            Command::InviteReplica {
+                id: InvitationId::new("i-2").expect("valid"),
+                within: Millis(3_600_000),
+                replaces: None,
+            },
+        ),
+        ("retire-replica", Command::RetireReplica { replica: ReplicaId(3) }),
+        ("rotate-authority", Command::RotateAuthority { to: 1 }),
+        ("disconnect-agent", Command::DisconnectAgent { server: server.clone(), epoch: Epoch(1) }),
         ("deactivate-client", Command::DeactivateClient { id: client }),
+        (
+            "connect-agent-elsewhere",
+            Command::ConnectAgent {
+                server,
+                instance: AgentInstance::new("run-1").expect("valid"),
+                via: ReplicaId(2),
+                report_interval: Millis(30_000),
+                report: report(Inventory::Full(vec![reported("other")])),
+            },
+        ),
+        ("replica-silent", Command::ReplicaSilent { replica: ReplicaId(2) }),
     ]
 }
 

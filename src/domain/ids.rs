@@ -211,6 +211,15 @@ text_id! {
     /// What a client calls a request by, so that it can repeat it.
     IdempotencyKey, "idempotency key"
 }
+text_id! {
+    /// The data folder of a replica: a random UUID, made with the folder. Tells
+    /// a replica that lost its folder from the one that it was.
+    FolderId, "folder id"
+}
+text_id! {
+    /// Lets one new replica join.
+    InvitationId, "invitation id"
+}
 
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {

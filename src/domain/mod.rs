@@ -11,6 +11,7 @@
 //! the state.
 
 pub mod client;
+pub mod cluster;
 pub mod codec;
 pub mod command;
 pub mod event;

@@ -62,12 +62,3 @@ pub(crate) fn free_bytes(folder: &Path) -> Result<u64, Error> {
         rustix::fs::statvfs(folder).map_err(|error| Error::io("ask for the free space of", folder, error.into()))?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
-
-/// Fails with [`Error::Full`] when fewer than `needed_bytes` are free.
-pub(crate) fn require_room(folder: &Path, needed_bytes: u64) -> Result<(), Error> {
-    let free_bytes = free_bytes(folder)?;
-    if free_bytes < needed_bytes {
-        return Err(Error::Full { path: folder.to_owned(), free_bytes, needed_bytes });
-    }
-    Ok(())
-}

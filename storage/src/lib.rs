@@ -27,9 +27,13 @@
 mod codec;
 mod durable;
 mod error;
+mod files;
 mod log;
+pub mod memory;
 mod snapshots;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use error::Error;
 pub use log::{Condition, Done, Entry, Log, MAX_MARKER_BYTES, MAX_PAYLOAD_BYTES};

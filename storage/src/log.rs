@@ -1,19 +1,20 @@
 //! The log of a replica: entries, vote, committed and purged marker.
 //!
 //! Callers see a write in memory as soon as it is accepted ([`view`]); a thread
-//! of its own brings it to disk ([`writer`]) in a sled database ([`database`])
-//! of checksummed records ([`record`], [`assemble`]), all of which are checked
+//! of its own brings it to disk ([`writer`]) in a sled database ([`database`],
+//! [`tree`]) of checksummed records ([`record`], [`assemble`]), all of which are checked
 //! when the log is opened ([`load`]).
 
 mod assemble;
 mod batch;
-mod database;
+pub(crate) mod database;
 mod load;
-mod record;
+pub(crate) mod record;
 mod shared;
 mod synced;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod view;
 mod writer;
 
@@ -23,13 +24,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crate::files::Files;
+use crate::memory::Driver;
 use crate::{Error, Options};
 use assemble::Assembler;
 use database::Database;
 use shared::{Action, CommittedWaiting, Shared};
 use synced::Synced;
 use view::{Found, Slot};
-use writer::Writer;
+pub(crate) use writer::{Turn, Writer};
 
 /// The longest payload of an entry, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 16 << 20;
@@ -111,7 +114,7 @@ impl Log {
         }
         state.enqueue(bytes, Action::Append { start, entries }, done);
         drop(state);
-        self.shared.wake.notify_one();
+        self.shared.wake_writer();
         Ok(())
     }
 
@@ -147,7 +150,7 @@ impl Log {
         state.view.committed = Some(committed.clone());
         state.committed = Some(CommittedWaiting { marker: committed, after_write: state.last_write, since });
         drop(state);
-        self.shared.wake.notify_one();
+        self.shared.wake_writer();
     }
 
     /// Drops the entry at `index` and all after it.
@@ -191,7 +194,7 @@ impl Log {
             state.enqueue(WRITE_OVERHEAD_BYTES, action, done);
         }
         drop(state);
-        self.shared.wake.notify_one();
+        self.shared.wake_writer();
     }
 
     /// The entries of `range` that exist, without gaps from its start, cut off
@@ -360,12 +363,21 @@ fn check_marker(what: &str, marker: &[u8]) -> Result<(), Error> {
 #[derive(Debug)]
 pub(crate) struct Running {
     log: Log,
-    writer: Option<JoinHandle<Result<(), Error>>>,
+    writer: Option<Engine>,
+}
+
+/// What moves the writer.
+#[derive(Debug)]
+enum Engine {
+    Thread(JoinHandle<Result<(), Error>>),
+    /// The simulated disk.
+    Disk(Arc<Driver>),
 }
 
 /// Where a log lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
+    pub(crate) files: Files,
     /// Folder of the database.
     pub(crate) folder: PathBuf,
     /// File of the last durable group.
@@ -376,9 +388,9 @@ impl Running {
     /// Makes an empty log, or takes the one that an interrupted start made: it
     /// is an error if anything was ever written to it.
     pub(crate) fn create(place: &Place, options: &Options) -> Result<(), Error> {
-        let exists = place.folder.exists();
+        let exists = place.files.exists(&place.folder);
         if exists {
-            let database = Database::open(&place.folder, options.cache_bytes)?;
+            let database = Database::open(&place.files, &place.folder, options.cache_bytes)?;
             let loaded = load::load(&database, &place.folder, 0)?;
             database.close()?;
             let unused = loaded.group == 0
@@ -391,30 +403,42 @@ impl Running {
                 return Err(Error::damaged(&place.folder, "the log", reason));
             }
         }
-        Synced::create(&place.synced)?;
+        Synced::create(&place.files, &place.synced)?;
         if exists {
             return Ok(());
         }
-        Database::create(&place.folder, options.cache_bytes)
+        Database::create(&place.files, &place.folder, options.cache_bytes)
     }
 
     /// Opens the log, checks all of it, and starts its writer.
     pub(crate) fn open(place: &Place, options: Options) -> Result<Self, Error> {
-        let (synced, acknowledged) = Synced::open(&place.synced)?;
-        require_sled_files(&place.folder)?;
-        let database = Database::open(&place.folder, options.cache_bytes)?;
+        let files = &place.files;
+        let (synced, acknowledged) = Synced::open(files, &place.synced)?;
+        if matches!(files, Files::System) {
+            require_sled_files(&place.folder)?;
+        }
+        let database = Database::open(files, &place.folder, options.cache_bytes)?;
         let loaded = load::load(&database, &place.folder, options.window_bytes)?;
         writer::check_group(&place.folder, loaded.group, acknowledged)?;
         writer::remove_unfinished(&database, loaded.unfinished)?;
         database.flush()?;
         database.sync()?;
-        let shared = Arc::new(Shared::new(place.folder.clone(), options, loaded.view, database));
+        let shared = Arc::new(Shared::new(files.clone(), place.folder.clone(), options, loaded.view, database));
         let writer = Writer::new(Arc::clone(&shared), synced, loaded.group);
-        let writer = std::thread::Builder::new()
-            .name("storage-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| Error::io("start the writer thread for", &place.folder, error))?;
-        Ok(Self { log: Log { shared }, writer: Some(writer) })
+        let engine = match files {
+            Files::System => std::thread::Builder::new()
+                .name("storage-writer".to_owned())
+                .spawn(move || writer.run())
+                .map(Engine::Thread)
+                .map_err(|error| Error::io("start the writer thread for", &place.folder, error))?,
+            Files::Memory(mount) => {
+                let driver = Driver::new(mount.clone(), writer);
+                shared.driver.get_or_init(|| Arc::downgrade(&driver));
+                driver.call();
+                Engine::Disk(driver)
+            }
+        };
+        Ok(Self { log: Log { shared }, writer: Some(engine) })
     }
 
     pub(crate) fn log(&self) -> Log {
@@ -428,7 +452,12 @@ impl Running {
         };
         self.log.shared.state().closing = true;
         self.log.shared.wake.notify_all();
-        writer.join().unwrap_or_else(|_| Err(Error::Failed { reason: "the writer panicked while closing".into() }))
+        match writer {
+            Engine::Thread(writer) => writer
+                .join()
+                .unwrap_or_else(|_| Err(Error::Failed { reason: "the writer panicked while closing".into() })),
+            Engine::Disk(driver) => driver.close(),
+        }
     }
 }
 

@@ -14,12 +14,12 @@ mod reader;
 mod tests;
 mod writer;
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use crate::{Error, durable};
+use crate::Error;
+use crate::files::{Files, Handle};
 use format::Contents;
 pub use reader::SnapshotReader;
 pub use writer::SnapshotWriter;
@@ -35,6 +35,7 @@ pub struct Snapshots {
 
 #[derive(Debug)]
 struct Folder {
+    files: Files,
     path: PathBuf,
     reserve_bytes: u64,
     /// Numbers the unfinished files of this process.
@@ -53,10 +54,10 @@ struct Access<'a>(#[expect(dead_code, reason = "held, not read")] RwLockReadGuar
 impl Snapshots {
     /// Opens the folder `path`, removes what a crash may have left, and checks
     /// every byte of the current snapshot.
-    pub(crate) fn open(path: &Path, reserve_bytes: u64) -> Result<Self, Error> {
+    pub(crate) fn open(files: &Files, path: &Path, reserve_bytes: u64) -> Result<Self, Error> {
         let mut newest: Option<(u64, PathBuf)> = None;
         let mut older = Vec::new();
-        for file in list(path)? {
+        for file in files.list(path)? {
             match parse_name(&file)? {
                 None => {
                     tracing::info!(path = %file.display(), "removing an unfinished snapshot");
@@ -74,7 +75,7 @@ impl Snapshots {
         let current = match newest {
             None => None,
             Some((index, file)) => {
-                let snapshot = Snapshot::load(&file)?;
+                let snapshot = Snapshot::load(files, &file)?;
                 if snapshot.index() != index {
                     let reason = format!("it holds the snapshot of index {}", snapshot.index());
                     return Err(Error::damaged(&file, "the name", reason));
@@ -84,9 +85,10 @@ impl Snapshots {
             }
         };
         // Only now that the newest is known to be good.
-        remove_all(path, &older)?;
+        remove_all(files, path, &older)?;
         Ok(Self {
             folder: Arc::new(Folder {
+                files: files.clone(),
                 path: path.to_owned(),
                 reserve_bytes,
                 begun: AtomicU64::new(0),
@@ -117,7 +119,7 @@ impl Snapshots {
     pub fn current(&self) -> Result<Option<Snapshot>, Error> {
         let current = self.folder.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(snapshot) = &current
-            && !snapshot.path.exists()
+            && !self.folder.files.exists(&snapshot.path)
         {
             return Err(Error::damaged(&snapshot.path, "the current snapshot", "the file was removed while in use"));
         }
@@ -140,7 +142,7 @@ impl Folder {
         if self.reserve_bytes == 0 {
             return Ok(());
         }
-        durable::require_room(&self.path, self.reserve_bytes + bytes as u64)
+        self.files.require_room(&self.path, self.reserve_bytes + bytes as u64)
     }
 
     /// Makes a written file current, unless a newer one is.
@@ -152,10 +154,10 @@ impl Folder {
         }
         let target = self.path.join(format!("{index:020}.{FINISHED}"));
         writer.settle(&target)?;
-        let snapshot = Snapshot::load(&target)?;
+        let snapshot = Snapshot::load(&self.files, &target)?;
         let previous = current.replace(snapshot.clone());
         if let Some(previous) = previous.filter(|previous| previous.path != target)
-            && let Err(error) = remove_all(&self.path, std::slice::from_ref(&previous.path))
+            && let Err(error) = remove_all(&self.files, &self.path, std::slice::from_ref(&previous.path))
         {
             tracing::warn!(%error, "an older snapshot could not be removed, the next start tries again");
         }
@@ -168,13 +170,13 @@ impl Folder {
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<Handle>,
     contents: Arc<Contents>,
 }
 
 impl Snapshot {
-    fn load(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+    fn load(files: &Files, path: &Path) -> Result<Self, Error> {
+        let file = files.open_to_read(path)?;
         let contents = format::read_contents(path, &file)?;
         Ok(Self { path: path.to_owned(), file: Arc::new(file), contents: Arc::new(contents) })
     }
@@ -200,16 +202,6 @@ impl Snapshot {
     }
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |error| Error::io("list", folder, error);
-    let mut files = Vec::new();
-    for file in fs::read_dir(folder).map_err(failed)? {
-        files.push(file.map_err(failed)?.path());
-    }
-    files.sort();
-    Ok(files)
-}
-
 /// The index in the name of a finished snapshot; `None` for an unfinished one.
 fn parse_name(path: &Path) -> Result<Option<u64>, Error> {
     let stem = path.file_stem().and_then(|stem| stem.to_str());
@@ -222,12 +214,12 @@ fn parse_name(path: &Path) -> Result<Option<u64>, Error> {
     }
 }
 
-fn remove_all(folder: &Path, files: &[PathBuf]) -> Result<(), Error> {
-    for file in files {
-        fs::remove_file(file).map_err(|error| Error::io("remove", file, error))?;
+fn remove_all(files: &Files, folder: &Path, paths: &[PathBuf]) -> Result<(), Error> {
+    for path in paths {
+        files.remove(path)?;
     }
-    if files.is_empty() {
+    if paths.is_empty() {
         return Ok(());
     }
-    durable::sync_folder(folder)
+    files.sync_folder(folder)
 }

@@ -1,14 +1,12 @@
 //! One open data folder.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
 use crate::codec::{self, Kind};
+use crate::files::{Files, Lock};
 use crate::log::{Place, Running};
-use crate::{Error, Log, Snapshots, durable};
+use crate::memory::Disk;
+use crate::{Error, Log, Snapshots};
 
 /// The layout of a data folder; raised when files are added or move.
 const LAYOUT: u32 = 1;
@@ -55,7 +53,7 @@ pub struct Store {
     // Before the lock: fields are dropped in this order.
     log: Running,
     snapshots: Snapshots,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Store {
@@ -63,27 +61,45 @@ impl Store {
     /// and checks every record in it. Takes as long as reading the log and the
     /// current snapshot.
     pub fn open(folder: &Path, options: Options) -> Result<Self, Error> {
-        durable::create_folder(folder)?;
-        let lock = lock(folder)?;
-        let place = Place { folder: folder.join("log"), synced: folder.join("synced") };
+        Self::open_on(&Files::System, folder, options)
+    }
+
+    /// The same on a simulated disk, which outlives the store: what is opened
+    /// there next finds what the disk kept. No thread writes: the disk says when
+    /// the writer gets to its work (see [`Disk`]). [`Error::Locked`] while
+    /// another store is open there.
+    pub fn in_memory(disk: &Disk, folder: &Path, options: Options) -> Result<Self, Error> {
+        let mount = disk.mount().ok_or_else(|| Error::Locked { path: folder.join("LOCK") })?;
+        Self::open_on(&Files::Memory(mount), folder, options)
+    }
+
+    fn open_on(files: &Files, folder: &Path, options: Options) -> Result<Self, Error> {
+        // First of all in memory, where what was mounted must be released again.
+        let unlocks = matches!(files, Files::Memory(_)).then(|| files.lock(folder)).transpose()?;
+        files.create_folder(folder)?;
+        let lock = match unlocks {
+            Some(lock) => lock,
+            None => files.lock(&folder.join("LOCK"))?,
+        };
+        let place = Place { files: files.clone(), folder: folder.join("log"), synced: folder.join("synced") };
         let snapshots = folder.join("snapshots");
         let format = folder.join("format");
         // The format is written last: without it nothing was ever acknowledged.
-        if format.exists() {
-            check_format(&format)?;
+        if files.exists(&format) {
+            check_format(files, &format)?;
         } else {
-            require_unused(folder, &snapshots)?;
+            require_unused(files, folder, &snapshots)?;
             tracing::info!(folder = %folder.display(), "making a new data folder");
-            durable::create_folder(&snapshots)?;
+            files.create_folder(&snapshots)?;
             Running::create(&place, &options)?;
-            write_format(&format)?;
+            write_format(files, &format)?;
         }
         for path in [&place.folder, &snapshots] {
-            if !path.is_dir() {
+            if !files.is_folder(path) {
                 return Err(Error::damaged(path, "the folder", "it is missing"));
             }
         }
-        let snapshots = Snapshots::open(&snapshots, options.reserve_bytes)?;
+        let snapshots = Snapshots::open(files, &snapshots, options.reserve_bytes)?;
         let log = Running::open(&place, options)?;
         Ok(Self { folder: folder.to_owned(), log, snapshots, _lock: lock })
     }
@@ -119,35 +135,16 @@ impl Drop for Store {
     }
 }
 
-/// Locks the folder for this process. The operating system unlocks it when the
-/// process ends, however it ends.
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join("LOCK");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| Error::io("open", &path, error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(Error::Locked { path }),
-        Err(error) => Err(Error::io("lock", &path, error.into())),
-    }
-}
-
 /// Without the file `format`, a folder may hold what an interrupted first start
 /// leaves: nothing that was ever used.
-fn require_unused(folder: &Path, snapshots: &Path) -> Result<(), Error> {
-    let list = |error| Error::io("list", folder, error);
-    for file in fs::read_dir(folder).map_err(list)? {
-        let path = file.map_err(list)?.path();
+fn require_unused(files: &Files, folder: &Path, snapshots: &Path) -> Result<(), Error> {
+    for path in files.list(folder)? {
         let name = path.file_name().and_then(|name| name.to_str());
         let expected = match name {
             // Every new ext4 file system has lost+found. What is in the log is
             // looked at before it is used.
             Some("LOCK" | "synced" | "synced.new" | "format.new" | "log.new" | "log" | "lost+found") => true,
-            Some("snapshots") => is_empty(snapshots)?,
+            Some("snapshots") => files.list(snapshots)?.is_empty(),
             _ => false,
         };
         if !expected {
@@ -161,20 +158,16 @@ fn require_unused(folder: &Path, snapshots: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn is_empty(folder: &Path) -> Result<bool, Error> {
-    fs::read_dir(folder).map(|mut files| files.next().is_none()).map_err(|error| Error::io("list", folder, error))
-}
-
-fn write_format(path: &Path) -> Result<(), Error> {
+fn write_format(files: &Files, path: &Path) -> Result<(), Error> {
     let beside = path.with_extension("new");
-    let attempt = |error| Error::io("write", &beside, error);
-    fs::write(&beside, codec::encode(Kind::Format, &LAYOUT, 5)).map_err(attempt)?;
-    let file = File::open(&beside).map_err(attempt)?;
-    durable::replace(&file, &beside, path)
+    let file = files.create(&beside)?;
+    let format = codec::encode(Kind::Format, &LAYOUT, 5);
+    file.write_all_at(&format, 0).map_err(|error| Error::io("write", &beside, error))?;
+    files.replace(&file, &beside, path)
 }
 
-fn check_format(path: &Path) -> Result<(), Error> {
-    let bytes = fs::read(path).map_err(|error| Error::io("read", path, error))?;
+fn check_format(files: &Files, path: &Path) -> Result<(), Error> {
+    let bytes = files.read(path)?;
     let layout: u32 = codec::decode(Kind::Format, &bytes)
         .map_err(|defect| defect.into_error(path, "the format of the data folder"))?;
     if layout != LAYOUT {

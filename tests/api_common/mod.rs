@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use berth::broker::api::door::{
-    AskError, Core, Identity, Token, TokenError, Unavailable, UnavailableReason, VerifyError,
+    AskError, Core, Identity, Proposed, Token, TokenError, Unavailable, UnavailableReason, VerifyError, View,
 };
 use berth::broker::api::{ApiSettings, ApiState, router};
 use berth::domain::fleet::Stamp;
@@ -58,6 +58,11 @@ pub struct World {
     pub asking_max: AtomicUsize,
     pub proposals: AtomicUsize,
     pub has_no_quorum: AtomicBool,
+    /// Reads wait for ever: nobody knows yet that there is no majority.
+    pub reads_hang: AtomicBool,
+    /// It is known that reads would wait in vain.
+    pub is_cut_off: AtomicBool,
+    grown: watch::Sender<LogIndex>,
     pub is_panicking: AtomicBool,
     pub tokens_are_refused: AtomicBool,
     journaled: watch::Sender<Option<Position>>,
@@ -80,6 +85,9 @@ impl World {
             asking_max: AtomicUsize::new(0),
             proposals: AtomicUsize::new(0),
             has_no_quorum: AtomicBool::new(false),
+            reads_hang: AtomicBool::new(false),
+            is_cut_off: AtomicBool::new(false),
+            grown: watch::Sender::new(LogIndex(0)),
             is_panicking: AtomicBool::new(false),
             tokens_are_refused: AtomicBool::new(false),
             journaled: watch::Sender::new(None),
@@ -99,7 +107,9 @@ impl World {
 
     /// Tells those who follow the journal how far it goes.
     fn announce(&self) {
-        self.journaled.send_replace(self.fleet().journal().last());
+        let fleet = self.fleet();
+        self.journaled.send_replace(fleet.journal().last());
+        self.grown.send_replace(fleet.applied());
     }
 
     pub fn fleet(&self) -> Fleet {
@@ -200,7 +210,7 @@ const OUTCOME_UNKNOWN: Unavailable =
     Unavailable { reason: UnavailableReason::OutcomeUnknown, retry_after: Duration::from_secs(1) };
 
 impl Core for World {
-    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+    async fn propose(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
         assert!(!self.is_panicking.load(Ordering::Relaxed), "the secret inside of the broker");
         if self.has_no_quorum.load(Ordering::Relaxed) {
             return Err(NO_QUORUM);
@@ -211,15 +221,30 @@ impl Core for World {
         }
         self.proposals.fetch_add(1, Ordering::Relaxed);
         let outcomes = commands.into_iter().map(|command| self.apply(command)).collect();
-        if self.loses_outcomes.load(Ordering::Relaxed) { Err(OUTCOME_UNKNOWN) } else { Ok(outcomes) }
+        if self.loses_outcomes.load(Ordering::Relaxed) {
+            return Err(OUTCOME_UNKNOWN);
+        }
+        Ok(Proposed { index: self.fleet().applied(), outcomes })
     }
 
-    async fn read(&self) -> Result<Arc<Fleet>, Unavailable> {
+    async fn read(&self) -> Result<View, Unavailable> {
+        if self.reads_hang.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         if self.has_no_quorum.load(Ordering::Relaxed) { Err(NO_QUORUM) } else { Ok(Core::local(self)) }
     }
 
-    fn local(&self) -> Arc<Fleet> {
-        Arc::new(self.fleet())
+    fn local(&self) -> View {
+        let fleet = Arc::new(self.fleet());
+        View { index: fleet.applied(), fleet }
+    }
+
+    async fn applied(&self, index: LogIndex) {
+        self.grown.subscribe().wait_for(|grown| *grown >= index).await.unwrap();
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Ordering::Relaxed)
     }
 
     async fn journaled_after(&self, position: Position) {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::broker::Broker;
 use super::process::{Process, berth};
+use super::replicas::Replica;
 
 pub struct Agent {
     // Fields go in this order: the process ends before its folder does.
@@ -48,7 +49,19 @@ impl Agent {
         Self { process, folder, hides: None }
     }
 
+    /// As [`simulated`](Self::simulated), of one of several replicas.
+    pub fn simulated_at(replica: &Replica, configuration: &str) -> Self {
+        let configuration = format!("desktops = 'simulated'\n{configuration}");
+        let (ca, secret) = (replica.ca_path(), replica.agent_secret_path());
+        Self::start_at(replica.agents.port(), &ca, &secret, &configuration, None)
+    }
+
     fn start(broker: &Broker, configuration: &str, hides: Option<&Path>) -> Self {
+        let (ca, secret) = (broker.ca_path(), broker.agent_secret_path());
+        Self::start_at(broker.agents.port(), &ca, &secret, configuration, hides)
+    }
+
+    fn start_at(port: u16, ca: &Path, secret: &Path, configuration: &str, hides: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["init", "autorun", "tags"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -72,9 +85,8 @@ impl Agent {
              broker_update_interval = 1\n\
              max_concurrent_sessions_per_user = -1\n\
              {configuration}\n",
-            port = broker.agents.port(),
-            ca = broker.ca_path().display(),
-            secret = broker.agent_secret_path().display(),
+            ca = ca.display(),
+            secret = secret.display(),
         );
         std::fs::write(folder.path().join("agent.conf"), text).unwrap();
         let hides = hides.map(Path::to_owned);

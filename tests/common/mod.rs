@@ -11,6 +11,7 @@ pub mod api;
 pub mod broker;
 pub mod peer;
 pub mod process;
+pub mod replicas;
 
 use std::time::{Duration, Instant};
 

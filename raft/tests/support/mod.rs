@@ -2,7 +2,9 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "not every test file needs all of it")]
 
 use berth_raft::testing::{Command, Ledger, LocalNetwork};
-use berth_raft::{Config, Lane, LogIndex, PeerError, Peers, Replica, ReplicaId, StartError, SystemClock};
+use berth_raft::{
+    Config, Formation, Lane, LogIndex, Member, PeerError, Peers, Replica, ReplicaId, StartError, SystemClock,
+};
 use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -141,7 +143,7 @@ impl Cluster {
             initial,
             Arc::new(|_, _| {}),
             Arc::new(peers),
-            (1..=self.members).map(ReplicaId).collect(),
+            Formation::Members((1..=self.members).map(|id| (ReplicaId(id), Member::default())).collect()),
         )
         .await?;
         self.network.connect(&replica);

@@ -11,20 +11,22 @@ use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::StreamExt;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Agents;
 use super::registry::{Asked, Registered};
+use crate::broker::contact::Contact;
 use crate::broker::core::Broker;
 use crate::domain::host::Health;
 use crate::domain::instruction::Answer;
 use crate::domain::report::{Inventory, Report};
 use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
 use crate::protocol::{
-    self, CLONED_REASON, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL, PINGS_MISSED_MAX,
-    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, close,
+    self, CLONED_REASON, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL_OF_BROKER,
+    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, SILENCE_MAX, close,
 };
+use crate::pulse::{Pulse, Stalled};
 
 /// Messages of one agent that may wait for the log, and that become one entry.
 const WAITING_MAX: usize = 128;
@@ -42,8 +44,8 @@ const TAG_BYTES_MAX: usize = 4_096;
 /// Longest text for people, such as the reason of a failure, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
 
-/// How long a message may take to be written to the socket.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the farewell may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why a connection ends: the code and the words for the agent.
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Farewell {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(mut socket: WebSocket, agents: Agents) {
+pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
     let hello = match timeout(HELLO_TIMEOUT, read_hello(&mut socket)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(farewell)) => return part(&mut socket, None, farewell).await,
@@ -107,7 +109,7 @@ pub(super) async fn serve(mut socket: WebSocket, agents: Agents) {
     };
     tracing::info!(%server, %epoch, "agent connected");
     let registered = agents.broker.links().register(&server, epoch);
-    let farewell = converse(&mut socket, &agents, &server, epoch, registered).await;
+    let farewell = converse(&mut socket, pulse, &agents, &server, epoch, registered).await;
     agents.broker.links().unregister(&server, epoch);
     let gone = if farewell.is_silence {
         Command::AgentSilent { server: server.clone(), epoch }
@@ -134,7 +136,7 @@ async fn part(socket: &mut WebSocket, server: Option<&ServerId>, farewell: Farew
         tracing::info!(server, code = farewell.code, reason = farewell.reason, "agent connection ends");
     }
     let frame = CloseFrame { code: farewell.code, reason: Utf8Bytes::from(farewell.reason) };
-    let _ = timeout(WRITE_TIMEOUT, async {
+    let _ = timeout(FAREWELL_TIMEOUT, async {
         socket.send(Message::Close(Some(frame))).await?;
         // Read on until the agent has closed its side, or the words are lost.
         while let Some(Ok(_)) = socket.recv().await {}
@@ -294,22 +296,26 @@ struct ToRecord {
 
 async fn converse(
     socket: &mut WebSocket,
+    pulse: Pulse,
     agents: &Agents,
     server: &ServerId,
     epoch: Epoch,
     mut registered: Registered,
 ) -> Farewell {
-    let (to_record, recorded, recording) = start_recorder(agents, server);
+    let (to_record, recorded, recording) = start_recorder(agents, server, epoch);
     let mut talk = Talk {
         broker: Arc::clone(&agents.broker),
         server: server.clone(),
         epoch,
         to_record,
+        held_back: None,
         last_sent: InstructionId(0),
         questions: HashMap::new(),
         last_question: 0,
         last_ping: 0,
-        heard_at: Instant::now(),
+        pinged_at: Instant::now(),
+        pulse,
+        reading_since: Instant::now(),
         answer_due: None,
     };
     let farewell = talk.run(socket, &mut registered, recorded, agents).await;
@@ -326,6 +332,7 @@ type Recorded = mpsc::Receiver<Result<FromBroker, Farewell>>;
 fn start_recorder(
     agents: &Agents,
     server: &ServerId,
+    epoch: Epoch,
 ) -> (mpsc::Sender<ToRecord>, Recorded, tokio::task::JoinHandle<()>) {
     let (to_record, mut waiting) = mpsc::channel::<ToRecord>(WAITING_MAX);
     // Roomy enough for what waits and what is under way: the recorder never
@@ -339,7 +346,13 @@ fn start_recorder(
             let (commands, answers): (Vec<_>, Vec<_>) =
                 batch.drain(..).map(|ToRecord { command, then }| (command, then)).unzip();
             let results = match broker.propose(commands).await {
-                Ok(outcomes) => outcomes.into_iter().zip(answers).map(|(outcome, then)| told(&outcome, then)).collect(),
+                Ok(outcomes) => {
+                    let told = |(outcome, then)| match outcome {
+                        Outcome::Refused(Refusal::StaleEpoch) => Err(void(&broker, &server, epoch)),
+                        _ => Ok(then),
+                    };
+                    outcomes.into_iter().zip(answers).map(told).collect()
+                }
                 // Without the log nothing the agent says counts. It comes back
                 // with a full report when the log takes it again.
                 Err(error) => vec![Err(Farewell::new(close::UNAVAILABLE, error.to_string()))],
@@ -356,15 +369,19 @@ fn start_recorder(
     (to_record, recorded, task)
 }
 
-fn told(outcome: &Outcome, then: FromBroker) -> Result<FromBroker, Farewell> {
-    match outcome {
-        Outcome::Refused(Refusal::StaleEpoch) => Err(replaced()),
-        _ => Ok(then),
-    }
+/// Whether a connection still counts by what this replica knows.
+fn counts(broker: &Broker, server: &ServerId, epoch: Epoch) -> bool {
+    let fleet = broker.fleet();
+    fleet.server(server).is_some_and(|server| server.link.epoch() == epoch && server.link.held_by().is_some())
 }
 
-fn replaced() -> Farewell {
-    Farewell::new(close::REPLACED, "another connection of this server took over")
+/// Why a connection does not count any more.
+fn void(broker: &Broker, server: &ServerId, epoch: Epoch) -> Farewell {
+    if broker.fleet().server(server).is_some_and(|server| server.link.epoch() > epoch) {
+        return Farewell::new(close::REPLACED, "another connection of this server took over");
+    }
+    // Nothing was heard of this replica, or of the agent, for too long.
+    Farewell::new(close::GOING_AWAY, "this connection was taken for broken; connect again")
 }
 
 /// The state of a conversation.
@@ -373,11 +390,16 @@ struct Talk {
     server: ServerId,
     epoch: Epoch,
     to_record: mpsc::Sender<ToRecord>,
+    /// What the recorder has no room for; nothing more is read meanwhile.
+    held_back: Option<ToRecord>,
     last_sent: InstructionId,
     questions: HashMap<u64, oneshot::Sender<Reply>>,
     last_question: u64,
     last_ping: u64,
-    heard_at: Instant,
+    pinged_at: Instant,
+    pulse: Pulse,
+    /// Silence before this is no fault of the agent: nobody listened.
+    reading_since: Instant,
     /// When the agent must have said something, because another one claims to
     /// be this server.
     answer_due: Option<Instant>,
@@ -394,10 +416,11 @@ impl Talk {
         if let Err(farewell) = self.welcome(socket).await {
             return farewell;
         }
-        let mut pings = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let to_record = self.to_record.clone();
+        let mut contact = agents.broker.contact();
         loop {
             let answer_due = self.answer_due;
+            let look_due = self.look_due();
             // What was recorded goes out before more is read, so that no more
             // is under way than the channels hold.
             let step = tokio::select! {
@@ -405,17 +428,29 @@ impl Talk {
                 () = agents.shutdown.cancelled() => {
                     Err(Farewell::new(close::GOING_AWAY, "this replica ends; connect to another"))
                 }
+                () = given_up(&mut contact) => {
+                    let why = "this replica cannot reach a majority of the others; connect to another one";
+                    Err(Farewell::new(close::GOING_AWAY, why))
+                }
                 Some(result) = recorded.recv() => match result {
-                    Ok(message) => send(socket, &message).await,
+                    Ok(message) => self.send(socket, &message).await,
                     Err(farewell) => Err(farewell),
                 },
                 () = registered.woken.notified() => self.instruct(socket).await,
                 () = registered.contested.notified() => self.challenge(socket).await,
                 Some(asked) = registered.questions.recv() => self.ask(socket, asked).await,
-                // Before the ping: after a standstill of ours, what the agent
+                room = to_record.reserve(), if self.held_back.is_some() => match (room, self.held_back.take()) {
+                    (Ok(room), Some(held_back)) => {
+                        room.send(held_back);
+                        self.reading_since = Instant::now();
+                        Ok(())
+                    }
+                    _ => Err(log_takes_nothing()),
+                },
+                // Before the look: after a standstill of ours, what the agent
                 // said meanwhile is read before it is taken for silent.
-                message = socket.next() => self.heard(socket, message).await,
-                _ = pings.tick() => self.ping(socket).await,
+                message = socket.next(), if self.held_back.is_none() => self.heard(socket, message).await,
+                () = sleep_until(look_due) => self.look(socket).await,
                 () = sleep_until(answer_due.unwrap_or_else(Instant::now)), if answer_due.is_some() => {
                     Err(Farewell::silence())
                 }
@@ -432,20 +467,19 @@ impl Talk {
             epoch: self.epoch,
             oldest_instruction: self.broker.fleet().oldest_instruction(&self.server),
         };
-        send(socket, &welcome).await?;
+        self.send(socket, &welcome).await?;
         self.instruct(socket).await
     }
 
     /// Sends what is in the outbox and was not sent on this connection yet.
     async fn instruct(&mut self, socket: &mut WebSocket) -> Result<(), Farewell> {
         let fleet = self.broker.fleet();
-        match fleet.server(&self.server) {
-            Some(server) if server.link.epoch() == self.epoch => {}
-            _ => return Err(replaced()),
+        if !counts(&self.broker, &self.server, self.epoch) {
+            return Err(void(&self.broker, &self.server, self.epoch));
         }
         for instruction in fleet.outbox_after(&self.server, self.last_sent) {
             let message = FromBroker::Instruction { epoch: self.epoch, instruction: (**instruction).clone() };
-            send(socket, &message).await?;
+            self.send(socket, &message).await?;
             self.last_sent = instruction.id;
         }
         Ok(())
@@ -457,15 +491,40 @@ impl Talk {
         self.last_question += 1;
         let number = self.last_question;
         self.questions.insert(number, asked.reply);
-        send(socket, &FromBroker::Question { number, question: asked.question }).await
+        self.send(socket, &FromBroker::Question { number, question: asked.question }).await
+    }
+
+    /// When something was last heard, or could have been.
+    fn heard_at(&self) -> Instant {
+        self.pulse.read_at().max(self.reading_since)
+    }
+
+    /// When to look whether the agent is there.
+    fn look_due(&self) -> Instant {
+        let next_ping = self.heard_at().max(self.pinged_at) + PING_INTERVAL_OF_BROKER;
+        if self.held_back.is_some() { next_ping } else { next_ping.min(self.heard_at() + SILENCE_MAX) }
+    }
+
+    /// Nothing came for a while: asks whether the agent is there, or gives up.
+    async fn look(&mut self, socket: &mut WebSocket) -> Result<(), Farewell> {
+        // What nobody reads cannot be heard; pings show that this side lives.
+        let is_reading = self.held_back.is_none();
+        if is_reading && self.heard_at().elapsed() >= SILENCE_MAX {
+            if self.answer_due.is_some() {
+                return Err(Farewell::silence());
+            }
+            return Err(Farewell::new(close::SILENT, "nothing was heard for three pings"));
+        }
+        if self.look_due() > Instant::now() {
+            return Ok(());
+        }
+        self.ping(socket).await
     }
 
     async fn ping(&mut self, socket: &mut WebSocket) -> Result<(), Farewell> {
-        if self.heard_at.elapsed() >= PING_INTERVAL * PINGS_MISSED_MAX {
-            return Err(Farewell::new(close::SILENT, "nothing was heard for three pings"));
-        }
         self.last_ping += 1;
-        send(socket, &FromBroker::Ping { number: self.last_ping }).await
+        self.pinged_at = Instant::now();
+        self.send(socket, &FromBroker::Ping { number: self.last_ping }).await
     }
 
     /// Another agent said that it is this server, and was refused: whether
@@ -477,8 +536,7 @@ impl Talk {
             "another agent with this server's id was refused: a copied host, unless this one is gone"
         );
         self.answer_due.get_or_insert(Instant::now() + CONTEST_TIMEOUT);
-        self.last_ping += 1;
-        send(socket, &FromBroker::Ping { number: self.last_ping }).await
+        self.ping(socket).await
     }
 
     async fn heard(
@@ -486,7 +544,6 @@ impl Talk {
         socket: &mut WebSocket,
         message: Option<Result<Message, axum::Error>>,
     ) -> Result<(), Farewell> {
-        self.heard_at = Instant::now();
         self.answer_due = None;
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
@@ -502,12 +559,12 @@ impl Talk {
             FromAgent::Report { number, mut report } => {
                 check_report(&mut report)?;
                 let command = Command::Report { server: self.server.clone(), epoch: self.epoch, report };
-                self.record(command, FromBroker::Reported { number }).await
+                self.record(command, FromBroker::Reported { number })
             }
             FromAgent::Answer { instruction, answer } => {
                 let answer = bounded(answer);
                 let command = Command::Answer { server: self.server.clone(), epoch: self.epoch, instruction, answer };
-                self.record(command, FromBroker::Settled { instruction }).await
+                self.record(command, FromBroker::Settled { instruction })
             }
             FromAgent::Reply { question, reply } => {
                 if let Some(waiting) = self.questions.remove(&question) {
@@ -516,23 +573,41 @@ impl Talk {
                 }
                 Ok(())
             }
-            FromAgent::Ping { number } => send(socket, &FromBroker::Pong { number }).await,
+            FromAgent::Ping { number } => self.send(socket, &FromBroker::Pong { number }).await,
             FromAgent::Pong { .. } => Ok(()),
         }
     }
 
-    async fn record(&self, command: Command, then: FromBroker) -> Result<(), Farewell> {
-        let to_record = ToRecord { command, then };
-        self.to_record.send(to_record).await.map_err(|_| Farewell::new(close::UNAVAILABLE, "the log takes nothing now"))
+    /// Hands something to the recorder, or keeps it until there is room.
+    fn record(&mut self, command: Command, then: FromBroker) -> Result<(), Farewell> {
+        match self.to_record.try_send(ToRecord { command, then }) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(held_back)) => {
+                self.held_back = Some(held_back);
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(log_takes_nothing()),
+        }
+    }
+
+    async fn send(&self, socket: &mut WebSocket, message: &FromBroker) -> Result<(), Farewell> {
+        let text = serde_json::to_string(message)
+            .map_err(|error| Farewell::nonsense(format!("a message cannot be written: {error}")))?;
+        match self.pulse.send(socket.send(Message::Text(text.into())), SILENCE_MAX).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Farewell::gone()),
+            Err(Stalled) => Err(Farewell::new(close::SILENT, "the agent does not read")),
+        }
     }
 }
 
-async fn send(socket: &mut WebSocket, message: &FromBroker) -> Result<(), Farewell> {
-    let text = serde_json::to_string(message)
-        .map_err(|error| Farewell::nonsense(format!("a message cannot be written: {error}")))?;
-    match timeout(WRITE_TIMEOUT, socket.send(Message::Text(text.into()))).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Farewell::gone()),
-        Err(_) => Err(Farewell::new(close::SILENT, "the agent does not read")),
+/// Resolves when this replica is of no use to agents.
+async fn given_up(contact: &mut watch::Receiver<Contact>) {
+    if contact.wait_for(|contact| *contact == Contact::GivenUp).await.is_err() {
+        std::future::pending::<()>().await;
     }
+}
+
+fn log_takes_nothing() -> Farewell {
+    Farewell::new(close::UNAVAILABLE, "the log takes nothing now")
 }

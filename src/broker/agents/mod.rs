@@ -1,6 +1,13 @@
-//! The agents' side of a replica: who is connected here, and the connections.
+//! The agents' side of a replica:
+//!
+//! - `registry.rs`: who is connected here,
+//! - `link.rs`: one connection,
+//! - `colleagues.rs`: questions to agents of other replicas,
+//! - `missing.rs`: tells the log which replicas are not heard of.
 
+mod colleagues;
 mod link;
+mod missing;
 mod registry;
 
 use std::sync::Arc;
@@ -14,10 +21,15 @@ use axum::{Extension, Json, Router};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(super) use self::colleagues::Desk;
+pub use self::colleagues::{Colleagues, NoColleagues};
+pub use self::missing::{SILENT_AFTER, report_missing};
 pub use self::registry::Links;
+use super::contact::Contact;
 use super::core::Broker;
 use super::listen::Place;
 use crate::protocol;
+use crate::pulse::Pulse;
 use crate::secret::Secret;
 
 /// What the connections need.
@@ -49,6 +61,7 @@ pub fn router(agents: Agents) -> Router {
 async fn upgrade(
     State(agents): State<Agents>,
     Extension(place): Extension<Place>,
+    Extension(pulse): Extension<Pulse>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -62,11 +75,15 @@ async fn upgrade(
     if agents.shutdown.is_cancelled() || !agents.opened.is_cancelled() {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "this replica takes no agents now");
     }
+    if *agents.broker.contact().borrow() != Contact::Kept {
+        let why = "this replica cannot reach a majority of the others; connect to another one";
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, why);
+    }
     upgrade.max_message_size(protocol::MESSAGE_BYTES_MAX).max_frame_size(protocol::MESSAGE_BYTES_MAX).on_upgrade(
         move |socket| async move {
             let tasks = agents.tasks.clone();
             // Tracked, so that the end of the replica waits for its farewell.
-            let _ = tasks.spawn(link::serve(socket, agents)).await;
+            let _ = tasks.spawn(link::serve(socket, pulse, agents)).await;
             drop(place);
         },
     )

@@ -24,7 +24,8 @@ pub(super) struct Asked {
 
 /// The connection's end of its registration.
 pub(super) struct Registered {
-    /// Something in the log concerns this server.
+    /// Something in the log concerns this server: there is something to send,
+    /// or its connection no longer counts.
     pub(super) woken: Arc<Notify>,
     /// Another agent came with the id of this server.
     pub(super) contested: Arc<Notify>,
@@ -92,7 +93,10 @@ impl Links {
             return;
         }
         let concerned = events.iter().filter_map(|event| match event {
-            Event::InstructionIssued { server, .. } | Event::ServerConnected { server, .. } => Some((server, false)),
+            Event::InstructionIssued { server, .. }
+            | Event::ServerConnected { server, .. }
+            | Event::ServerInterrupted { server }
+            | Event::ServerForgotten { server } => Some((server, false)),
             Event::ServerContested { server } => Some((server, true)),
             _ => None,
         });
@@ -152,6 +156,8 @@ mod tests {
             report: Report::default(),
         }]);
         assert_eq!((woken(&at_one), woken(&at_two)), (true, false));
+        links.notice(&[Event::ServerInterrupted { server: two.clone() }]);
+        assert_eq!((woken(&at_one), woken(&at_two)), (false, true));
         links.notice(&[]);
         assert_eq!((woken(&at_one), woken(&at_two)), (true, true));
         assert_eq!((woken(&at_one), woken(&at_two)), (false, false), "once each");

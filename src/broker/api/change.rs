@@ -13,6 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::auth::Caller;
+use super::consistency::Reading;
+use super::door::Proposed;
 use super::envelope::RequestId;
 use super::error::Error;
 use super::idempotency::{Headed, REPLAYED_HEADER, Repeatable};
@@ -31,6 +33,7 @@ pub(super) struct Changing<T> {
 struct Call {
     client: ClientId,
     request_id: String,
+    reading: Reading,
     repeatable: Option<Repeatable>,
 }
 
@@ -44,11 +47,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Changing<T> {
             tracing::error!("a request came to a handler without its caller");
             return Err(Error::Internal);
         };
+        let reading = Reading::from_request_parts(&mut head, state).await?;
         let headed = Headed::new(&head)?;
         let content = body::read(Request::from_parts(head, content), state).await?;
         let items = body::items(&content)?;
         let repeatable = headed.map(|headed| headed.with_body(&content));
-        Ok(Self { items, call: Call { client, request_id, repeatable } })
+        Ok(Self { items, call: Call { client, request_id, reading, repeatable } })
     }
 }
 
@@ -142,16 +146,25 @@ impl ApiState {
 
     /// Proposes the commands of a call.
     async fn settle(&self, call: Call, commands: Vec<Command>) -> Result<Settled, Error> {
-        let Call { client, request_id, repeatable } = call;
+        let Call { client, request_id, reading, repeatable } = call;
         let Some(Repeatable { key, fingerprint }) = repeatable else {
-            let mut outcomes = if commands.is_empty() { Vec::new() } else { self.core.propose(commands).await? };
+            let Proposed { index, mut outcomes } = if commands.is_empty() {
+                // Nothing was done: whatever is known shows that.
+                Proposed { index: self.core.local().index, outcomes: Vec::new() }
+            } else {
+                self.propose(commands).await?
+            };
+            reading.show(index);
             request::shorten(&mut outcomes);
             return Ok(Settled { outcomes, request_id, is_repeated: false });
         };
         let _turn = self.running.begin(&client, &key)?;
         // Also when no item is good: that answer is kept like any other.
         let once = Command::Once { client, key, fingerprint, request_id: request_id.clone(), commands };
-        match self.core.propose(vec![once]).await?.pop() {
+        let Proposed { index, mut outcomes } = self.propose(vec![once]).await?;
+        // A repetition stands behind what it repeats: whoever sees it sees that.
+        reading.show(index);
+        match outcomes.pop() {
             Some(Outcome::Once(outcomes)) => Ok(Settled { outcomes, request_id, is_repeated: false }),
             Some(Outcome::Repeated { request_id, outcomes }) => {
                 tracing::debug!(first_request_id = %request_id, "a call was repeated");

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::ApiState;
+use super::consistency::Reading;
 use super::error::Error;
 use super::{view, wire};
 use crate::domain::session::SessionState;
@@ -32,6 +33,7 @@ pub(super) const NO_SESSION: &str = "The requested dcvSession does not exist";
 )]
 pub(super) async fn get(
     State(api): State<ApiState>,
+    reading: Reading,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Error> {
     let Path((session_id, user)) =
@@ -40,7 +42,8 @@ pub(super) async fn get(
     let user = Owner::new(&user).map_err(|error| {
         Error::BadRequest(format!("the user in the path is not valid: {error}").replacen("owner", "a user", 1))
     })?;
-    let fleet = api.core.read().await?;
+    // The answer opens a session: nobody gets in by what was true once.
+    let fleet = api.see_current(&reading).await?;
     let session = fleet.session(&id).ok_or(Error::NotFound(NO_SESSION))?;
     match fleet.state_of(session) {
         SessionState::Ready => {}

@@ -6,22 +6,51 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::journal::Position;
-use crate::domain::{ClientId, Command, Fleet, Outcome, ServerId, Session, Timestamp};
+use crate::domain::{ClientId, Command, Fleet, LogIndex, Outcome, ServerId, Session, Timestamp};
 use crate::protocol::{Question, Reply};
+
+/// The fleet as it was right after an entry of the log.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The fleet.
+    pub fleet: Arc<Fleet>,
+    /// The entry. It may be newer than the last one that [`Fleet::applied`]
+    /// tells: entries that concern the replicas alone count here.
+    pub index: LogIndex,
+}
+
+/// What became of commands that were proposed together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proposed {
+    /// The entry that holds them all.
+    pub index: LogIndex,
+    /// One outcome for each command, in their order.
+    pub outcomes: Vec<Outcome>,
+}
 
 /// Commands into the replicated log, and views of the fleet out of it.
 pub trait Core: Send + Sync + 'static {
     /// Proposes commands in this order. They are durable on a majority and
-    /// applied when it returns, with one outcome for each command.
-    fn propose(&self, commands: Vec<Command>) -> impl Future<Output = Result<Vec<Outcome>, Unavailable>> + Send;
+    /// applied when it returns.
+    fn propose(&self, commands: Vec<Command>) -> impl Future<Output = Result<Proposed, Unavailable>> + Send;
 
     /// The fleet as of now: it holds everything that was acknowledged before
     /// the call, by whichever replica.
-    fn read(&self) -> impl Future<Output = Result<Arc<Fleet>, Unavailable>> + Send;
+    fn read(&self) -> impl Future<Output = Result<View, Unavailable>> + Send;
 
     /// The fleet as this replica knows it, maybe stale.
-    fn local(&self) -> Arc<Fleet>;
+    fn local(&self) -> View;
+
+    /// Resolves when [`local`](Self::local) is at least as new as an entry; at
+    /// once when it is already.
+    fn applied(&self, index: LogIndex) -> impl Future<Output = ()> + Send;
+
+    /// Whether it is known that [`read`](Self::read) would wait in vain,
+    /// because no majority of replicas can be reached.
+    fn is_cut_off(&self) -> bool;
 
     /// Resolves when the journal of [`local`](Self::local) has grown beyond a
     /// position; at once when it has already.
@@ -89,10 +118,13 @@ pub enum UnavailableReason {
     /// This replica is starting or ending.
     #[error("this replica is starting or ending")]
     NotServing,
+    /// The caller knows of entries that have not arrived here.
+    #[error("this replica has not yet what Berth-Min-Index asks for")]
+    Behind,
 }
 
 /// Why an agent did not answer a question. The texts are for clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum AskError {
     /// No connection to it.
     #[error("the agent of its server cannot be reached")]
@@ -153,9 +185,11 @@ pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// [`Core`] without its type, so that handlers need not be generic.
 pub(super) trait AnyCore: Send + Sync + 'static {
-    fn propose(&self, commands: Vec<Command>) -> Later<'_, Result<Vec<Outcome>, Unavailable>>;
-    fn read(&self) -> Later<'_, Result<Arc<Fleet>, Unavailable>>;
-    fn local(&self) -> Arc<Fleet>;
+    fn propose(&self, commands: Vec<Command>) -> Later<'_, Result<Proposed, Unavailable>>;
+    fn read(&self) -> Later<'_, Result<View, Unavailable>>;
+    fn local(&self) -> View;
+    fn applied(&self, index: LogIndex) -> Later<'_, ()>;
+    fn is_cut_off(&self) -> bool;
     fn journaled_after(&self, position: Position) -> Later<'_, ()>;
     fn ask<'a>(&'a self, server: &'a ServerId, question: Question) -> Later<'a, Result<Reply, AskError>>;
     fn new_id(&self) -> String;
@@ -163,16 +197,24 @@ pub(super) trait AnyCore: Send + Sync + 'static {
 }
 
 impl<C: Core> AnyCore for C {
-    fn propose(&self, commands: Vec<Command>) -> Later<'_, Result<Vec<Outcome>, Unavailable>> {
+    fn propose(&self, commands: Vec<Command>) -> Later<'_, Result<Proposed, Unavailable>> {
         Box::pin(Core::propose(self, commands))
     }
 
-    fn read(&self) -> Later<'_, Result<Arc<Fleet>, Unavailable>> {
+    fn read(&self) -> Later<'_, Result<View, Unavailable>> {
         Box::pin(Core::read(self))
     }
 
-    fn local(&self) -> Arc<Fleet> {
+    fn local(&self) -> View {
         Core::local(self)
+    }
+
+    fn applied(&self, index: LogIndex) -> Later<'_, ()> {
+        Box::pin(Core::applied(self, index))
+    }
+
+    fn is_cut_off(&self) -> bool {
+        Core::is_cut_off(self)
     }
 
     fn journaled_after(&self, position: Position) -> Later<'_, ()> {

@@ -23,6 +23,13 @@ pub const ITEMS_MAX: usize = 1000;
 /// not say.
 pub const RESULTS_MAX: usize = 1000;
 
+/// How long a read waits to learn what is current before it is answered from
+/// what the replica knows: longer than the election of a leader takes, and
+/// shorter than people wait.
+pub const READ_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a read waits for the entry that Berth-Min-Index names.
+pub const MIN_INDEX_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// Longest time that a drain may take, in seconds: a week.
 pub const DRAIN_SECONDS_MAX: u32 = 7 * 24 * 3600;
 /// Sessions or servers that a request looks at before it leaves the threads

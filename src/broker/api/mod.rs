@@ -12,6 +12,7 @@ mod auth;
 mod body;
 mod change;
 mod connection;
+mod consistency;
 mod description;
 pub mod door;
 mod envelope;
@@ -38,12 +39,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+pub use consistency::{CONSISTENCY_HEADER, INDEX_HEADER, MIN_INDEX_HEADER, STALE_HEADER};
 pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
 pub use error::Error;
@@ -54,14 +56,9 @@ use self::door::{AnyCore, AnyIdentity, Core, Identity};
 use self::idempotency::Running;
 use self::scan::Scans;
 use self::validate::Invalid;
-use crate::domain::{Fleet, Outcome, Refusal, SessionId};
+use crate::domain::{Outcome, Refusal, SessionId};
 use crate::protocol::ImageFormat;
 
-/// Header of answers: the log index that the answer shows.
-pub const INDEX_HEADER: HeaderName = HeaderName::from_static("berth-index");
-/// Header of answers that may be out of date, because no majority of replicas
-/// could be reached: `true`.
-pub const STALE_HEADER: HeaderName = HeaderName::from_static("berth-stale");
 /// Header of answers to a cursor after which events were dropped: the oldest
 /// log index whose events are kept.
 pub const OLDEST_INDEX_HEADER: HeaderName = HeaderName::from_static("berth-oldest-index");
@@ -130,6 +127,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/openServers", post(servers::open))
         .route("/closeServers", post(servers::close))
         .merge(v1::routes())
+        .route_layer(middleware::from_fn(consistency::attend))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
         .route("/oauth2/token", post(token::token).layer(DefaultBodyLimit::max(limits::FORM_BYTES_MAX)))
         .route("/health", get(health));
@@ -167,23 +165,6 @@ enum Failure {
     Refused(#[from] Refusal),
 }
 
-/// A view of the fleet for an answer.
-struct Seen {
-    fleet: Arc<Fleet>,
-    is_stale: bool,
-}
-
-impl Seen {
-    fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(INDEX_HEADER, HeaderValue::from(self.fleet.applied().0));
-        if self.is_stale {
-            headers.insert(STALE_HEADER, HeaderValue::from_static("true"));
-        }
-        headers
-    }
-}
-
 impl ApiState {
     /// Puts the parts together.
     pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
@@ -202,18 +183,6 @@ impl ApiState {
     #[must_use]
     pub fn ending_with(self, ending: CancellationToken) -> Self {
         Self { ending, ..self }
-    }
-
-    /// The fleet as of now or, when that cannot be known, as this replica
-    /// knows it.
-    async fn see(&self) -> Seen {
-        match self.core.read().await {
-            Ok(fleet) => Seen { fleet, is_stale: false },
-            Err(unavailable) => {
-                tracing::warn!(reason = %unavailable.reason, "answering from what this replica knows");
-                Seen { fleet: self.core.local(), is_stale: true }
-            }
-        }
     }
 
     /// An id for a session that is to be made.

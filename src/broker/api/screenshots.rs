@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::Items;
 use super::connection::not_ready;
+use super::consistency::Reading;
 use super::door::AskError;
 use super::envelope::RequestId;
 use super::error::Error;
@@ -55,9 +56,10 @@ enum Failure {
 pub(super) async fn take(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
+    reading: Reading,
     Items(items): Items<wire::GetSessionScreenshotRequestData>,
 ) -> Result<Json<wire::GetSessionScreenshotsResponse>, Error> {
-    let fleet = api.core.read().await?;
+    let fleet = api.see_current(&reading).await?;
     let end = Instant::now() + api.settings.screenshots.request_timeout;
     let shared = Arc::new(Sitting { api, fleet, end, bytes: AtomicUsize::new(0) });
     let pictures = stream::iter(items).map(|item| {

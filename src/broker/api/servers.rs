@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::Query;
 use super::change::{Changed, Changing};
+use super::consistency::Reading;
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::ServerQuery;
@@ -25,14 +26,15 @@ use crate::domain::{Command, Outcome, Refusal, ServerId};
 pub(super) async fn describe(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
+    reading: Reading,
     Query(request): Query<wire::DescribeServersRequestData>,
 ) -> Result<Response, Error> {
     let query = ServerQuery::try_from(request)?;
-    let seen = api.see().await;
-    let (page, next_token) = query.page(&seen.fleet);
-    let servers = page.into_iter().map(|server| view::server(&seen.fleet, server)).collect();
+    let fleet = api.see(&reading).await?;
+    let (page, next_token) = query.page(&fleet);
+    let servers = page.into_iter().map(|server| view::server(&fleet, server)).collect();
     let body = wire::DescribeServersResponse { request_id, servers, next_token };
-    Ok((seen.headers(), Json(body)).into_response())
+    Ok(Json(body).into_response())
 }
 
 /// Opens servers for placement.

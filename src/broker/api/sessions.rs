@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use super::ApiState;
 use super::body::Query;
 use super::change::{Changed, Changing};
+use super::consistency::Reading;
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::SessionQuery;
@@ -26,13 +27,13 @@ use crate::domain::{Command, Fleet, Outcome, Refusal, SessionId, SessionSpec};
 pub(super) async fn describe(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
+    reading: Reading,
     Query(request): Query<wire::DescribeSessionsRequestData>,
 ) -> Result<Response, Error> {
     let query = SessionQuery::try_from(request)?;
-    let seen = api.see().await;
-    let headers = seen.headers();
-    let body = api.scans.look(seen.fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
-    Ok((headers, JsonBytes(body)).into_response())
+    let fleet = api.see(&reading).await?;
+    let body = api.scans.look(fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
+    Ok(JsonBytes(body).into_response())
 }
 
 /// The body of an answer; `None` when too many sessions would have to be

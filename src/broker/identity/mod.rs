@@ -17,9 +17,10 @@ use self::secrets::{CheckError, Secrets};
 pub use self::tokens::TokenKeyError;
 use self::tokens::{Signer, TokenRefusal};
 use super::api::door::{self, Token, TokenError, Unavailable, UnavailableReason, VerifyError};
+use super::cluster::shared::{self, SharedKeyError};
 use super::core::Broker;
 use crate::domain::client::KeyPurpose;
-use crate::domain::{ClientId, Command, KeyId, Outcome, Refusal, Session, Timestamp};
+use crate::domain::{ClientId, Command, Outcome, Refusal, Session, Timestamp};
 use crate::secret::Secret;
 
 /// Longest client name, in bytes.
@@ -63,6 +64,9 @@ pub enum ClientError {
     /// The thread that checks secrets cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// The keys that all replicas have in common cannot be had.
+    #[error(transparent)]
+    Shared(#[from] SharedKeyError),
     /// A signing key cannot be made.
     #[error("cannot make a signing key")]
     Key,
@@ -96,13 +100,8 @@ impl Identity {
     }
 
     async fn ensure_key(&self, purpose: KeyPurpose) -> Result<(), ClientError> {
-        if self.broker.fleet().key(purpose).is_some() {
-            return Ok(());
-        }
-        let id = new_key_id();
         let private = tokens::generate().map_err(|_| ClientError::Key)?;
-        let sealed = self.cluster_key.seal(&tokens::context(&id, purpose), &private).map_err(|_| ClientError::Key)?;
-        self.broker.propose(vec![Command::InstallKey { id, purpose, sealed }]).await?;
+        shared::agree(&self.broker, &self.cluster_key, purpose, &private).await?;
         Ok(())
     }
 
@@ -187,10 +186,6 @@ impl door::Identity for Identity {
 fn not_serving(error: &TokenKeyError) -> Unavailable {
     tracing::error!(%error, "tokens cannot be signed or checked");
     Unavailable { reason: UnavailableReason::NotServing, retry_after: Duration::from_secs(1) }
-}
-
-fn new_key_id() -> KeyId {
-    KeyId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id")
 }
 
 fn refused(error: CheckError) -> Unavailable {

@@ -1,8 +1,6 @@
 //! Sealing: private keys go into the log only encrypted with the cluster's key.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
@@ -30,10 +28,8 @@ pub enum SealError {
 impl ClusterKey {
     /// Takes the key from its secret text.
     pub fn new(secret: &Secret) -> Result<Self, SealError> {
-        let text = secret.expose().trim_end_matches('=').replace('-', "+").replace('_', "/");
-        let padded = format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4));
-        let bytes = Zeroizing::new(STANDARD.decode(padded).map_err(|_| SealError::Key)?);
-        RandomizedNonceKey::new(&AES_256_GCM, &bytes).map(Self).map_err(|_| SealError::Key)
+        let bytes = secret.bytes_256().ok_or(SealError::Key)?;
+        RandomizedNonceKey::new(&AES_256_GCM, &*bytes).map(Self).map_err(|_| SealError::Key)
     }
 
     /// Encrypts; `context` must be the same when it is opened.

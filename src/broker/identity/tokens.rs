@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::seal::{ClusterKey, SealError};
+use crate::broker::cluster::shared::context;
 use crate::domain::client::{KeyPurpose, SigningKey};
 use crate::domain::{Fleet, KeyId, Timestamp};
 
@@ -209,11 +210,6 @@ pub(super) fn generate() -> Result<Zeroizing<Vec<u8>>, TokenKeyError> {
     EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
         .map(|document| Zeroizing::new(document.as_ref().to_vec()))
         .map_err(|_| TokenKeyError::Key)
-}
-
-/// What a sealed key is bound to: it does not open as another key.
-pub(super) fn context(id: &KeyId, purpose: KeyPurpose) -> String {
-    format!("berth signing key {purpose:?} {id}")
 }
 
 fn open(key: &SigningKey, cluster_key: &ClusterKey) -> Result<Usable, TokenKeyError> {

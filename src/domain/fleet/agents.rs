@@ -164,8 +164,9 @@ pub(super) fn silent(t: &mut Transition<'_>, server: ServerId, epoch: Epoch) -> 
     outcome
 }
 
-/// A replica began anew: whatever agents it held are connected no longer.
-pub(super) fn replica_started(t: &mut Transition<'_>, replica: ReplicaId) -> Outcome {
+/// A replica began anew, or nothing is heard of it: whatever agents it held are
+/// connected no longer.
+pub(super) fn replica_gone(t: &mut Transition<'_>, replica: ReplicaId) -> Outcome {
     let held = |server: &&Arc<Server>| server.link.held_by() == Some(replica);
     let interrupted: Vec<ServerId> = t.fleet.servers().filter(held).map(|server| server.id.clone()).collect();
     for server in interrupted {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::index::Due;
-use super::{Fleet, agents, operators, queue, requests, sessions};
+use super::{Fleet, agents, operators, queue, replicas, requests, sessions};
 use crate::domain::command::{Command, Outcome};
 use crate::domain::event::Event;
 use crate::domain::ids::{ClientId, LogIndex};
@@ -134,7 +134,7 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
     t.client = command.client().cloned();
     match command {
         Command::Configure(settings) => operators::configure(t, settings),
-        Command::ReplicaStarted { replica } => agents::replica_started(t, replica),
+        Command::ReplicaStarted { replica } | Command::ReplicaSilent { replica } => agents::replica_gone(t, replica),
         Command::CreateSession { id, spec, client } => sessions::create(t, id, spec, client),
         Command::DeleteSession { id, owner, force, client: _ } => sessions::delete(t, &id, &owner, force),
         Command::UpdatePermissions { id, owner, permissions, client: _ } => {
@@ -155,6 +155,12 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
         Command::DeactivateClient { id } => operators::deactivate_client(t, id),
         Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
+        Command::InviteReplica { id, within, replaces } => replicas::invite(t, id, within, replaces),
+        Command::AdmitReplica { invitation, folder, address, above } => {
+            replicas::admit(t, invitation, folder, address, above)
+        }
+        Command::RetireReplica { replica } => replicas::retire(t, replica),
+        Command::RotateAuthority { to } => replicas::rotate_authority(t, to),
         Command::Once { client, key, fingerprint, request_id, commands } => {
             requests::once(t, client, key, fingerprint, request_id, commands)
         }

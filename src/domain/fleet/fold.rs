@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::apply::Stamp;
+
 use super::{Fleet, agents};
 use crate::domain::event::Event;
 use crate::domain::host::{HostFacts, HostLoad};
@@ -214,6 +217,27 @@ impl Fleet {
                 self.keys.insert(key.purpose, Arc::new(key.clone()));
             }
             Event::RequestKept(request) => self.requests.keep(request, &self.settings),
+            Event::ReplicaInvited { id, invitation } => {
+                let now = self.at;
+                let open = std::mem::take(&mut self.cluster.invitations);
+                let mut open: OrdMap<_, _> = open.into_iter().filter(|(_, open)| open.expires_at > now).collect();
+                open.insert(id.clone(), invitation.clone());
+                self.cluster.invitations = open;
+            }
+            Event::ReplicaAdmitted { replica, admission } => {
+                self.cluster.last_replica = self.cluster.last_replica.max(*replica);
+                self.cluster.invitations.remove(&admission.invitation);
+                // Nobody is to bring the other one in again.
+                if let Some(replaced) = &admission.replaces {
+                    self.cluster.admitted.remove(replaced);
+                }
+                self.cluster.admitted.insert(*replica, admission.clone());
+            }
+            Event::ReplicaRetired { replica } => {
+                self.cluster.last_replica = self.cluster.last_replica.max(*replica);
+                self.cluster.admitted.remove(replica);
+            }
+            Event::AuthorityRotated { to } => self.cluster.authority = *to,
             Event::SessionRefused { .. } => {}
         }
     }

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Fleet;
 use crate::domain::client::{ApiClient, SigningKey};
+use crate::domain::cluster::{Admission, Cluster, Invitation};
 use crate::domain::codec;
-use crate::domain::ids::{Epoch, InstructionId, LogIndex, ServerId};
+use crate::domain::ids::{Epoch, InstructionId, InvitationId, LogIndex, ReplicaId, ServerId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::{Journal, Position, Record};
 use crate::domain::report::ReportedSession;
@@ -60,7 +61,10 @@ impl Fleet {
         codec::write_all(self.keys.values(), out)?;
         codec::write(&self.journal.horizon(), out)?;
         codec::write_all(self.journal.records(), out)?;
-        codec::write_all(self.requests.by_age(), out)
+        codec::write_all(self.requests.by_age(), out)?;
+        codec::write(&(self.cluster.last_replica, self.cluster.authority), out)?;
+        codec::write_all(self.cluster.invitations.iter(), out)?;
+        codec::write_all(self.cluster.admitted.iter(), out)
     }
 
     /// Reads a snapshot of any version that was ever written.
@@ -84,6 +88,9 @@ impl Fleet {
         let horizon: Option<Position> = codec::read(input)?;
         let journal: Vec<Arc<Record>> = codec::read_all(input)?;
         let requests: Vec<Arc<KeptRequest>> = codec::read_all(input)?;
+        let (last_replica, authority): (ReplicaId, u32) = codec::read(input)?;
+        let invitations: Vec<(InvitationId, Invitation)> = codec::read_all(input)?;
+        let admitted: Vec<(ReplicaId, Admission)> = codec::read_all(input)?;
         let mut fleet = Self {
             at: head.at,
             index_applied: head.index_applied,
@@ -101,6 +108,12 @@ impl Fleet {
             keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
             journal: Journal::restored(horizon, journal),
             requests: requests.into_iter().collect(),
+            cluster: Cluster {
+                last_replica,
+                authority,
+                invitations: invitations.into_iter().collect(),
+                admitted: admitted.into_iter().collect(),
+            },
             index: super::index::Index::default(),
         };
         fleet.rebuild_index();

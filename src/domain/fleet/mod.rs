@@ -24,6 +24,7 @@ pub mod invariants;
 mod lookup;
 mod operators;
 mod queue;
+mod replicas;
 mod requests;
 mod sessions;
 mod slots;
@@ -44,6 +45,7 @@ pub use image::ImageError;
 use self::index::Index;
 use self::requests::Requests;
 use super::client::{ApiClient, KeyPurpose, SigningKey};
+use super::cluster::Cluster;
 use super::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ServerId, SessionId};
 use super::instruction::Instruction;
 use super::journal::Journal;
@@ -79,6 +81,7 @@ pub struct Fleet {
     keys: OrdMap<KeyPurpose, Arc<SigningKey>>,
     journal: Journal,
     requests: Requests,
+    cluster: Cluster,
     index: Index,
 }
 
@@ -102,10 +105,16 @@ impl PartialEq for Fleet {
             && self.keys == other.keys
             && self.journal == other.journal
             && self.requests == other.requests
+            && self.cluster == other.cluster
     }
 }
 
 impl Fleet {
+    /// What was decided about replicas.
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// Time of the last entry, by its leader's clock.
     pub const fn at(&self) -> Timestamp {
         self.at

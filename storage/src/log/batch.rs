@@ -1,13 +1,14 @@
 //! Batches of a size that [`Database::apply`] takes.
 
-use super::database::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Database};
+use super::database::{Changes, Database};
 use super::record;
+use super::tree::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
 use crate::Error;
 
-/// A sled batch that is applied whenever it has become large enough.
+/// Changes, applied whenever they are as many as fit.
 pub(crate) struct Batch<'a> {
     database: &'a Database,
-    pending: sled::Batch,
+    pending: Changes,
     bytes: usize,
     records: usize,
     inserted: usize,
@@ -15,7 +16,7 @@ pub(crate) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(database: &'a Database) -> Self {
-        Self { database, pending: sled::Batch::default(), bytes: 0, records: 0, inserted: 0 }
+        Self { database, pending: database.changes(), bytes: 0, records: 0, inserted: 0 }
     }
 
     pub(crate) fn insert(&mut self, key: &[u8], value: Vec<u8>) -> Result<(), Error> {
@@ -67,6 +68,6 @@ impl<'a> Batch<'a> {
         }
         self.bytes = 0;
         self.records = 0;
-        self.database.apply(std::mem::take(&mut self.pending))
+        self.database.apply(std::mem::replace(&mut self.pending, self.database.changes()))
     }
 }

@@ -98,6 +98,11 @@ pub(crate) fn parse_key(key: &[u8]) -> Option<(u64, Part)> {
     (prefix == ENTRY_PREFIX).then_some((u64::from_be_bytes(*index), part))
 }
 
+/// Whether a key is one of an entry's.
+pub(crate) fn is_entry_key(key: &[u8]) -> bool {
+    parse_key(key).is_some()
+}
+
 /// How a key is called in an error.
 pub(crate) fn describe_key(key: &[u8]) -> String {
     match parse_key(key) {

@@ -2,13 +2,17 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 use std::time::{Duration, Instant};
 
 use super::database::Database;
 use super::view::View;
 use super::{Condition, Done, Entry};
 use crate::error::chain;
+use crate::files::Files;
+use crate::memory::Driver;
 use crate::{Error, Options};
 
 /// How long a reader waits before it tries again, if nobody wakes it.
@@ -17,12 +21,15 @@ const REOPENING_PAUSE: Duration = Duration::from_millis(100);
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) files: Files,
     /// Folder of the log database.
     pub(crate) folder: PathBuf,
     pub(crate) options: Options,
     state: Mutex<State>,
     /// Wakes the writer: something is queued, or the store closes.
     pub(crate) wake: Condvar,
+    /// Drives the writer where no thread does.
+    pub(crate) driver: OnceLock<Weak<Driver>>,
     /// Wakes readers after the database was opened anew.
     reopened: Condvar,
     /// Missing once closed, and while it is opened anew. Written to by the
@@ -91,8 +98,9 @@ pub(crate) enum Action {
 }
 
 impl Shared {
-    pub(crate) fn new(folder: PathBuf, options: Options, view: View, database: Database) -> Self {
+    pub(crate) fn new(files: Files, folder: PathBuf, options: Options, view: View, database: Database) -> Self {
         Self {
+            files,
             folder,
             options,
             state: Mutex::new(State {
@@ -107,8 +115,18 @@ impl Shared {
                 closing: false,
             }),
             wake: Condvar::new(),
+            driver: OnceLock::new(),
             reopened: Condvar::new(),
             database: RwLock::new(Some(database)),
+        }
+    }
+
+    /// Tells the writer that there is something to do. Not to be called with the
+    /// state locked: the writer may get to it at once.
+    pub(crate) fn wake_writer(&self) {
+        self.wake.notify_one();
+        if let Some(driver) = self.driver.get().and_then(Weak::upgrade) {
+            driver.call();
         }
     }
 

@@ -6,13 +6,11 @@
 //! acknowledged writes, and must not be opened. The note itself is not synced:
 //! after a power cut it may be older than the truth, never newer.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::Error;
 use crate::codec::{self, Kind};
-use crate::{Error, durable};
+use crate::files::{Files, Handle};
 
 /// The note is written to two places in turn, so that one torn by a power cut
 /// leaves the other.
@@ -23,27 +21,25 @@ const PLACE_BYTES: usize = 4 << 10;
 #[derive(Debug)]
 pub(crate) struct Synced {
     path: PathBuf,
-    file: File,
+    file: Handle,
 }
 
 impl Synced {
     /// Makes the file, noting group 0.
-    pub(crate) fn create(path: &Path) -> Result<(), Error> {
+    pub(crate) fn create(files: &Files, path: &Path) -> Result<(), Error> {
         let beside = path.with_extension("new");
-        let attempt = |error| Error::io("write", &beside, error);
-        let mut file = File::create(&beside).map_err(attempt)?;
+        let file = files.create(&beside)?;
         let note = note(0);
         let mut place = vec![0; PLACE_BYTES];
         place[..note.len()].copy_from_slice(&note);
-        for _ in 0..PLACES {
-            file.write_all(&place).map_err(attempt)?;
-        }
-        durable::replace(&file, &beside, path)
+        let places = place.repeat(usize::try_from(PLACES).expect("two fit"));
+        file.write_all_at(&places, 0).map_err(|error| Error::io("write", &beside, error))?;
+        files.replace(&file, &beside, path)
     }
 
     /// Opens the file. Answers also with the number noted.
-    pub(crate) fn open(path: &Path) -> Result<(Self, u64), Error> {
-        let file = File::options().read(true).write(true).open(path).map_err(|error| Error::io("open", path, error))?;
+    pub(crate) fn open(files: &Files, path: &Path) -> Result<(Self, u64), Error> {
+        let file = files.open(path)?;
         let mut newest = None;
         let mut defect = None;
         for place in 0..PLACES {

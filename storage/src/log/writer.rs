@@ -6,6 +6,11 @@
 //! so a crash leaves the writes of a group up to some point. Writing a group a
 //! second time, after sled had to be opened anew, leaves the same state, and a
 //! crash meanwhile as good a one: each append first removes what stands there.
+//!
+//! On a simulated disk there is no thread: [`inline`] takes the same steps when
+//! the disk says so.
+
+mod inline;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +19,15 @@ use std::time::Duration;
 
 use super::Condition;
 use super::batch::Batch;
-use super::database::{Database, panic_text};
+use super::database::Database;
 use super::load;
 use super::record::{self, Purged};
-use super::shared::{Action, Shared, Write};
+use super::shared::{Action, Shared, State, Write};
 use super::synced::Synced;
+use super::tree::panic_text;
+use crate::Error;
 use crate::codec::{self, Kind};
-use crate::{Error, durable};
+pub(crate) use inline::Turn;
 
 /// Bytes taken into one group, which bounds how long the first of it waits for
 /// the last; a single longer entry is a group of its own.
@@ -57,6 +64,8 @@ pub(crate) struct Writer {
     in_flight: Group,
     /// Whether an attempt before may have written some of it.
     again: bool,
+    /// Whether it is written and not synced yet.
+    is_written: bool,
 }
 
 /// Writes that share a sync.
@@ -77,7 +86,8 @@ impl Writer {
     /// A writer that goes on after `group`, the last one in the database.
     pub(crate) fn new(shared: Arc<Shared>, synced: Synced, group: u64) -> Self {
         let purged = shared.state().view.purged().map(|(index, _)| *index);
-        Self { shared, synced, group, purged, leftovers: purged.is_some(), in_flight: Group::default(), again: false }
+        let (leftovers, in_flight) = (purged.is_some(), Group::default());
+        Self { shared, synced, group, purged, leftovers, in_flight, again: false, is_written: false }
     }
 
     /// Writes until the store is closed or fails.
@@ -85,6 +95,11 @@ impl Writer {
         let result = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
             Err(Error::Failed { reason: format!("the writer panicked: {}", panic_text(panic.as_ref())).into() })
         });
+        self.finish(result)
+    }
+
+    /// Ends with `result`: what is left is reported as failed, the database closed.
+    pub(crate) fn finish(mut self, result: Result<(), Error>) -> Result<(), Error> {
         if let Err(error) = &result
             && !matches!(error, Error::Full { .. })
         {
@@ -121,33 +136,9 @@ impl Writer {
         let mut state = shared.state();
         let mut paused = false;
         loop {
-            if let Condition::Failed(reason) = &state.condition {
-                return Job::Stop(Err(Error::Failed { reason: Arc::clone(reason) }));
-            }
-            let mut bytes = 0;
-            while let Some(write) = state.queue.front()
-                && self.in_flight.writes.len() < GROUP_WRITES
-                && (bytes == 0 || bytes + write.bytes <= GROUP_BYTES)
-            {
-                bytes += write.bytes;
-                self.in_flight.writes.extend(state.queue.pop_front());
-            }
-            let last = self.in_flight.writes.back().map(|write| write.number);
-            let in_order = |after: u64| state.queue.is_empty() || last.is_some_and(|last| last >= after);
-            let ripe = state.committed.as_ref().is_some_and(|waiting| {
-                in_order(waiting.after_write)
-                    && (last.is_some() || state.closing || waiting.since.elapsed() >= COMMITTED_WAIT)
-            });
-            let committed = if ripe { state.committed.take() } else { None };
-            match (last, committed) {
-                (Some(_), committed) => {
-                    self.in_flight.committed = committed.map(|waiting| waiting.marker);
-                    return Job::Group;
-                }
-                (None, Some(waiting)) => return Job::Committed(waiting.marker),
-                (None, None) if state.closing => return Job::Stop(Ok(())),
-                (None, None) if self.leftovers && paused => return Job::Purge,
-                (None, None) => {}
+            let is_old = state.committed.as_ref().is_some_and(|waiting| waiting.since.elapsed() >= COMMITTED_WAIT);
+            if let Some(job) = self.take_job(&mut state, paused, is_old) {
+                return job;
             }
             let limit = if self.leftovers {
                 Some(PURGE_PAUSE)
@@ -163,6 +154,37 @@ impl Writer {
                 }
                 None => shared.wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
             };
+        }
+    }
+
+    /// What is to be done, if anything is. `paused` when nothing came for a
+    /// while, `is_old` when the committed marker has waited long enough.
+    fn take_job(&mut self, state: &mut State, paused: bool, is_old: bool) -> Option<Job> {
+        if let Condition::Failed(reason) = &state.condition {
+            return Some(Job::Stop(Err(Error::Failed { reason: Arc::clone(reason) })));
+        }
+        let mut bytes = 0;
+        while let Some(write) = state.queue.front()
+            && self.in_flight.writes.len() < GROUP_WRITES
+            && (bytes == 0 || bytes + write.bytes <= GROUP_BYTES)
+        {
+            bytes += write.bytes;
+            self.in_flight.writes.extend(state.queue.pop_front());
+        }
+        let last = self.in_flight.writes.back().map(|write| write.number);
+        let in_order = |after: u64| state.queue.is_empty() || last.is_some_and(|last| last >= after);
+        let ripe = (state.committed.as_ref())
+            .is_some_and(|waiting| in_order(waiting.after_write) && (last.is_some() || state.closing || is_old));
+        let committed = if ripe { state.committed.take() } else { None };
+        match (last, committed) {
+            (Some(_), committed) => {
+                self.in_flight.committed = committed.map(|waiting| waiting.marker);
+                Some(Job::Group)
+            }
+            (None, Some(waiting)) => Some(Job::Committed(waiting.marker)),
+            (None, None) if state.closing => Some(Job::Stop(Ok(()))),
+            (None, None) if self.leftovers && paused => Some(Job::Purge),
+            (None, None) => None,
         }
     }
 
@@ -204,7 +226,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let mut waited = false;
         loop {
-            let full = match durable::require_room(&shared.folder, needed_bytes) {
+            let full = match shared.files.require_room(&shared.folder, needed_bytes) {
                 Ok(()) => break,
                 Err(full) => full,
             };
@@ -246,7 +268,7 @@ impl Writer {
             tracing::warn!(%error, "the database did not close cleanly, it is checked next");
         }
         let database = loop {
-            let opened = Database::open(&shared.folder, shared.options.cache_bytes);
+            let opened = Database::open(&shared.files, &shared.folder, shared.options.cache_bytes);
             match opened.and_then(|database| self.verify(&database).map(|()| database)) {
                 Ok(database) => break database,
                 Err(error) if error.is_disk_full() => {
@@ -286,6 +308,12 @@ impl Writer {
 
     /// Writes the group in flight and makes it durable.
     fn write_group(&mut self) -> Result<(), Error> {
+        self.write_records()?;
+        self.make_durable()
+    }
+
+    /// Writes the group in flight.
+    fn write_records(&mut self) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         let guard = shared.database();
         let database = guard.as_ref().ok_or(Error::Closed)?;
@@ -337,8 +365,16 @@ impl Writer {
         let group = self.group + 1;
         batch.insert(record::GROUP_KEY, codec::encode(Kind::Group, &group, 9))?;
         batch.apply()?;
-        database.flush()?;
+        database.flush()
+    }
+
+    /// Makes the group that was written durable.
+    fn make_durable(&mut self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let guard = shared.database();
+        let database = guard.as_ref().ok_or(Error::Closed)?;
         database.sync()?;
+        let group = self.group + 1;
         self.group = group;
         match self.synced.note(group) {
             // The group is durable; the next note catches up.

@@ -11,14 +11,13 @@
 //! Numbers are little-endian. A chunk's checksum covers its position in the
 //! file too, so that chunks cannot change places.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bincode::{BorrowDecode, Encode};
 
 use crate::Error;
 use crate::codec::{self, HEADER_BYTES, Kind};
+use crate::files::Handle;
 
 /// Content bytes of a chunk, except for the last one.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
@@ -93,9 +92,9 @@ pub(super) fn ending(offset: u64, footer: &Footer<'_>) -> Vec<u8> {
 }
 
 /// Reads header and footer of a snapshot file and checks them.
-pub(super) fn read_contents(path: &Path, file: &File) -> Result<Contents, Error> {
+pub(super) fn read_contents(path: &Path, file: &Handle) -> Result<Contents, Error> {
     let failed = |error| Error::io("read", path, error);
-    let file_bytes = file.metadata().map_err(failed)?.len();
+    let file_bytes = file.length().map_err(failed)?;
 
     let mut head = vec![0; HEADER_BYTES.min(usize::try_from(file_bytes).unwrap_or(usize::MAX))];
     file.read_exact_at(&mut head, 0).map_err(failed)?;

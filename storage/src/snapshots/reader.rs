@@ -1,13 +1,12 @@
 //! Reading a snapshot, checked chunk by chunk.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::{self, CHUNK_BYTES, CHUNK_HEADER_BYTES, Contents, END_BYTES};
 use crate::Error;
+use crate::files::Handle;
 
 /// Streams the content of a snapshot and checks it: bytes that are not what was
 /// written end in an error of kind [`io::ErrorKind::InvalidData`] that names the
@@ -16,7 +15,7 @@ use crate::Error;
 #[derive(Debug)]
 pub struct SnapshotReader {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<Handle>,
     contents: Arc<Contents>,
     /// Where the next chunk starts.
     offset: u64,
@@ -28,7 +27,7 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    pub(super) fn new(path: PathBuf, file: Arc<File>, contents: Arc<Contents>) -> Self {
+    pub(super) fn new(path: PathBuf, file: Arc<Handle>, contents: Arc<Contents>) -> Self {
         let offset = contents.chunks_start;
         Self { path, file, contents, offset, content_bytes: 0, chunk: Vec::new(), used: 0 }
     }

@@ -1,15 +1,14 @@
 //! Writing a snapshot beside the current one.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{self, CHUNK_BYTES, Footer, META_BYTES_MAX};
 use super::reader::into_io;
 use super::{Access, Folder, Snapshot};
-use crate::{Error, durable};
+use crate::Error;
+use crate::files::Handle;
 
 /// A snapshot being written. Dropped unfinished, it leaves nothing behind.
 /// Holds one chunk of 256 KiB in memory. Once the store is closed, everything
@@ -19,7 +18,7 @@ use crate::{Error, durable};
 pub struct SnapshotWriter {
     folder: Arc<Folder>,
     path: PathBuf,
-    file: File,
+    file: Handle,
     /// Bytes written to the file.
     offset: u64,
     /// Content bytes taken.
@@ -40,11 +39,7 @@ impl SnapshotWriter {
         let file = {
             let _access = folder.access()?;
             folder.require_room(CHUNK_BYTES)?;
-            File::options()
-                .write(true)
-                .create_new(true)
-                .open(&path)
-                .map_err(|error| Error::io("create", &path, error))?
+            folder.files.create_new(&path)?
         };
         let mut writer = Self {
             folder,
@@ -97,7 +92,7 @@ impl SnapshotWriter {
             self.sync_failed = true;
             Error::io("sync", &self.path, error)
         })?;
-        let sealed = Snapshot::load(&self.path)?;
+        let sealed = Snapshot::load(&self.folder.files, &self.path)?;
         self.sealed = Some(sealed.clone());
         Ok(sealed)
     }
@@ -116,18 +111,18 @@ impl SnapshotWriter {
     /// Gives the file its final name, durably.
     pub(super) fn settle(&mut self, target: &Path) -> Result<(), Error> {
         if self.settled {
-            return durable::sync_parent(target);
+            return self.folder.files.sync_parent(target);
         }
-        let result = durable::rename(&self.path, target);
+        let result = self.folder.files.rename(&self.path, target);
         // Once renamed it must not be removed, whether its name is durable or not.
-        self.settled = result.is_ok() || !self.path.exists();
+        self.settled = result.is_ok() || !self.folder.files.exists(&self.path);
         result
     }
 
     /// Removes the file.
     pub(super) fn discard(&mut self, _: &Access<'_>) {
         if !std::mem::replace(&mut self.settled, true)
-            && let Err(error) = fs::remove_file(&self.path)
+            && let Err(error) = self.folder.files.remove(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error,
                 "an unfinished snapshot could not be removed, the next start tries again");

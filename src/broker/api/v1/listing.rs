@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use super::field::{Conditions, Field, GivenTwice, Value};
 use super::select::{self, Direction, Place};
 use crate::broker::api::ApiState;
+use crate::broker::api::consistency::Reading;
 use crate::broker::api::error::Error;
 use crate::broker::api::form;
 use crate::broker::api::limits::ITEMS_MAX;
@@ -177,12 +178,12 @@ fn resume(fingerprint: Fingerprint, token: &str) -> Result<Place<'static>, Error
 pub(super) async fn answer<T: Item>(
     api: &ApiState,
     request_id: String,
+    reading: &Reading,
     query: Option<String>,
     page: impl Fn(&Fleet, &Query, &str, usize) -> Option<Result<Vec<u8>, Error>> + Send + 'static,
 ) -> Result<Response, Error> {
     let query = Query::parse::<T>(query.as_deref().unwrap_or_default())?;
-    let seen = api.see().await;
-    let headers = seen.headers();
-    let body = api.scans.look(seen.fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
-    Ok((headers, JsonBytes(body?)).into_response())
+    let fleet = api.see(reading).await?;
+    let body = api.scans.look(fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
+    Ok(JsonBytes(body?).into_response())
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::broker::api::body::{self, One};
+use crate::broker::api::consistency::Reading;
 use crate::broker::api::envelope::RequestId;
 use crate::broker::api::error::Error;
 use crate::broker::api::policy::PlacementHeader;
@@ -53,24 +54,24 @@ struct ServerRefused {
 pub(super) async fn explain(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
+    reading: Reading,
     PlacementHeader(policy): PlacementHeader,
     One(asked): One,
 ) -> Result<Response, Error> {
-    let seen = api.see().await;
+    let fleet = api.see(&reading).await?;
     let (session_id, spec, failed_on) = if let Some(id) = asked_session(&asked)? {
-        of_waiting(&seen.fleet, id)?
+        of_waiting(&fleet, id)?
     } else {
         let item: wire::CreateSessionRequestData = body::typed(asked)?;
         let spec = validate::session_spec(&item).map_err(|invalid| Error::BadRequest(invalid.to_string()))?;
         (None, SessionSpec { placement: policy, ..spec }, Vec::new())
     };
-    let headers = seen.headers();
     let waiting = session_id.clone();
     let look = move |fleet: &Fleet, steps_max| {
         (fleet.server_count() <= steps_max).then(|| survey(fleet, waiting.as_ref(), &spec, &failed_on))
     };
-    let found = api.scans.look(seen.fleet, look).await?;
-    Ok((headers, Json(shown(request_id, session_id, found))).into_response())
+    let found = api.scans.look(fleet, look).await?;
+    Ok(Json(shown(request_id, session_id, found)).into_response())
 }
 
 /// The session that the body names, when it names one.

@@ -5,6 +5,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::broker::api::consistency::Reading;
 use crate::broker::api::envelope::RequestId;
 use crate::broker::api::error::Error;
 use crate::broker::api::pages::{self, Fingerprint};
@@ -54,18 +55,18 @@ struct Request {
 pub(super) async fn list(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
+    reading: Reading,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
     let asked = Asked::parse(query.as_deref().unwrap_or_default())?;
-    let seen = api.see().await;
+    let fleet = api.see(&reading).await?;
     let now = api.core.now();
-    let headers = seen.headers();
-    let (length, max_length) = (seen.fleet.waiting_count(), seen.fleet.settings().queue_max);
+    let (length, max_length) = (fleet.waiting_count(), fleet.settings().queue_max);
     // A position is how many come before: the queue is walked from its start.
     let look = move |fleet: &Fleet, steps_max| (length <= steps_max).then(|| asked.page(fleet, now));
-    let (requests, next_token) = api.scans.look(seen.fleet, look).await?;
+    let (requests, next_token) = api.scans.look(fleet, look).await?;
     let body = Queue { request_id, length, max_length, requests, next_token };
-    Ok((headers, Json(body)).into_response())
+    Ok(Json(body).into_response())
 }
 
 /// What is asked; checked.

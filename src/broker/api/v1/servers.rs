@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::field::{FLAG, Field, Kind, Value};
 use super::listing::{self, Item, Query};
+use crate::broker::api::consistency::Reading;
 use crate::broker::api::envelope::RequestId;
 use crate::broker::api::error::Error;
 use crate::broker::api::scan::json_bytes;
@@ -287,9 +288,10 @@ impl Row {
 pub(super) async fn list(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
+    reading: Reading,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
-    listing::answer::<Server>(&api, request_id, query, page).await
+    listing::answer::<Server>(&api, request_id, &reading, query, page).await
 }
 
 /// The body of an answer; `None` when too many servers would have to be

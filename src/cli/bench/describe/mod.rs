@@ -73,8 +73,7 @@ async fn measure(args: &Args, few: usize, many: usize, folder: &std::path::Path)
     let bytes = resident_bytes()?.saturating_sub(before) / many;
     println!("{many} sessions on {} servers: {bytes} bytes for each session, all told", many / SESSIONS_PER_SERVER);
     let small = build(few, GROUPS_SMALL.into(), &mut random)?;
-    let (small, large) =
-        (Subject::new(small, GROUPS_SMALL, folder).await?, Subject::new(large, args.groups, folder).await?);
+    let (small, large) = (Subject::new(small, GROUPS_SMALL, folder)?, Subject::new(large, args.groups, folder)?);
 
     println!("pages of {}; medians of {} repetitions of {} pages", args.rows, args.repetitions, args.pages);
     println!("| what | which | of {few} | of {many} | ratio |\n|---|---|---|---|---|");
@@ -156,9 +155,9 @@ struct Subject {
 }
 
 impl Subject {
-    async fn new(fleet: Fleet, groups: u16, folder: &std::path::Path) -> anyhow::Result<Self> {
+    fn new(fleet: Fleet, groups: u16, folder: &std::path::Path) -> anyhow::Result<Self> {
         let fleet = Arc::new(fleet);
-        let served = Served::start(Arc::clone(&fleet), folder).await?;
+        let served = Served::start(Arc::clone(&fleet), folder)?;
         Ok(Self { fleet, groups, served })
     }
 

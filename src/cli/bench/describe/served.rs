@@ -11,7 +11,7 @@ use reqwest::{Certificate, Client, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::api::door::{
-    AskError, Core, Identity, Token, TokenError, Unavailable, UnavailableReason, VerifyError,
+    AskError, Core, Identity, Proposed, Token, TokenError, Unavailable, UnavailableReason, VerifyError, View,
 };
 use crate::broker::api::wire::DescribeSessionsRequestData;
 use crate::broker::api::{ApiSettings, ApiState, router};
@@ -19,7 +19,7 @@ use crate::broker::config::Config;
 use crate::broker::listen::Bound;
 use crate::broker::pki::Pki;
 use crate::domain::journal::Position;
-use crate::domain::{ClientId, Command, Fleet, Outcome, ServerId, Session, Timestamp};
+use crate::domain::{ClientId, Command, Fleet, LogIndex, ServerId, Session, Timestamp};
 use crate::protocol::{Question, Reply};
 
 /// A fleet that stays as it is.
@@ -29,16 +29,26 @@ const NO_CHANGE: Unavailable =
     Unavailable { reason: UnavailableReason::NotServing, retry_after: Duration::from_secs(1) };
 
 impl Core for Still {
-    async fn propose(&self, _commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+    async fn propose(&self, _commands: Vec<Command>) -> Result<Proposed, Unavailable> {
         Err(NO_CHANGE)
     }
 
-    async fn read(&self) -> Result<Arc<Fleet>, Unavailable> {
-        Ok(Arc::clone(&self.0))
+    async fn read(&self) -> Result<View, Unavailable> {
+        Ok(Core::local(self))
     }
 
-    fn local(&self) -> Arc<Fleet> {
-        Arc::clone(&self.0)
+    fn local(&self) -> View {
+        View { fleet: Arc::clone(&self.0), index: self.0.applied() }
+    }
+
+    async fn applied(&self, index: LogIndex) {
+        if index > self.0.applied() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        false
     }
 
     async fn journaled_after(&self, _position: Position) {
@@ -85,10 +95,10 @@ pub(super) struct Served {
 
 impl Served {
     /// Serves a fleet on loopback, with certificates in a folder.
-    pub(super) async fn start(fleet: Arc<Fleet>, folder: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(fleet: Arc<Fleet>, folder: &Path) -> anyhow::Result<Self> {
         let pki = Pki::open(folder, &[])?;
         let tls = pki.server_config(&Config::default().clients, &[b"h2", b"http/1.1"])?;
-        let port = Bound::bind((Ipv4Addr::LOCALHOST, 0).into()).await?;
+        let port = Bound::bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let url = format!("https://127.0.0.1:{}/describeSessions", port.address().port());
         let anybody = Anybody(ClientId::new("bench")?);
         let router = router(ApiState::new(Arc::new(Still(fleet)), Arc::new(anybody), ApiSettings::default()));

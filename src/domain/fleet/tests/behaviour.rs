@@ -268,6 +268,27 @@ fn a_restarted_replica_has_no_agents_until_they_come_back() {
 }
 
 #[test]
+fn agents_of_a_silent_replica_are_interrupted_and_welcome_elsewhere_at_once() {
+    let mut log = Log::new();
+    let epoch = log.connect(1, facts(None, None, false));
+    log.ready(1, 1, 1, epoch);
+    let silent = Command::ReplicaSilent { replica: ReplicaId(2) };
+    assert_eq!(log.apply(silent), Outcome::Done);
+    assert!(log.fleet.server(&server_id(1)).expect("listed").link.is_up(), "it is held by another replica");
+
+    log.apply(Command::ReplicaSilent { replica: ReplicaId(1) });
+    assert_eq!(log.state(1), Some(SessionState::Ready), "its session is not lost");
+    assert!(matches!(log.create(2, spec(2, SessionKind::Virtual)), Outcome::Refused(_)));
+    let report = Command::Report { server: server_id(1), epoch, report: Report::default() };
+    assert_eq!(log.apply(report), Outcome::Refused(Refusal::StaleEpoch), "the connection is over");
+    let before = log.fleet.journal().last();
+    log.apply(Command::ReplicaSilent { replica: ReplicaId(1) });
+    assert_eq!(log.fleet.journal().last(), before, "said again, it changes nothing");
+    // Another run: the host began anew meanwhile.
+    assert!(matches!(log.hello(1, 9, facts(None, None, false), Vec::new()), Outcome::Welcome { .. }));
+}
+
+#[test]
 fn a_session_that_ended_before_its_creation_was_answered_does_not_become_ready() {
     let mut log = Log::new();
     let epoch = log.connect(1, facts(None, None, false));

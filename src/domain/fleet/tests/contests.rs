@@ -89,6 +89,16 @@ fn a_copy_does_not_get_in_when_a_replica_starts_anew() {
 }
 
 #[test]
+fn a_copy_does_not_get_in_when_a_replica_falls_silent() {
+    let (mut log, _) = ready_session();
+    assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER);
+    log.apply(Command::ReplicaSilent { replica: ReplicaId(1) });
+    assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER, "the original has yet to come back elsewhere");
+    assert!(matches!(log.hello(1, 0, plain(), vec![reported(1, 1, true)]), Outcome::Welcome { .. }));
+    assert_eq!(log.state(1), Some(SessionState::Ready));
+}
+
+#[test]
 fn another_agent_is_welcome_when_the_first_is_lost() {
     let (mut log, epoch) = ready_session();
     assert_eq!(log.hello(1, 1, plain(), Vec::new()), OTHER);

@@ -108,6 +108,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         ),
         1 => servers.clone().prop_map(|server| Step::Disconnect { server }),
         1 => Just(Step::Command(Command::ReplicaStarted { replica: ReplicaId(1) })),
+        1 => Just(Step::Command(Command::ReplicaSilent { replica: ReplicaId(1) })),
         4 => any_once().prop_map(Step::Command),
         1 => (servers.clone(), any::<bool>())
             .prop_map(|(id, force)| Step::Command(Command::CloseServer { id: server_id(id), force, client: client() })),

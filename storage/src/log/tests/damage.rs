@@ -4,43 +4,155 @@
 use super::*;
 use crate::codec::{self, Kind};
 
-/// Opens the folder, which must fail.
-fn refused(folder: &Path) -> String {
-    let error = Store::open(folder, small_options()).map(drop).unwrap_err();
+/// The records of a database.
+type Records = std::collections::BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Opens the store, which must fail.
+fn refused(ground: &Ground) -> String {
+    let error = ground.open(small_options()).map(drop).unwrap_err();
     crate::error::chain(&error)
 }
 
-/// Closes the store, changes its database by hand, and opens it again.
-fn tampered(fixture: Fixture, change: impl FnOnce(&sled::Db)) -> String {
-    let Fixture { folder, store } = fixture;
+/// Closes the store and opens its database.
+fn database_of(fixture: Fixture) -> (Ground, Files, Database) {
+    let Fixture { ground, store } = fixture;
     store.close().unwrap();
-    let database = Database::open(&folder.path().join("log"), 8 << 20).unwrap();
-    database.change(change);
-    database.flush().unwrap();
-    database.close().unwrap();
-    refused(folder.path())
+    let files = match &ground {
+        Ground::Folder(_) => Files::System,
+        Ground::Memory(disk) => Files::Memory(disk.mount().unwrap()),
+    };
+    let database = Database::open(&files, &ground.path().join("log"), 8 << 20).unwrap();
+    (ground, files, database)
 }
 
-fn filled() -> Fixture {
-    let fixture = Fixture::new();
+fn close_database(files: &Files, database: Database) {
+    database.flush().unwrap();
+    database.close().unwrap();
+    if let Files::Memory(mount) = files {
+        mount.unmount();
+    }
+}
+
+/// Closes the store, changes its database by hand, and opens it again.
+fn tampered(fixture: Fixture, change: impl FnOnce(&mut Records)) -> String {
+    let (ground, files, database) = database_of(fixture);
+    let mut before = Records::new();
+    let take = |key: &[u8], value: &[u8]| {
+        before.insert(key.to_vec(), value.to_vec());
+        Ok(true)
+    };
+    database.scan(b"", &[0xff; 20], take).unwrap();
+    let mut after = before.clone();
+    change(&mut after);
+    for key in before.keys().filter(|key| !after.contains_key(*key)) {
+        database.set(key, None);
+    }
+    for (key, value) in after.iter().filter(|(key, value)| before.get(*key) != Some(*value)) {
+        database.set(key, Some(value));
+    }
+    close_database(&files, database);
+    refused(&ground)
+}
+
+/// Removes all records of an entry.
+fn remove_entry(records: &mut Records, index: u64) {
+    let range = record::first_key(index).to_vec()..record::first_key(index + 1).to_vec();
+    records.retain(|key, _| !range.contains(key));
+}
+
+fn filled(ground: Ground) -> Fixture {
+    let fixture = Fixture::new(ground);
     append(&fixture.log(), entries(0..20, 20_000));
     vote(&fixture.log(), b"ballot");
     fixture
 }
 
-#[test]
-fn a_second_opener_is_refused_while_the_first_lives() {
-    let fixture = filled();
-    let text = refused(fixture.folder.path());
-    assert!(text.contains("LOCK is locked by another process"), "{text}");
-    fixture.reopen();
+on_both! {
+    fn a_second_opener_is_refused_while_the_first_lives(ground) {
+        let fixture = filled(ground);
+        let text = refused(&fixture.ground);
+        assert!(text.contains("LOCK is locked by another process"), "{text}");
+        fixture.reopen();
+    }
+
+    fn a_flipped_bit_in_an_entry_is_named(ground) {
+        let key = record::key(11, record::Part::Seal);
+        let text = tampered(filled(ground), |records| records.get_mut(&key[..]).unwrap()[40] ^= 4);
+        assert!(text.contains("entry 11 is damaged: the checksum"), "{text}");
+        assert!(text.contains("/log"), "{text}");
+    }
+
+    fn a_missing_piece_is_named(ground) {
+        let text = tampered(filled(ground), |records| {
+            records.remove(&record::key(11, record::Part::Piece(1))[..]).unwrap();
+        });
+        assert!(text.contains("entry 11"), "{text}");
+        assert!(text.contains("piece 1 is missing"), "{text}");
+    }
+
+    fn a_hole_is_named(ground) {
+        let text = tampered(filled(ground), |records| remove_entry(records, 11));
+        assert!(text.contains("entry 11 must stand there"), "{text}");
+    }
+
+    fn a_missing_first_entry_is_named(ground) {
+        let text = tampered(filled(ground), |records| remove_entry(records, 0));
+        assert!(text.contains("entry 0 must stand there"), "{text}");
+    }
+
+    fn entries_that_changed_places_are_named(ground) {
+        let text = tampered(filled(ground), |records| {
+            let value = records[&record::key(11, record::Part::Piece(0))[..]].clone();
+            records.insert(record::key(12, record::Part::Piece(0)).to_vec(), value);
+        });
+        assert!(text.contains("it holds piece 0 of entry 11"), "{text}");
+    }
+
+    fn a_missing_seal_in_the_middle_is_named(ground) {
+        let text = tampered(filled(ground), |records| {
+            records.remove(&record::key(11, record::Part::Seal)[..]).unwrap();
+        });
+        assert!(text.contains("the last part of entry 11 is missing"), "{text}");
+    }
+
+    fn an_unknown_record_is_named(ground) {
+        for key in [&b"mystery"[..], b"a", b"zebra", b"fog", b"e123"] {
+            let text = tampered(filled(ground.afresh()), |records| {
+                records.insert(key.to_vec(), b"what".to_vec());
+            });
+            assert!(text.contains(&key.escape_ascii().to_string()), "{text}");
+        }
+    }
+
+    fn a_newer_record_is_not_called_damage(ground) {
+        let text = tampered(filled(ground), |records| {
+            let value = records.get_mut(record::VOTE_KEY).unwrap();
+            value[4] = 9;
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&value[4..12]), &value[16..]);
+            value[12..16].copy_from_slice(&crc.to_le_bytes());
+        });
+        assert!(text.contains("format version 9, this program reads version 1"), "{text}");
+    }
+
+    fn what_a_crash_left_of_an_unfinished_entry_is_removed(ground) {
+        let (ground, files, database) = database_of(filled(ground));
+        for (key, value) in record::records(&entry(20, 50_000)).take(3) {
+            database.set(&key, Some(&value));
+        }
+        close_database(&files, database);
+        let fixture = Fixture::new(ground);
+        assert_eq!(fixture.log().last().unwrap().0, 19);
+        append(&fixture.log(), entries(20..21, 10));
+        let fixture = fixture.reopen();
+        assert_eq!(fixture.log().last_entry().unwrap(), Some(entry(20, 10)));
+    }
 }
 
 #[test]
 fn an_index_that_was_being_written_does_no_harm() {
     for content in [&b""[..], &[7; 1000]] {
-        let fixture = filled();
-        let Fixture { folder, store } = fixture;
+        let fixture = filled(Ground::folder());
+        let Fixture { ground: folder, store } = fixture;
         store.close().unwrap();
         let unfinished = folder.path().join("log/snap.7FFFFFFFFFFFFFFF.generating");
         std::fs::write(&unfinished, content).unwrap();
@@ -52,121 +164,21 @@ fn an_index_that_was_being_written_does_no_harm() {
 }
 
 #[test]
-fn a_flipped_bit_in_an_entry_is_named() {
-    let key = record::key(11, record::Part::Seal);
-    let text = tampered(filled(), |tree| {
-        let mut value = tree.get(key).unwrap().unwrap().to_vec();
-        value[40] ^= 4;
-        tree.insert(key, value).unwrap();
-    });
-    assert!(text.contains("entry 11 is damaged: the checksum"), "{text}");
-    assert!(text.contains("/log"), "{text}");
-}
-
-#[test]
-fn a_missing_piece_is_named() {
-    let text = tampered(filled(), |tree| {
-        tree.remove(record::key(11, record::Part::Piece(1))).unwrap();
-    });
-    assert!(text.contains("entry 11"), "{text}");
-    assert!(text.contains("piece 1 is missing"), "{text}");
-}
-
-#[test]
-fn a_hole_is_named() {
-    let text = tampered(filled(), |tree| {
-        for key in tree.range(record::first_key(11)..record::first_key(12)).keys() {
-            tree.remove(key.unwrap()).unwrap();
-        }
-    });
-    assert!(text.contains("entry 11 must stand there"), "{text}");
-}
-
-#[test]
-fn a_missing_first_entry_is_named() {
-    let text = tampered(filled(), |tree| {
-        for key in tree.range(record::first_key(0)..record::first_key(1)).keys() {
-            tree.remove(key.unwrap()).unwrap();
-        }
-    });
-    assert!(text.contains("entry 0 must stand there"), "{text}");
-}
-
-#[test]
-fn entries_that_changed_places_are_named() {
-    let text = tampered(filled(), |tree| {
-        let from = record::key(11, record::Part::Piece(0));
-        let value = tree.get(from).unwrap().unwrap();
-        tree.insert(record::key(12, record::Part::Piece(0)), value).unwrap();
-    });
-    assert!(text.contains("it holds piece 0 of entry 11"), "{text}");
-}
-
-#[test]
-fn a_missing_seal_in_the_middle_is_named() {
-    let text = tampered(filled(), |tree| {
-        tree.remove(record::key(11, record::Part::Seal)).unwrap();
-    });
-    assert!(text.contains("the last part of entry 11 is missing"), "{text}");
-}
-
-#[test]
-fn an_unknown_record_is_named() {
-    for key in [&b"mystery"[..], b"a", b"zebra", b"fog", b"e123"] {
-        let text = tampered(filled(), |tree| {
-            tree.insert(key, b"what".to_vec()).unwrap();
-        });
-        assert!(text.contains(&key.escape_ascii().to_string()), "{text}");
-    }
-}
-
-#[test]
-fn a_newer_record_is_not_called_damage() {
-    let text = tampered(filled(), |tree| {
-        let mut value = tree.get(record::VOTE_KEY).unwrap().unwrap().to_vec();
-        value[4] = 9;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&value[4..12]), &value[16..]);
-        value[12..16].copy_from_slice(&crc.to_le_bytes());
-        tree.insert(record::VOTE_KEY, value).unwrap();
-    });
-    assert!(text.contains("format version 9, this program reads version 1"), "{text}");
-}
-
-#[test]
 fn a_lost_end_of_the_log_is_noticed() {
-    let fixture = filled();
+    let fixture = filled(Ground::folder());
     let copy = tempfile::tempdir().unwrap();
-    copy_folder(fixture.folder.path(), copy.path());
+    copy_folder(fixture.ground.path(), copy.path());
     append(&fixture.log(), entries(20..25, 100));
     // The database of before, the note of after.
-    std::fs::copy(fixture.folder.path().join("synced"), copy.path().join("synced")).unwrap();
-    let text = refused(copy.path());
+    std::fs::copy(fixture.ground.path().join("synced"), copy.path().join("synced")).unwrap();
+    let text = refused(&Ground::Folder(copy));
     assert!(text.contains("was acknowledged"), "{text}");
-}
-
-#[test]
-fn what_a_crash_left_of_an_unfinished_entry_is_removed() {
-    let Fixture { folder, store } = filled();
-    store.close().unwrap();
-    let database = Database::open(&folder.path().join("log"), 8 << 20).unwrap();
-    database.change(|tree| {
-        let records = record::records(&entry(20, 50_000)).collect::<Vec<_>>();
-        for (key, value) in &records[..3] {
-            tree.insert(key, value.as_slice()).unwrap();
-        }
-    });
-    database.close().unwrap();
-    let store = Store::open(folder.path(), small_options()).unwrap();
-    assert_eq!(store.log().last().unwrap().0, 19);
-    append(&store.log(), entries(20..21, 10));
-    let fixture = Fixture { folder, store }.reopen();
-    assert_eq!(fixture.log().last_entry().unwrap(), Some(entry(20, 10)));
 }
 
 #[test]
 fn every_missing_file_is_named() {
     for name in ["synced", "log", "log/db", "log/conf", "log/blobs", "snapshots", "format"] {
-        let Fixture { folder, store } = filled();
+        let Fixture { ground: folder, store } = filled(Ground::folder());
         store.close().unwrap();
         let path = folder.path().join(name);
         if path.is_dir() {
@@ -174,7 +186,7 @@ fn every_missing_file_is_named() {
         } else {
             std::fs::remove_file(&path).unwrap();
         }
-        let text = refused(folder.path());
+        let text = refused(&folder);
         let named = if name == "format" { "file format" } else { name };
         assert!(text.contains(named), "without {name}: {text}");
     }
@@ -182,29 +194,29 @@ fn every_missing_file_is_named() {
 
 #[test]
 fn a_folder_with_something_else_in_it_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Ground::folder();
     std::fs::write(folder.path().join("thesis.txt"), "precious").unwrap();
-    let text = refused(folder.path());
+    let text = refused(&folder);
     assert!(text.contains("thesis.txt"), "{text}");
     assert!(!folder.path().join("log").exists());
 }
 
 #[test]
 fn a_newer_layout_is_refused() {
-    let Fixture { folder, store } = filled();
+    let Fixture { ground: folder, store } = filled(Ground::folder());
     store.close().unwrap();
     let format = folder.path().join("format");
     std::fs::write(&format, codec::encode(Kind::Format, &2_u32, 0)).unwrap();
-    let text = refused(folder.path());
+    let text = refused(&folder);
     assert!(text.contains("version 2, this program reads version 1"), "{text}");
     std::fs::write(&format, "garbage").unwrap();
-    let text = refused(folder.path());
+    let text = refused(&folder);
     assert!(text.contains("/format"), "{text}");
 }
 
 #[test]
 fn an_interrupted_first_start_is_taken_up_again() {
-    let Fixture { folder, store } = Fixture::new();
+    let Fixture { ground: folder, store } = Fixture::new(Ground::folder());
     store.close().unwrap();
     std::fs::remove_file(folder.path().join("format")).unwrap();
     std::fs::create_dir(folder.path().join("log.new")).unwrap();
@@ -216,7 +228,7 @@ fn an_interrupted_first_start_is_taken_up_again() {
 /// store opens and everything acknowledged is there, or it says what is wrong.
 #[test]
 fn no_damage_to_a_file_loses_entries_silently() {
-    let Fixture { folder, store } = filled();
+    let Fixture { ground: folder, store } = filled(Ground::folder());
     purge(&store.log(), 3, b"three");
     append(&store.log(), entries(20..60, 900));
     // As a kill leaves it: closing writes more.

@@ -111,13 +111,15 @@ proptest! {
 
     #[test]
     fn the_log_behaves_like_its_model(steps in prop::collection::vec(step(), 1..60)) {
-        let mut fixture = Fixture::new();
-        let mut model = Model::default();
-        for step in steps {
-            fixture = take(&step, &mut model, fixture);
+        for ground in [Ground::folder(), Ground::memory()] {
+            let mut fixture = Fixture::new(ground);
+            let mut model = Model::default();
+            for step in &steps {
+                fixture = take(step, &mut model, fixture);
+                model.check(&fixture.log());
+            }
+            let fixture = fixture.reopen();
             model.check(&fixture.log());
         }
-        let fixture = fixture.reopen();
-        model.check(&fixture.log());
     }
 }

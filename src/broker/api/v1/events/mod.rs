@@ -20,6 +20,7 @@ pub(in crate::broker::api) use self::places::Places;
 use self::query::Query;
 use crate::broker::api::ApiState;
 use crate::broker::api::auth::{self, Caller};
+use crate::broker::api::consistency::Reading;
 use crate::broker::api::envelope::RequestId;
 use crate::broker::api::error::Error;
 use crate::domain::journal::Position;
@@ -34,6 +35,7 @@ pub(super) async fn list(
     State(api): State<ApiState>,
     Extension(Caller(client)): Extension<Caller>,
     RequestId(request_id): RequestId,
+    reading: Reading,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
@@ -42,23 +44,20 @@ pub(super) async fn list(
         query.go_on_after(&headers)?;
         let token = Secret::new(auth::bearer(&headers)?.to_owned());
         let place = api.event_places.take(&client)?;
-        let seen = api.see().await;
-        let start = start(&query, &seen.fleet)?;
-        let answer_headers = seen.headers();
-        let stream = stream::follow(api, query.filter, start, token, place);
-        return Ok((answer_headers, stream).into_response());
+        let start = start(&query, &*api.see(&reading).await?)?;
+        return Ok(stream::follow(api, query.filter, start, token, place).into_response());
     }
-    let seen = api.see().await;
-    let start = start(&query, &seen.fleet)?;
-    let page = query.filter.page(&seen.fleet, start, query.limit());
+    let fleet = api.see(&reading).await?;
+    let start = start(&query, &fleet)?;
+    let page = query.filter.page(&fleet, start, query.limit());
     let body = wire::Listing {
         events: page.records.iter().map(|record| wire::Event::of(record)).collect(),
         next: wire::cursor(page.next),
         more: page.more,
-        oldest: seen.fleet.journal().oldest().map(|record| wire::cursor(record.position)),
+        oldest: fleet.journal().oldest().map(|record| wire::cursor(record.position)),
         request_id,
     };
-    Ok((seen.headers(), Json(body)).into_response())
+    Ok(Json(body).into_response())
 }
 
 /// Where a reading begins: after the cursor, unless something after it is no

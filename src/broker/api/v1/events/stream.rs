@@ -137,7 +137,7 @@ impl Follower {
 
     /// Reads the next page from the current state.
     fn read_on(&mut self) -> Progress {
-        let fleet = self.api.core.local();
+        let fleet = self.api.core.local().fleet;
         if let Some(lost) = Lost::after(self.cursor, &fleet) {
             let event = sse::Event::default().event("gone").json_data(Gone::from(lost));
             return Progress::Gone(event.unwrap_or_default());

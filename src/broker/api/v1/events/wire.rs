@@ -113,6 +113,10 @@ kinds! {
     ClientRegistered,
     ClientDeactivated,
     KeyInstalled,
+    ReplicaInvited,
+    ReplicaAdmitted,
+    ReplicaRetired,
+    AuthorityRotated,
 }
 
 impl Serialize for Kind {
@@ -166,6 +170,10 @@ impl Kind {
             Happened::ClientRegistered(_) => Self::ClientRegistered,
             Happened::ClientDeactivated { .. } => Self::ClientDeactivated,
             Happened::KeyInstalled(_) => Self::KeyInstalled,
+            Happened::ReplicaInvited { .. } => Self::ReplicaInvited,
+            Happened::ReplicaAdmitted { .. } => Self::ReplicaAdmitted,
+            Happened::ReplicaRetired { .. } => Self::ReplicaRetired,
+            Happened::AuthorityRotated { .. } => Self::AuthorityRotated,
         }
     }
 }
@@ -256,6 +264,22 @@ enum Details<'a> {
     Key {
         key_id: &'a str,
         purpose: &'static str,
+    },
+    Invited {
+        invitation_id: &'a str,
+        expires_at: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replaces: Option<u64>,
+    },
+    Replica {
+        replica: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        address: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replaces: Option<u64>,
+    },
+    Rotated {
+        authority: u32,
     },
 }
 
@@ -401,8 +425,22 @@ impl<'a> Details<'a> {
                 purpose: match key.purpose {
                     KeyPurpose::AccessToken => "ACCESS_TOKEN",
                     KeyPurpose::ConnectionToken => "CONNECTION_TOKEN",
+                    KeyPurpose::Authority => "AUTHORITY",
+                    KeyPurpose::AgentSecret => "AGENT_SECRET",
                 },
             },
+            Happened::ReplicaInvited { id, invitation } => Self::Invited {
+                invitation_id: id.as_str(),
+                expires_at: time(invitation.expires_at),
+                replaces: invitation.replaces.map(|replica| replica.0),
+            },
+            Happened::ReplicaAdmitted { replica, admission } => Self::Replica {
+                replica: replica.0,
+                address: Some(&admission.address),
+                replaces: admission.replaces.map(|replica| replica.0),
+            },
+            Happened::ReplicaRetired { replica } => Self::Replica { replica: replica.0, address: None, replaces: None },
+            Happened::AuthorityRotated { to } => Self::Rotated { authority: *to },
             Happened::RequestKept(_)
             | Happened::SessionReady { .. }
             | Happened::SessionConflictEnded { .. }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::client::{ApiClient, SigningKey};
-use crate::domain::ids::AgentInstance;
+use crate::domain::cluster::{Admission, Invitation};
+use crate::domain::ids::{AgentInstance, FolderId, InvitationId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::Context;
 use crate::domain::report::{Report, ReportedSession};
@@ -63,7 +64,7 @@ fn full_spec() -> SessionSpec {
 #[test]
 fn each_event_has_the_form_that_clients_were_promised() {
     let deadline = Timestamp(1_601_979_391_633);
-    let forms = [
+    let forms = vec![
         (
             Happened::SessionCreated { id: id(), spec: full_spec(), client: client(), deadline },
             json!({
@@ -247,6 +248,33 @@ fn each_event_has_the_form_that_clients_were_promised() {
             }),
             json!({ "Kind": "KeyInstalled", "Details": { "KeyId": "key-1", "Purpose": "CONNECTION_TOKEN" } }),
         ),
+        (
+            Happened::ReplicaInvited {
+                id: InvitationId::new("i-1").unwrap(),
+                invitation: Invitation { expires_at: Timestamp(0), replaces: Some(ReplicaId(3)) },
+            },
+            json!({
+                "Kind": "ReplicaInvited",
+                "Details": { "InvitationId": "i-1", "ExpiresAt": "1970-01-01T00:00:00.000Z", "Replaces": 3 }
+            }),
+        ),
+        (
+            Happened::ReplicaAdmitted {
+                replica: ReplicaId(4),
+                admission: Admission {
+                    invitation: InvitationId::new("i-1").unwrap(),
+                    folder: FolderId::new("f-1").unwrap(),
+                    address: "b4:47100".to_owned(),
+                    replaces: None,
+                },
+            },
+            json!({ "Kind": "ReplicaAdmitted", "Details": { "Replica": 4, "Address": "b4:47100" } }),
+        ),
+        (
+            Happened::ReplicaRetired { replica: ReplicaId(3) },
+            json!({ "Kind": "ReplicaRetired", "Details": { "Replica": 3 } }),
+        ),
+        (Happened::AuthorityRotated { to: 1 }, json!({ "Kind": "AuthorityRotated", "Details": { "Authority": 1 } })),
     ];
     for (event, expected) in forms {
         assert_eq!(shown(event), expected);

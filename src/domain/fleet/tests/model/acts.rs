@@ -32,7 +32,8 @@ impl World {
             200..225 => self.permissions(),
             225..265 => Some(self.operation()),
             265..268 => Some(Command::Configure(self.any_settings())),
-            268..272 => Some(self.replica_started()),
+            268..270 => Some(self.replica_started()),
+            270..272 => Some(self.replica_silent()),
             272..310 => self.late_word(),
             _ => {
                 let number = self.rng.random_range(0..self.hosts.len());
@@ -166,6 +167,19 @@ impl World {
             }
         }
         Command::ReplicaStarted { replica }
+    }
+
+    /// A replica is cut off, or gone. Some of its agents go elsewhere; others
+    /// speak on to it, and are heard when it is back.
+    fn replica_silent(&mut self) -> Command {
+        let replica = self.any_replica();
+        for number in 0..self.hosts.len() {
+            let is_held = self.hosts[number].link.as_ref().is_some_and(|link| link.via == replica);
+            if is_held && self.rng.random_bool(0.5) {
+                self.part(number);
+            }
+        }
+        Command::ReplicaSilent { replica }
     }
 
     fn any_replica(&mut self) -> ReplicaId {

@@ -64,6 +64,19 @@ impl Shadow {
             }
             Event::ServerInterrupted { server } => {
                 let found = self.server(server)?;
+                let (Link::Up { via } | Link::Lost { via: Some(via), .. }) = found.link else {
+                    return Err(format!("{server} was interrupted and had no connection"));
+                };
+                // Time ends it together with the sessions of a lost server.
+                let has_cause = causes.is_empty()
+                    || causes.iter().any(|cause| match cause {
+                        Command::DisconnectAgent { server: of, .. } | Command::AgentSilent { server: of, .. } => {
+                            of == server
+                        }
+                        Command::ReplicaStarted { replica } | Command::ReplicaSilent { replica } => *replica == via,
+                        _ => false,
+                    });
+                ensure!(has_cause, "{server} was interrupted by nobody");
                 found.link = match found.link {
                     Link::Lost { since, .. } => Link::Lost { since, via: None },
                     Link::Up { .. } | Link::Broken => Link::Broken,

@@ -241,7 +241,11 @@ impl Shadow {
             Event::RequestKept(_)
             | Event::ClientRegistered(_)
             | Event::ClientDeactivated { .. }
-            | Event::KeyInstalled(_) => {}
+            | Event::KeyInstalled(_)
+            | Event::ReplicaInvited { .. }
+            | Event::ReplicaAdmitted { .. }
+            | Event::ReplicaRetired { .. }
+            | Event::AuthorityRotated { .. } => {}
             _ => self.read_of_session(at, causes, event)?,
         }
         Ok(())

@@ -1,0 +1,177 @@
+//! What must hold all the time, checked while it happens: on each replica after
+//! each of its steps, at each vote, at each answer, on each desktop host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth::domain::fleet::invariants::violations;
+use berth::domain::ids::InstructionId;
+use berth::domain::{Event, ServerId, SessionId};
+use berth_raft::ReplicaId;
+
+use super::machine::Replicated;
+use super::trace::Trace;
+
+/// Violations that are kept; the first few say it.
+const VIOLATIONS_MAX: usize = 5;
+/// Each so many entries replicas are compared.
+const COMPARE_EVERY: u64 = 8;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Judge {
+    trace: Arc<Trace>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    violations: Vec<String>,
+    /// State after an entry, and who showed it first.
+    states: BTreeMap<u64, (u64, ReplicaId)>,
+    compared: u64,
+    /// Who leads in a term.
+    leaders: BTreeMap<u64, ReplicaId>,
+    /// For whom a replica voted in a term.
+    votes: BTreeMap<(ReplicaId, u64), u64>,
+    /// Entries that answers were as new as.
+    seen: u64,
+    /// Sessions that came to the log by their hosts, on whose word alone they
+    /// then stand.
+    adopted: BTreeSet<SessionId>,
+    /// Desktops that the broker had made and that run, and where.
+    desktops: BTreeMap<SessionId, String>,
+    /// Creations that were carried out, and where.
+    made: BTreeSet<(String, InstructionId)>,
+}
+
+impl Judge {
+    /// A judge who has seen nothing.
+    pub fn new(trace: Arc<Trace>) -> Self {
+        Self { trace, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Plain data, whole between steps.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something that must not be.
+    pub fn violation(&self, text: String) {
+        self.trace.note(&format!("VIOLATION: {text}"));
+        let mut state = self.state();
+        if state.violations.len() < VIOLATIONS_MAX {
+            state.violations.push(text);
+        }
+    }
+
+    /// What was found.
+    pub fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    /// Whether anything was found.
+    pub fn has_found(&self) -> bool {
+        !self.state().violations.is_empty()
+    }
+
+    /// How often replicas were compared.
+    pub fn compared(&self) -> u64 {
+        self.state().compared
+    }
+
+    /// Sessions that came to the log by their hosts.
+    pub fn adopted(&self) -> BTreeSet<SessionId> {
+        self.state().adopted.clone()
+    }
+
+    /// A replica has applied entries.
+    pub fn applied(&self, replica: ReplicaId, machine: &Replicated, events: &[Event]) {
+        let fleet = machine.fleet();
+        for violation in violations(fleet) {
+            self.violation(format!("replica {replica} at entry {}: {violation}", fleet.applied()));
+        }
+        let adopted = events.iter().filter_map(|event| match event {
+            Event::SessionAdopted { session, .. } => Some(session.id.clone()),
+            _ => None,
+        });
+        self.state().adopted.extend(adopted);
+        // A state that was replaced as a whole is always looked at.
+        if fleet.applied().0.is_multiple_of(COMPARE_EVERY) || events.is_empty() {
+            self.compare(replica, machine);
+        }
+    }
+
+    /// Holds a replica's state against what others had at the same entry.
+    pub fn compare(&self, replica: ReplicaId, machine: &Replicated) {
+        let (index, found) = (machine.fleet().applied().0, machine.fingerprint());
+        let mut state = self.state();
+        let (known, first) = *state.states.entry(index).or_insert((found, replica));
+        state.compared += u64::from(first != replica);
+        drop(state);
+        if known != found {
+            self.violation(format!("replicas {first} and {replica} differ at entry {index}"));
+        }
+    }
+
+    /// A replica says that it leads.
+    pub fn leads(&self, replica: ReplicaId, term: u64) {
+        let first = *self.state().leaders.entry(term).or_insert(replica);
+        if first != replica {
+            self.violation(format!("replicas {first} and {replica} lead in term {term}"));
+        }
+    }
+
+    /// A replica gave its vote.
+    pub fn voted(&self, replica: ReplicaId, term: u64, candidate: u64) {
+        let first = *self.state().votes.entry((replica, term)).or_insert(candidate);
+        if first != candidate {
+            self.violation(format!("replica {replica} voted for {first} and for {candidate} in term {term}"));
+        }
+    }
+
+    /// The entry that no answer from now on may be older than.
+    pub fn seen(&self) -> u64 {
+        self.state().seen
+    }
+
+    /// An answer as of entry `index` came to somebody who asked when others had
+    /// seen `before`.
+    pub fn answered(&self, what: &str, index: u64, before: u64, is_write: bool) {
+        let is_old = if is_write { index <= before } else { index < before };
+        if is_old {
+            self.violation(format!(
+                "{what} is as of entry {index}, though entry {before} was seen before it was asked"
+            ));
+        }
+        let mut state = self.state();
+        state.seen = state.seen.max(index);
+    }
+
+    /// A host made a desktop that the broker wanted.
+    pub fn made(&self, host: &str, server: &ServerId, session: &SessionId, by: InstructionId) {
+        let mut state = self.state();
+        let is_again = !state.made.insert((host.to_owned(), by));
+        let elsewhere = state.desktops.insert(session.clone(), host.to_owned()).filter(|other| other != host);
+        drop(state);
+        if is_again {
+            self.violation(format!("server {server} carried out instruction {by} twice"));
+        }
+        if let Some(other) = elsewhere {
+            self.violation(format!("session {session} has a desktop on {other} and on {host}"));
+        }
+    }
+
+    /// What a host says of desktops is not so; those it has do not count.
+    pub fn mistrusts(&self, host: &str) {
+        self.state().desktops.retain(|_, there| there != host);
+    }
+
+    /// A desktop that the broker wanted is gone.
+    pub fn ended(&self, host: &str, session: &SessionId) {
+        let mut state = self.state();
+        if state.desktops.get(session).is_some_and(|there| there == host) {
+            state.desktops.remove(session);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The machines that replicas run on: started, stopped, killed, without power,
+//! standing still, with a damaged disk.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use berth::domain::{Command, Settings};
+use berth_raft::testing::simulation::{self, Host};
+use berth_raft::{Clock, Config, Formation, Member, Observer, Replica, ReplicaId, StartError};
+use berth_storage::memory::{Damage, Disk, Operation};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::broken::Broken;
+use super::clock::MachineClock;
+use super::disks::DiskPace;
+use super::machine::Replicated;
+use super::network::Station;
+use super::world::World;
+
+/// How often is looked after machines that are down.
+const CARE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A machine for one replica.
+pub struct Node {
+    /// The replica's number.
+    pub id: ReplicaId,
+    /// Its clock.
+    pub clock: Arc<MachineClock>,
+    /// How fast its disk is.
+    pub pace: Arc<DiskPace>,
+    /// Changes whenever the replica applied something.
+    pub applied: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    disk: Disk,
+    host: Option<Host>,
+    replica: Option<Replica<Replicated>>,
+    /// Nobody starts it before.
+    down_until: Instant,
+    /// Counts starts.
+    run: u64,
+}
+
+impl Node {
+    /// Which of its starts this is.
+    fn run(&self) -> u64 {
+        self.state().run
+    }
+
+    /// A machine with an empty disk.
+    pub fn new(id: ReplicaId, clock: MachineClock, pace: DiskPace) -> Self {
+        let pace = Arc::new(pace);
+        let disk = Disk::new();
+        disk.set_pace(Some(Arc::<DiskPace>::clone(&pace)));
+        let state = State { disk, host: None, replica: None, down_until: Instant::now(), run: 0 };
+        Self { id, clock: Arc::new(clock), pace, applied: watch::Sender::new(0), state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Plain data, whole between steps.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replica and its machine, while it runs.
+    pub fn running(&self) -> Option<Station> {
+        let state = self.state();
+        Some(Station { host: state.host.clone()?, replica: state.replica.clone()? })
+    }
+
+    /// Its disk.
+    pub fn disk(&self) -> Disk {
+        self.state().disk.clone()
+    }
+
+    /// Kills what runs on it. It stays down for a while.
+    pub fn kill(&self, world: &World, down: Duration) {
+        world.network.disconnect(self.id);
+        let mut state = self.state();
+        state.down_until = Instant::now() + down;
+        state.run += 1;
+        let (host, replica) = (state.host.take(), state.replica.take());
+        drop(state);
+        if let Some(host) = host {
+            host.kill();
+        }
+        // Its tasks are gone; this is the last that holds it.
+        drop(replica);
+        self.applied.send_modify(|applied| *applied += 1);
+    }
+
+    /// Cuts its power.
+    pub fn cut_power(&self, world: &World, down: Duration) {
+        self.kill(world, down);
+        let disk = self.disk();
+        if disk.cut_power(&mut |limit| world.dice.below(limit)) {
+            world.count("unsynced data lost in a power cut", 1);
+        }
+        if world.plan.broken == Some(Broken::ForgottenVote) && disk.damage(Damage::VoteForgotten, &mut |_| 0) {
+            world.trace.note(&format!("replica {} will not know whom it voted for", self.id));
+        }
+    }
+
+    /// Stops everything on it, or lets it go on.
+    pub fn set_paused(&self, is_paused: bool) {
+        if let Some(host) = &self.state().host {
+            host.set_paused(is_paused);
+        }
+    }
+
+    /// Takes all faults from its disk.
+    pub fn heal_disk(&self) {
+        let disk = self.disk();
+        for operation in [Operation::Read, Operation::Sync, Operation::Write] {
+            disk.fail(operation, 0);
+        }
+        self.pace.set_slow(None);
+        disk.set_free_bytes(1 << 40);
+    }
+
+    /// Damages its disk while it is off, and sees that the replica refuses to
+    /// start. Then it is given the disk as it was before.
+    pub async fn suffer(&self, world: &Arc<World>, damage: Damage) {
+        let down = Duration::from_mins(10);
+        self.cut_power(world, down);
+        let good = self.disk().synced_copy();
+        if !self.disk().damage(damage, &mut |limit| world.dice.below(limit)) {
+            self.state().down_until = Instant::now();
+            return;
+        }
+        world.trace.note(&format!("replica {} starts on a damaged disk: {damage:?}", self.id));
+        match self.start(world).await {
+            Some(Err(StartError::Storage { source, .. })) => {
+                world.trace.note(&format!("replica {} refused: {source}", self.id));
+                world.count(name_of(damage), 1);
+                good.set_pace(Some(Arc::<DiskPace>::clone(&self.pace)));
+                self.state().disk = good;
+            }
+            // A flipped bit in what is purged and not removed yet does no harm.
+            Some(Ok(())) if damage == Damage::Entry => return,
+            Some(Ok(())) => world.judge.violation(format!("replica {} did not notice {damage:?}", self.id)),
+            Some(Err(error)) => world.trace.note(&format!("replica {} did not start: {error}", self.id)),
+            None => {}
+        }
+        self.state().down_until = Instant::now();
+    }
+
+    /// Starts the replica. `None` if it was killed meanwhile.
+    async fn start(&self, world: &Arc<World>) -> Option<Result<(), StartError>> {
+        let host = Host::new(self.disk());
+        let run = {
+            let mut state = self.state();
+            state.host = Some(host.clone());
+            state.run += 1;
+            state.run
+        };
+        let started = host.spawn(begin(Arc::clone(world), self.id)).await;
+        let mut state = self.state();
+        if state.run != run {
+            return None;
+        }
+        match started {
+            Ok(Ok(replica)) => {
+                state.replica = Some(replica.clone());
+                drop(state);
+                world.network.connect(self.id, Station { host, replica });
+                Some(Ok(()))
+            }
+            Ok(Err(error)) => {
+                state.host = None;
+                drop(state);
+                host.kill();
+                Some(Err(error))
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+fn name_of(damage: Damage) -> &'static str {
+    match damage {
+        Damage::Entry => "flipped bit in the log found",
+        Damage::Vote => "flipped bit in the vote found",
+        Damage::Snapshot => "flipped bit in a snapshot found",
+        Damage::LogLost => "lost log found",
+        Damage::SnapshotLost => "lost snapshot",
+        Damage::VoteForgotten => "forgotten vote",
+    }
+}
+
+/// What a process does when it starts: the only place that forms clusters.
+async fn begin(world: Arc<World>, id: ReplicaId) -> Result<Replica<Replicated>, StartError> {
+    let node = world.node(id);
+    let mut config = Config::new(Path::new("/simulated").join(id.to_string()), id);
+    config.request_timeout_ms = 3_000;
+    config.incarnation = node.run();
+    config.snapshot_after_entries = world.shape.snapshot_after_entries;
+    config.keep_entries = world.shape.keep_entries;
+    let initial = match world.plan.broken {
+        Some(Broken::LocalClock) => Replicated::broken(Arc::clone(&node.clock)),
+        _ => Replicated::default(),
+    };
+    let observer: Observer<Replicated> = {
+        let (world, applied) = (Arc::downgrade(&world), node.applied.clone());
+        Arc::new(move |machine, events| {
+            let Some(world) = world.upgrade() else { return };
+            world.trace.mark((id.0, machine.fleet().applied().0, events.len()));
+            world.judge.applied(id, machine, events);
+            applied.send_modify(|applied| *applied += 1);
+        })
+    };
+    let members = world.nodes.keys().map(|id| (*id, Member::default()));
+    let formation = Formation::Members(members.collect());
+    let clock: Arc<dyn Clock> = Arc::<MachineClock>::clone(&node.clock);
+    let peers = world.network.peers_of(id);
+    let replica = Replica::start_with_peers(config, clock, initial, observer, peers, formation).await?;
+    // Said at each start, as soon as the log takes it.
+    let opening =
+        vec![Command::Configure(settings()), Command::ReplicaStarted { replica: berth::domain::ReplicaId(id.0) }];
+    let saying = replica.clone();
+    simulation::spawn(async move {
+        while saying.propose(opening.clone()).await.is_err() && saying.status().stopped.is_none() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    });
+    Ok(replica)
+}
+
+/// Times so short that everything ends within a world's life, except for what
+/// the judges look at in the end.
+fn settings() -> Settings {
+    let week = berth::domain::Millis::from_secs(7 * 24 * 3600);
+    let seconds = berth::domain::Millis::from_secs;
+    Settings {
+        deleted_retention: week,
+        lost_server_retention: week,
+        prepare_timeout: seconds(8),
+        delete_timeout: seconds(8),
+        queue_timeout: seconds(15),
+        avoid_failed_server: seconds(10),
+        journal_records_max: 100,
+        ..Settings::default()
+    }
+}
+
+/// Starts what is down and may start, and restarts what has stopped by itself.
+pub async fn care(world: Arc<World>, id: ReplicaId) {
+    loop {
+        let node = world.node(id);
+        let (is_up, may_start) = {
+            let state = node.state();
+            (state.host.is_some(), state.down_until <= Instant::now())
+        };
+        if !is_up && may_start {
+            match node.start(&world).await {
+                Some(Ok(())) => world.trace.note(&format!("replica {id} runs")),
+                Some(Err(error)) => {
+                    world.trace.note(&format!("replica {id} did not start: {error}"));
+                    node.state().down_until = Instant::now() + Duration::from_secs(1);
+                }
+                None => {}
+            }
+        }
+        if let Some(station) = node.running() {
+            let status = station.replica.status();
+            if status.leader == Some(id) {
+                world.judge.leads(id, status.term);
+            }
+            if let Some(reason) = status.stopped {
+                world.trace.note(&format!("replica {id} has stopped: {reason}"));
+                world.count("replica stopped by a failure of its disk", 1);
+                node.kill(&world, Duration::from_millis(200 + world.dice.below(2_000)));
+            }
+        }
+        sleep(CARE_INTERVAL).await;
+    }
+}
+
+/// Stops a replica in good order, as an operator does, and lets it start again.
+pub async fn restart(world: &Arc<World>, node: &Node) {
+    let Some(station) = node.running() else { return };
+    world.network.disconnect(node.id);
+    let replica = station.replica.clone();
+    let stopped = station.host.spawn(async move { replica.stop().await });
+    drop(station);
+    if let Ok(Ok(Err(reason))) = timeout(Duration::from_secs(5), stopped).await {
+        world.trace.note(&format!("replica {} did not stop cleanly: {reason}", node.id));
+    }
+    node.kill(world, Duration::from_millis(world.dice.below(1_000)));
+}
+
+/// The machines by their replicas' numbers.
+pub type Nodes = BTreeMap<ReplicaId, Arc<Node>>;

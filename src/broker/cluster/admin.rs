@@ -1,0 +1,207 @@
+//! Operators' view of the cluster, on their socket.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+
+use super::message::Wish;
+use super::node::{INVITATION_LIFETIME, Node, WishError};
+use super::token::JoinToken;
+use crate::broker::admin::error;
+use crate::broker::core::Broker;
+use crate::domain::ReplicaId;
+
+/// The cluster as one replica sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster's id.
+    pub cluster: String,
+    /// The replica that was asked.
+    pub replica: u64,
+    /// The leader, when there is one.
+    pub leader: Option<u64>,
+    /// The current term.
+    pub term: u64,
+    /// The last entry that was applied here.
+    pub applied: Option<u64>,
+    /// The authority that signs replicas' certificates.
+    pub authority: u32,
+    /// The format that the log is written in.
+    pub format: u16,
+    /// The last point at which this replica compared what it came to.
+    pub checkpoint: Option<CheckpointView>,
+    /// The members.
+    pub members: Vec<MemberView>,
+    /// Replicas that were let in and are no members yet.
+    pub joining: Vec<u64>,
+}
+
+/// A point of the log at which replicas compare what they came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// The entry.
+    pub index: u64,
+    /// Hash of what the entries up to it brought, in hexadecimal.
+    pub hash: String,
+    /// Replicas that came to the same when they were last compared.
+    pub same: Vec<u64>,
+    /// Replicas that came to something else: one of them is wrong.
+    pub different: Vec<u64>,
+}
+
+/// A member as one replica sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its number.
+    pub replica: u64,
+    /// Where others reach it.
+    pub address: String,
+    /// Whether it votes; otherwise it learns.
+    pub is_voter: bool,
+    /// Up to where its log agrees with the leader's. Only the leader knows.
+    pub matched: Option<u64>,
+    /// How long ago the leader heard of it, in milliseconds. Only the leader
+    /// knows.
+    pub heard_ms_ago: Option<u64>,
+}
+
+/// Asks for a join token.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InviteRequest {
+    /// The replica whose place the new one takes.
+    pub replaces: Option<u64>,
+}
+
+/// A join token; shown this once.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct InviteAnswer {
+    /// The token.
+    pub token: String,
+    /// How long it is good for, in seconds.
+    pub expires_in_seconds: u64,
+}
+
+/// Asks for another leader.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferRequest {
+    /// Which; the best one when none is named.
+    pub to: Option<u64>,
+}
+
+/// Asks for another format of the log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RaiseRequest {
+    /// Which.
+    pub to: u16,
+}
+
+#[derive(Clone)]
+struct Operators {
+    node: Arc<Node>,
+    broker: Arc<Broker>,
+}
+
+/// What operators may ask.
+pub fn routes(node: Arc<Node>, broker: Arc<Broker>) -> Router {
+    Router::new()
+        .route("/cluster", get(view))
+        .route("/cluster/invitations", post(invite))
+        .route("/cluster/replicas/{id}", delete(remove))
+        .route("/cluster/leader", post(transfer))
+        .route("/cluster/certificates", post(rotate))
+        .route("/cluster/format", post(raise))
+        .with_state(Operators { node, broker })
+}
+
+async fn view(State(operators): State<Operators>) -> Json<ClusterView> {
+    let status = operators.broker.status();
+    let fleet = operators.broker.fleet();
+    let members = operators.node.members();
+    let joining = fleet.cluster().admitted.keys().filter(|id| !members.contains_key(id)).map(|id| id.0);
+    Json(ClusterView {
+        cluster: operators.node.own().cluster.to_string(),
+        replica: status.replica.0,
+        leader: status.leader.map(|leader| leader.0),
+        term: status.term,
+        applied: status.applied.map(|index| index.0),
+        authority: fleet.cluster().authority,
+        format: status.format,
+        checkpoint: checkpoint_of(&status.checkpoints),
+        joining: joining.collect(),
+        members: members
+            .into_iter()
+            .map(|(id, member)| MemberView {
+                replica: id.0,
+                address: member.member.address,
+                is_voter: member.is_voter,
+                matched: member.matched.map(|index| index.0),
+                heard_ms_ago: member.heard.map(|heard| u64::try_from(heard.as_millis()).unwrap_or(u64::MAX)),
+            })
+            .collect(),
+    })
+}
+
+fn checkpoint_of(status: &berth_raft::CheckpointStatus) -> Option<CheckpointView> {
+    Some(CheckpointView {
+        index: status.last?.0,
+        hash: format!("{:016x}", status.hash),
+        same: status.same.keys().map(|id| id.0).collect(),
+        different: status.different.keys().map(|id| id.0).collect(),
+    })
+}
+
+async fn invite(State(operators): State<Operators>, Json(request): Json<InviteRequest>) -> Response {
+    let Operators { node, .. } = operators;
+    let invitation = match node.invite(INVITATION_LIFETIME, request.replaces.map(ReplicaId)).await {
+        Ok(invitation) => invitation,
+        Err(error) => return failed(&error),
+    };
+    match node.invitation(&invitation, INVITATION_LIFETIME) {
+        Ok((certified, authorities)) => {
+            let cluster = node.own().cluster.clone();
+            let token = JoinToken::new(cluster, invitation, node.addresses(), &authorities, &certified);
+            let expires_in_seconds = INVITATION_LIFETIME.as_secs();
+            Json(InviteAnswer { token: token.to_text().expose().to_owned(), expires_in_seconds }).into_response()
+        }
+        Err(cause) => error(StatusCode::INTERNAL_SERVER_ERROR, &cause.to_string()),
+    }
+}
+
+async fn remove(State(operators): State<Operators>, Path(id): Path<u64>) -> Response {
+    wished(&operators.node, Wish::Remove(ReplicaId(id))).await
+}
+
+async fn transfer(State(operators): State<Operators>, Json(request): Json<TransferRequest>) -> Response {
+    wished(&operators.node, Wish::TransferLeader(request.to.map(ReplicaId))).await
+}
+
+async fn rotate(State(operators): State<Operators>) -> Response {
+    wished(&operators.node, Wish::RotateCertificates).await
+}
+
+async fn raise(State(operators): State<Operators>, Json(request): Json<RaiseRequest>) -> Response {
+    wished(&operators.node, Wish::RaiseFormat(request.to)).await
+}
+
+async fn wished(node: &Node, wish: Wish) -> Response {
+    match node.wish(wish).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(cause: &WishError) -> Response {
+    let status = match cause {
+        WishError::Refused(_) => StatusCode::CONFLICT,
+        WishError::NoLeader | WishError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    error(status, &cause.to_string())
+}

@@ -1,0 +1,493 @@
+//! What a replica answers to others, and what it does for operators.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use berth_raft::{Lane, Member, MemberError, RaiseError, Replica};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::accept::{Answered, Answers};
+use super::authority::{Authorities, AuthorityError, Tls};
+use super::dial::{Dialer, Failure, Own};
+use super::frame::{self, Hello, Service, Speaker, Status, Unwelcome};
+use super::message::{Answer, Introduction, Join, Joined, Question, Wish};
+use crate::broker::agents::Colleagues;
+use crate::broker::api::door::{AskError, Unavailable, UnavailableReason};
+use crate::broker::core::Broker;
+use crate::broker::machine::Machine;
+use crate::domain::ids::InvitationId;
+use crate::domain::{Command, Millis, Outcome, ReplicaId, ServerId};
+use crate::protocol::{Question as AgentQuestion, Reply};
+use crate::secret::Secret;
+
+/// How long an operator's wish may look for a leader that carries it out.
+const WISH_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two attempts.
+const WISH_RETRY: Duration = Duration::from_millis(100);
+/// How long a question to another replica may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a change of leader may take.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why an operator's wish was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WishError {
+    /// It was considered and refused.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody leads.
+    #[error("no leader was found within {} s; see `berth cluster status`", WISH_TIMEOUT.as_secs())]
+    NoLeader,
+    /// The log did not take it.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// A replica among others.
+pub struct Node {
+    own: Own,
+    address: String,
+    had_log: bool,
+    secret: Secret,
+    authorities: Authorities,
+    tls: Arc<ArcSwap<Tls>>,
+    /// The authority whose certificates are shown now.
+    authority: std::sync::atomic::AtomicU32,
+    dialer: Arc<Dialer>,
+    serving: OnceLock<Serving>,
+}
+
+struct Serving {
+    replica: Replica<Machine>,
+    broker: Arc<Broker>,
+}
+
+impl Node {
+    /// A replica that answers who it is, and nothing else yet.
+    pub fn new(
+        own: Own,
+        address: String,
+        had_log: bool,
+        secret: Secret,
+        authorities: Authorities,
+        tls: Arc<ArcSwap<Tls>>,
+        dialer: Arc<Dialer>,
+    ) -> Self {
+        let authority = std::sync::atomic::AtomicU32::new(0);
+        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving: OnceLock::new() }
+    }
+
+    /// From now on it takes part.
+    pub fn serves(&self, replica: Replica<Machine>, broker: Arc<Broker>) {
+        // Called once, at the start.
+        drop(self.serving.set(Serving { replica, broker }));
+    }
+
+    /// Who this replica is.
+    pub const fn own(&self) -> &Own {
+        &self.own
+    }
+
+    /// Where others are told to reach it; nothing when it is alone.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The connections to others.
+    pub const fn dialer(&self) -> &Arc<Dialer> {
+        &self.dialer
+    }
+
+    /// The authority whose certificates are shown now.
+    pub fn authority(&self) -> u32 {
+        self.authority.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Shows new certificates, of this authority, from now on.
+    pub fn certify(&self, authority: u32) -> Result<(), AuthorityError> {
+        let tls = self.authorities.tls(authority, self.own.replica, &self.own.folder)?;
+        self.tls.store(Arc::new(tls));
+        let before = self.authority.swap(authority, std::sync::atomic::Ordering::Relaxed);
+        if before != authority {
+            tracing::info!(authority, "replicas are shown certificates of another authority");
+        }
+        self.dialer.renew();
+        Ok(())
+    }
+
+    /// Certificate, key and authorities of an invitation, for its token.
+    pub fn invitation(
+        &self,
+        invitation: &InvitationId,
+        within: Millis,
+    ) -> Result<(super::authority::Certified, Vec<rustls::pki_types::CertificateDer<'static>>), AuthorityError> {
+        let authority = self.authority();
+        let certified = self.authorities.invitation(authority, invitation, Duration::from_millis(within.0))?;
+        Ok((certified, self.authorities.trusted(authority)?))
+    }
+
+    /// Where the members are, this replica first.
+    pub fn addresses(&self) -> Vec<String> {
+        let mut addresses = vec![self.address.clone()];
+        if let Some(serving) = self.serving.get() {
+            let members = serving.replica.members();
+            let others = members.iter().filter(|(id, _)| id.0 != self.own.replica.0);
+            addresses.extend(others.map(|(_, member)| member.member.address.clone()));
+        }
+        addresses.retain(|address| !address.is_empty());
+        addresses
+    }
+
+    fn introduction(&self) -> Introduction {
+        let members = self.serving.get().map(|serving| serving.replica.members()).unwrap_or_default();
+        Introduction {
+            replica: self.own.replica,
+            folder: self.own.folder.clone(),
+            has_log: self.had_log || !members.is_empty(),
+            members: members.into_iter().map(|(id, member)| (ReplicaId(id.0), member.member.folder)).collect(),
+            authority: self.authority(),
+        }
+    }
+
+    /// Asks another replica who it is.
+    pub async fn introduced(&self, to: ReplicaId) -> Result<Introduction, Failure> {
+        match self.question(to, &Question::Introduce).await? {
+            Answer::Introduction(introduction) => Ok(introduction),
+            other => Err(Failure::NoAnswer(format!("{other:?} is no introduction"))),
+        }
+    }
+
+    async fn question(&self, to: ReplicaId, question: &Question) -> Result<Answer, Failure> {
+        let asked = self.dialer.ask(to, Lane::Replication, Service::Cluster, frame::encode(question));
+        let answer = tokio::time::timeout(QUESTION_TIMEOUT + TRANSFER_TIMEOUT, asked).await;
+        let answer = answer.map_err(|_| Failure::NoAnswer("in time".to_owned()))??;
+        frame::decode(&answer).map_err(|error| Failure::NoAnswer(error.to_string()))
+    }
+
+    /// Has the leader carry out a wish, wherever it is.
+    pub async fn wish(&self, wish: Wish) -> Result<(), WishError> {
+        let Some(serving) = self.serving.get() else { return Err(WishError::NoLeader) };
+        let deadline = Instant::now() + WISH_TIMEOUT;
+        loop {
+            let answer = match serving.replica.status().leader {
+                Some(leader) if leader.0 == self.own.replica.0 => self.carry_out(serving, wish.clone()).await,
+                Some(leader) => match self.question(ReplicaId(leader.0), &Question::Do(wish.clone())).await {
+                    Ok(answer) => answer,
+                    Err(failure) => {
+                        tracing::debug!(%leader, %failure, "the leader was not asked");
+                        Answer::NotLeader
+                    }
+                },
+                None => Answer::NotLeader,
+            };
+            match answer {
+                Answer::Done => return Ok(()),
+                Answer::Refused(reason) => return Err(WishError::Refused(reason)),
+                Answer::NotLeader | Answer::Introduction(_) if Instant::now() >= deadline => {
+                    return Err(WishError::NoLeader);
+                }
+                Answer::NotLeader | Answer::Introduction(_) => tokio::time::sleep(WISH_RETRY).await,
+            }
+        }
+    }
+
+    async fn carry_out(&self, serving: &Serving, wish: Wish) -> Answer {
+        let done = match wish {
+            Wish::Remove(replica) => self.remove(serving, replica).await,
+            Wish::TransferLeader(to) => transfer(&serving.replica, to).await,
+            Wish::Move { replica, folder, address } => {
+                let member = Member { address, folder: folder.as_str().to_owned() };
+                serving.replica.add_learner(raft_id(replica), member).await.map_err(refusal)
+            }
+            Wish::RotateCertificates => self.rotate(serving).await,
+            Wish::RaiseFormat(to) => serving.replica.raise_format(to).await.map_err(|error| match error {
+                RaiseError::NotLeader { .. } => Answer::NotLeader,
+                error => Answer::Refused(error.to_string()),
+            }),
+        };
+        match done {
+            Ok(()) => Answer::Done,
+            Err(answer) => answer,
+        }
+    }
+
+    /// Removes a member.
+    async fn remove(&self, serving: &Serving, replica: ReplicaId) -> Result<(), Answer> {
+        let is_member = serving.replica.members().contains_key(&raft_id(replica));
+        let is_admitted = serving.broker.fleet().cluster().admitted.contains_key(&replica);
+        if !is_member && !is_admitted {
+            return Err(refusal(MemberError::Unknown(raft_id(replica))));
+        }
+        if replica == self.own.replica {
+            if !serving.replica.hand_over().await {
+                let text = "this replica leads, and no other one can take over; it cannot be removed".to_owned();
+                return Err(Answer::Refused(text));
+            }
+            return Err(Answer::NotLeader);
+        }
+        // Nobody adds it again once it is retired; should it not be removed
+        // then, the operator is told, and asks again.
+        if is_member {
+            serving.replica.remove(raft_id(replica)).await.map_err(refusal)?;
+        }
+        let retired = serving.broker.propose(vec![Command::RetireReplica { replica }]).await;
+        retired.map_err(|error| unavailable(&error))?;
+        tracing::info!(%replica, "a replica was removed from the cluster");
+        Ok(())
+    }
+
+    /// Moves on to the next authority when all have moved to the current one.
+    async fn rotate(&self, serving: &Serving) -> Result<(), Answer> {
+        let current = serving.broker.fleet().cluster().authority;
+        for id in serving.replica.members().keys() {
+            let id = ReplicaId(id.0);
+            if id == self.own.replica {
+                continue;
+            }
+            let refused = |why: String| {
+                let text = format!(
+                    "replica {id} {why}; certificates change only when all replicas follow: bring it back or remove it"
+                );
+                Answer::Refused(text)
+            };
+            match self.introduced(id).await {
+                Ok(introduction) if introduction.authority == current => {}
+                Ok(introduction) => {
+                    return Err(refused(format!("still shows certificates of authority {}", introduction.authority)));
+                }
+                Err(failure) => return Err(refused(failure.to_string())),
+            }
+        }
+        let rotated = serving.broker.propose(vec![Command::RotateAuthority { to: current.saturating_add(1) }]).await;
+        match rotated.map_err(|error| unavailable(&error))?.first() {
+            Some(Outcome::Refused(refusal)) => Err(Answer::Refused(refusal.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a replica in that came with an invitation.
+    async fn join(&self, invitation: &InvitationId, join: Join) -> Result<Joined, Status> {
+        let serving = self.serving.get().ok_or(Status::NotServing)?;
+        if let Err(reason) = check_address(&join.address) {
+            return Ok(Joined::Refused(reason));
+        }
+        let above = serving.replica.members().keys().next_back().map_or(self.own.replica, |id| ReplicaId(id.0));
+        let command = Command::AdmitReplica {
+            invitation: invitation.clone(),
+            folder: join.folder,
+            address: join.address,
+            above: above.max(self.own.replica),
+        };
+        match serving.broker.propose(vec![command]).await {
+            Ok(outcomes) => Ok(match outcomes.first() {
+                Some(Outcome::Admitted { replica }) => {
+                    tracing::info!(%replica, %invitation, "a replica joins");
+                    Joined::Welcome { replica: *replica, secret: self.secret.expose().to_owned() }
+                }
+                Some(Outcome::Refused(refusal)) => Joined::Refused(refusal.to_string()),
+                _ => Joined::Refused("the log did not say what became of it".to_owned()),
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "a replica could not be let in");
+                Err(Status::NotServing)
+            }
+        }
+    }
+
+    async fn cluster(&self, question: Question) -> Answered {
+        let answer = match question {
+            Question::Introduce => Answer::Introduction(self.introduction()),
+            Question::Do(wish) => match self.serving.get() {
+                Some(serving) if serving.replica.status().is_leader() => self.carry_out(serving, wish).await,
+                _ => Answer::NotLeader,
+            },
+        };
+        (Status::Done, frame::encode(&answer))
+    }
+}
+
+impl Colleagues for Node {
+    fn ask<'a>(
+        &'a self,
+        replica: ReplicaId,
+        server: &'a ServerId,
+        question: AgentQuestion,
+    ) -> BoxFuture<'a, Result<Reply, AskError>> {
+        Box::pin(async move {
+            let request = frame::encode(&(server, question));
+            // Not beside heartbeats or entries: a picture is large.
+            let answer = self.dialer.ask(replica, Lane::Snapshot, Service::Agents, request).await;
+            let answer = answer.map_err(|failure| {
+                tracing::debug!(%replica, %failure, "a question to an agent was not passed on");
+                AskError::Unreachable
+            })?;
+            frame::decode_large(&answer).unwrap_or(Err(AskError::Unreachable))
+        })
+    }
+}
+
+impl Answers for Node {
+    fn welcome(&self, hello: &Hello) -> Result<(), Unwelcome> {
+        if hello.to.is_some_and(|to| to != self.own.replica) {
+            return Err(Unwelcome::NotMe(self.own.replica));
+        }
+        let (Speaker::Replica { id, folder }, Some(serving)) = (&hello.speaker, self.serving.get()) else {
+            return Ok(());
+        };
+        let members = serving.replica.members();
+        match members.get(&raft_id(*id)) {
+            Some(known) if !known.member.folder.is_empty() && known.member.folder != folder.as_str() => {
+                Err(Unwelcome::OtherFolder { id: *id })
+            }
+            Some(_) => Ok(()),
+            // One that lags behind does not know newer members; it knows of
+            // the numbers that were given and taken back.
+            None => {
+                let fleet = serving.broker.fleet();
+                let known = fleet.cluster();
+                let was_given = *id <= known.last_replica && !known.admitted.contains_key(id);
+                if !members.is_empty() && was_given {
+                    return Err(Unwelcome::Removed { id: *id, cluster: self.own.cluster.clone() });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(&self, from: &Speaker, service: Service, request: Bytes) -> BoxFuture<'_, Answered> {
+        let from = from.clone();
+        Box::pin(async move {
+            let nonsense = |error: std::io::Error| (Status::Refused, Bytes::from(error.to_string()));
+            match (service, from) {
+                (Service::Log, Speaker::Replica { id, .. }) => match self.serving.get() {
+                    Some(serving) => {
+                        let answer = serving.replica.answer_peer(raft_id(id), &request).await;
+                        (Status::Done, Bytes::from(answer))
+                    }
+                    None => (Status::NotServing, Bytes::new()),
+                },
+                (Service::Agents, Speaker::Replica { .. }) => match (frame::decode(&request), self.serving.get()) {
+                    (Ok((server, question)), Some(serving)) => {
+                        let server: ServerId = server;
+                        let answer = serving.broker.answer_colleague(&server, question).await;
+                        (Status::Done, frame::encode(&answer))
+                    }
+                    (Ok(_), None) => (Status::NotServing, Bytes::new()),
+                    (Err(error), _) => nonsense(error),
+                },
+                (Service::Cluster, Speaker::Replica { .. }) => match frame::decode(&request) {
+                    Ok(question) => self.cluster(question).await,
+                    Err(error) => nonsense(error),
+                },
+                (Service::Join, Speaker::Invited(invitation)) => match frame::decode(&request) {
+                    Ok(join) => match self.join(&invitation, join).await {
+                        Ok(joined) => (Status::Done, frame::encode(&joined)),
+                        Err(status) => (status, Bytes::new()),
+                    },
+                    Err(error) => nonsense(error),
+                },
+                _ => (Status::Refused, Bytes::from_static(b"there is no such service for you")),
+            }
+        })
+    }
+}
+
+async fn transfer(replica: &Replica<Machine>, to: Option<ReplicaId>) -> Result<(), Answer> {
+    let Some(to) = to else {
+        return if replica.hand_over().await {
+            Ok(())
+        } else {
+            Err(Answer::Refused("no other replica can take over".to_owned()))
+        };
+    };
+    if replica.status().leader == Some(raft_id(to)) {
+        return Ok(());
+    }
+    if !replica.members().get(&raft_id(to)).is_some_and(|member| member.is_voter) {
+        return Err(Answer::Refused(format!("replica {to} is no voting member")));
+    }
+    replica.transfer_leadership(raft_id(to)).await.map_err(|reason| Answer::Refused(reason.to_string()))?;
+    let deadline = Instant::now() + TRANSFER_TIMEOUT;
+    while replica.status().leader != Some(raft_id(to)) {
+        if Instant::now() >= deadline {
+            return Err(Answer::Refused(format!("replica {to} did not take over; see `berth cluster status`")));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// An address that others can be told: `host:port`, short, printable.
+pub fn check_address(address: &str) -> Result<(), String> {
+    const BYTES_MAX: usize = 262;
+    let parts = address.rsplit_once(':');
+    let is_good = parts.is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) && !host.contains(char::is_whitespace)
+    });
+    if is_good && address.len() <= BYTES_MAX && !address.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(format!("`{}` is no address; it must be host:port", address.escape_debug()))
+}
+
+const fn raft_id(id: ReplicaId) -> berth_raft::ReplicaId {
+    berth_raft::ReplicaId(id.0)
+}
+
+fn refusal(error: MemberError) -> Answer {
+    match error {
+        MemberError::NotLeader { .. } | MemberError::InProgress => Answer::NotLeader,
+        error => Answer::Refused(error.to_string()),
+    }
+}
+
+fn unavailable(error: &Unavailable) -> Answer {
+    match error.reason {
+        UnavailableReason::NoQuorum
+        | UnavailableReason::Behind
+        | UnavailableReason::Busy
+        | UnavailableReason::NotServing => Answer::NotLeader,
+        UnavailableReason::Storage | UnavailableReason::OutcomeUnknown => Answer::Refused(error.to_string()),
+    }
+}
+
+/// How long a new invitation is good for.
+pub const INVITATION_LIFETIME: Millis = Millis::from_secs(3_600);
+
+impl Node {
+    /// Opens an invitation in the log.
+    pub async fn invite(&self, within: Millis, replaces: Option<ReplicaId>) -> Result<InvitationId, WishError> {
+        let serving = self.serving.get().ok_or(WishError::NoLeader)?;
+        if let Some(replaced) = replaces
+            && !serving.replica.members().contains_key(&raft_id(replaced))
+        {
+            return Err(WishError::Refused(MemberError::Unknown(raft_id(replaced)).to_string()));
+        }
+        if self.address.is_empty() {
+            let text = "this replica has no address for others; set `address` in `[cluster]` and start it again";
+            return Err(WishError::Refused(text.to_owned()));
+        }
+        let id = InvitationId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
+        let command = Command::InviteReplica { id: id.clone(), within, replaces };
+        match serving.broker.propose(vec![command]).await?.first() {
+            Some(Outcome::Refused(refusal)) => Err(WishError::Refused(refusal.to_string())),
+            _ => Ok(id),
+        }
+    }
+
+    /// How long ago each of the other replicas was heard of, while this one
+    /// leads; `began` is when it began to.
+    pub fn last_heard(&self, began: Instant) -> std::collections::BTreeMap<ReplicaId, Duration> {
+        let members = self.members().into_iter().filter(|(id, _)| *id != self.own.replica);
+        members.map(|(id, member)| (id, member.heard.unwrap_or_else(|| began.elapsed()))).collect()
+    }
+
+    /// The members, as this replica knows them.
+    pub fn members(&self) -> std::collections::BTreeMap<ReplicaId, berth_raft::MemberStatus> {
+        let members = self.serving.get().map(|serving| serving.replica.members()).unwrap_or_default();
+        members.into_iter().map(|(id, member)| (ReplicaId(id.0), member)).collect()
+    }
+}

@@ -1,0 +1,137 @@
+//! What the leader does for the members without being asked: replicas that
+//! were let in get the log and then a vote, and those whose place they take
+//! are removed first. Each replica keeps its own address and certificates up
+//! to date.
+//!
+//! The log is told of replicas that are not heard of, so that their agents are
+//! welcome elsewhere.
+//!
+//! All of it follows from the log, so that whoever leads next goes on with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_raft::{Member, MemberError, Replica};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::message::Wish;
+use super::node::Node;
+use crate::broker::agents::report_missing;
+use crate::broker::core::Broker;
+use crate::broker::machine::Machine;
+use crate::domain::ReplicaId;
+use crate::domain::cluster::Admission;
+
+/// Between two looks at what there is to do.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// A replica makes a new certificate for itself this often.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_hours(24);
+/// How often it says where it is, while the log says something else.
+const MOVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Runs until `stop`.
+pub async fn run(node: Arc<Node>, replica: Replica<Machine>, broker: Arc<Broker>, stop: CancellationToken) {
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut certified_at = Instant::now();
+    let mut moved_at: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            _ = looks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let authority = broker.fleet().cluster().authority;
+        if authority != node.authority() || certified_at.elapsed() >= CERTIFICATE_INTERVAL {
+            certified_at = Instant::now();
+            if let Err(error) = node.certify(authority) {
+                tracing::error!(%error, "no new certificate for other replicas; the old one is kept");
+            }
+        }
+        if moved_at.is_none_or(|at| at.elapsed() >= MOVE_INTERVAL)
+            && let Some(wish) = own_move(&node, &replica)
+        {
+            moved_at = Some(Instant::now());
+            let moved = tokio::select! {
+                moved = node.wish(wish) => moved,
+                () = stop.cancelled() => return,
+            };
+            if let Err(error) = moved {
+                tracing::warn!(%error, "the cluster does not know the address of this replica yet");
+            }
+        }
+        if replica.status().is_leader() {
+            for (id, admission) in broker.fleet().cluster().admitted.clone() {
+                bring_in(&replica, id, &admission).await;
+            }
+        }
+    }
+}
+
+/// What to wish for when the log names another address of this replica than
+/// its configuration.
+fn own_move(node: &Node, replica: &Replica<Machine>) -> Option<Wish> {
+    let own = node.own();
+    let members = replica.members();
+    let known = &members.get(&berth_raft::ReplicaId(own.replica.0))?.member;
+    let is_moved = !node.address().is_empty() && known.address != node.address();
+    is_moved.then(|| Wish::Move {
+        replica: own.replica,
+        folder: own.folder.clone(),
+        address: node.address().to_owned(),
+    })
+}
+
+/// Tells the log of replicas that are not heard of, until `stop`.
+pub async fn miss(node: Arc<Node>, replica: Replica<Machine>, broker: Arc<Broker>, stop: CancellationToken) {
+    let leading = std::sync::Mutex::new(None);
+    let last_heard = move || {
+        let status = replica.status();
+        let mut leading = leading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !status.is_leader() {
+            *leading = None;
+            return std::collections::BTreeMap::new();
+        }
+        let began = match *leading {
+            Some((term, began)) if term == status.term => began,
+            _ => leading.insert((status.term, Instant::now())).1,
+        };
+        node.last_heard(began)
+    };
+    report_missing(broker, last_heard, stop).await;
+}
+
+/// Takes the next step of a replica that was let in; the rest follows.
+async fn bring_in(replica: &Replica<Machine>, id: ReplicaId, admission: &Admission) {
+    let members = replica.members();
+    let raft_id = berth_raft::ReplicaId(id.0);
+    let step = match members.get(&raft_id) {
+        Some(member) if member.is_voter => Ok(()),
+        None => {
+            let folder = admission.folder.as_str().to_owned();
+            replica.add_learner(raft_id, Member { address: admission.address.clone(), folder }).await
+        }
+        Some(_) => match replica.may_promote(raft_id) {
+            Ok(()) => match admission.replaces.map(|replaced| berth_raft::ReplicaId(replaced.0)) {
+                Some(replaced) if members.contains_key(&replaced) => make_room(replica, replaced).await,
+                _ => replica.promote(raft_id).await,
+            },
+            behind => behind,
+        },
+    };
+    match step {
+        Ok(()) | Err(MemberError::Behind { .. } | MemberError::InProgress | MemberError::NotLeader { .. }) => {}
+        Err(error) => tracing::warn!(replica = %id, %error, "a replica that joins has to wait"),
+    }
+}
+
+/// Removes the replica whose place another one takes.
+async fn make_room(replica: &Replica<Machine>, replaced: berth_raft::ReplicaId) -> Result<(), MemberError> {
+    if replica.status().replica == replaced {
+        // Whoever leads next goes on.
+        return if replica.hand_over().await { Ok(()) } else { Err(MemberError::Leads(replaced)) };
+    }
+    replica.remove(replaced).await?;
+    tracing::info!(%replaced, "a replica was removed: another one takes its place");
+    Ok(())
+}
