@@ -149,15 +149,19 @@ impl<M: StateMachine> Applier<M> {
             command
         };
         // All are decoded before any is applied: an entry happens as a whole or not at all.
-        let decoded = calls.iter().map(|call| {
-            let commands = call.commands.iter().map(&mut decode).collect::<io::Result<Vec<_>>>()?;
-            Ok((call.id, commands))
-        });
-        let calls = decoded.collect::<io::Result<Vec<_>>>()?;
+        let commands = calls.iter().flat_map(|call| &call.commands).map(&mut decode);
+        let mut commands = commands.collect::<io::Result<Vec<_>>>()?.into_iter();
         let effects_before = self.effects.len();
         let applied = catch_unwind(AssertUnwindSafe(|| {
             self.state.advance(stamp, &mut self.effects);
-            calls.into_iter().map(|(id, commands)| self.apply_call(stamp, id, commands)).collect()
+            let mut apply = |call: &Call| {
+                let mut commands = commands.by_ref().take(call.commands.len());
+                let answer = self.apply_call(stamp, call.id, &mut commands);
+                // Those of a call that was not applied are passed over.
+                commands.for_each(drop);
+                answer
+            };
+            calls.iter().map(&mut apply).collect()
         }));
         let answers = applied.unwrap_or_else(|panic| {
             let text = panic_text(panic.as_ref());
@@ -175,7 +179,7 @@ impl<M: StateMachine> Applier<M> {
         &mut self,
         stamp: Stamp,
         id: Option<CallId>,
-        commands: Vec<M::Command>,
+        commands: impl Iterator<Item = M::Command>,
     ) -> io::Result<CallAnswer<M::Outcome>> {
         let Some(id) = id else {
             let outcomes = self.apply_commands(stamp, commands);
@@ -209,9 +213,9 @@ impl<M: StateMachine> Applier<M> {
         Ok(answer)
     }
 
-    fn apply_commands(&mut self, stamp: Stamp, commands: Vec<M::Command>) -> Vec<M::Outcome> {
+    fn apply_commands(&mut self, stamp: Stamp, commands: impl Iterator<Item = M::Command>) -> Vec<M::Outcome> {
         let Self { state, effects, .. } = self;
-        commands.into_iter().map(|command| state.apply(stamp, command, effects)).collect()
+        commands.map(|command| state.apply(stamp, command, effects)).collect()
     }
 
     fn is_member(&self, replica: ReplicaId) -> bool {

@@ -10,7 +10,7 @@ use crate::codec::{self, Error};
 use crate::ids::{LogIndex, ReplicaId};
 use crate::types::CallId;
 use bincode::{Decode, Encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -29,7 +29,25 @@ pub(crate) struct Calls {
 struct Origin {
     incarnation: u64,
     answered_below: u64,
-    kept: BTreeMap<u64, Kept>,
+    /// The calls from `answered_below` on, where they were applied. The last one was.
+    kept: VecDeque<Option<Kept>>,
+}
+
+impl Origin {
+    /// Where a call that is not answered stands, if it is not too far ahead.
+    fn place(&self, sequence: u64) -> Option<usize> {
+        let place = sequence.checked_sub(self.answered_below).filter(|place| *place < CALLS_KEPT_MAX)?;
+        usize::try_from(place).ok()
+    }
+
+    /// Nobody waits for what is below.
+    fn forget_below(&mut self, answered_below: u64) {
+        let Some(more) = answered_below.checked_sub(self.answered_below) else { return };
+        // Each call comes and goes once: this costs nothing that grows.
+        let more = usize::try_from(more).unwrap_or(usize::MAX).min(self.kept.len());
+        drop(self.kept.drain(..more));
+        self.answered_below = answered_below;
+    }
 }
 
 /// What a call came to.
@@ -64,21 +82,15 @@ impl Calls {
         if id.incarnation > origin.incarnation {
             *origin = Origin { incarnation: id.incarnation, ..Origin::default() };
         }
-        if id.answered_below > origin.answered_below {
-            origin.answered_below = id.answered_below;
-            // Each call is inserted and removed once: this costs nothing that grows.
-            while let Some(oldest) = origin.kept.first_entry().filter(|oldest| *oldest.key() < id.answered_below) {
-                oldest.remove();
-            }
-        }
+        origin.forget_below(id.answered_below);
         if id.sequence < origin.answered_below {
             return Admission::Forgotten;
         }
-        if let Some(kept) = origin.kept.get(&id.sequence) {
-            return Admission::Repeated(kept.clone());
-        }
-        if id.sequence - origin.answered_below >= CALLS_KEPT_MAX {
+        let Some(place) = origin.place(id.sequence) else {
             return Admission::TooMany;
+        };
+        if let Some(Some(kept)) = origin.kept.get(place) {
+            return Admission::Repeated(kept.clone());
         }
         Admission::Apply
     }
@@ -86,7 +98,12 @@ impl Calls {
     /// Keeps what a call came to that was just admitted and applied.
     pub(crate) fn keep(&mut self, id: &CallId, index: LogIndex, outcomes: &[u8]) {
         let kept = Kept { index, outcomes: Arc::from(outcomes) };
-        self.origins.entry(id.replica).or_default().kept.insert(id.sequence, kept);
+        let origin = self.origins.entry(id.replica).or_default();
+        let Some(place) = origin.place(id.sequence) else { return };
+        if origin.kept.len() <= place {
+            origin.kept.resize(place + 1, None);
+        }
+        origin.kept[place] = Some(kept);
     }
 
     /// Forgets the replicas that are no members any more.
@@ -102,11 +119,12 @@ impl Calls {
                 replica: replica.0,
                 incarnation: origin.incarnation,
                 answered_below: origin.answered_below,
-                kept: origin.kept.len() as u64,
+                kept: origin.kept.iter().flatten().count() as u64,
             };
             codec::write_record(out, &head)?;
-            for (sequence, kept) in &origin.kept {
-                let record = RawKept { sequence: *sequence, index: kept.index.0, outcomes: kept.outcomes.to_vec() };
+            let numbered = (origin.answered_below..).zip(&origin.kept);
+            for (sequence, kept) in numbered.filter_map(|(sequence, kept)| Some((sequence, kept.as_ref()?))) {
+                let record = RawKept { sequence, index: kept.index.0, outcomes: kept.outcomes.to_vec() };
                 codec::write_record(out, &record)?;
             }
         }
@@ -121,18 +139,17 @@ impl Calls {
         let origins: u64 = codec::read_record(what, input)?;
         for _ in 0..origins {
             let head: RawOrigin = codec::read_record(what, input)?;
-            if head.kept > CALLS_KEPT_MAX {
-                return Err(impossible(format!("{} calls of replica {}", head.kept, head.replica)));
-            }
-            let mut kept = BTreeMap::new();
+            let (incarnation, answered_below) = (head.incarnation, head.answered_below);
+            let mut origin = Origin { incarnation, answered_below, kept: VecDeque::new() };
             for _ in 0..head.kept {
                 let RawKept { sequence, index, outcomes } = codec::read_record(what, input)?;
-                if sequence < head.answered_below {
-                    return Err(impossible(format!("call {sequence} is kept though it is answered")));
-                }
-                kept.insert(sequence, Kept { index: LogIndex(index), outcomes: outcomes.into() });
+                // They come in order, each once.
+                let Some(place) = origin.place(sequence).filter(|place| *place >= origin.kept.len()) else {
+                    return Err(impossible(format!("call {sequence} of replica {} is kept", head.replica)));
+                };
+                origin.kept.resize(place, None);
+                origin.kept.push_back(Some(Kept { index: LogIndex(index), outcomes: outcomes.into() }));
             }
-            let origin = Origin { incarnation: head.incarnation, answered_below: head.answered_below, kept };
             calls.origins.insert(ReplicaId(head.replica), origin);
         }
         Ok(calls)
@@ -176,7 +193,7 @@ mod tests {
     }
 
     fn kept(calls: &Calls) -> usize {
-        calls.origins.values().map(|origin| origin.kept.len()).sum()
+        calls.origins.values().map(|origin| origin.kept.iter().flatten().count()).sum()
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// Which run of this replica's process this is: larger with each start, for ever, by the
     /// caller's care. With it, a proposal whose answer was lost is tried again without happening
-    /// twice. With 0 proposals are not remembered and never tried again. Default 0.
+    /// twice; at most 65,536 of this replica may be unanswered at a time. With 0 proposals are not
+    /// remembered and never tried again. Default 0.
     pub incarnation: u64,
     /// The formats of the log and of snapshots that this replica reads. From 1, which every cluster
     /// begins with, to at most 2. Held back to `1..=1`, the replicas can still be replaced by an

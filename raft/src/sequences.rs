@@ -4,7 +4,7 @@ use crate::calls::CALLS_KEPT_MAX;
 use crate::error::ProposeError;
 use crate::ids::ReplicaId;
 use crate::types::CallId;
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Numbers the calls of one run of this replica.
@@ -17,14 +17,27 @@ pub(crate) struct Sequences {
 
 #[derive(Default)]
 struct Open {
-    next: u64,
-    waiting: BTreeSet<u64>,
+    /// All below are answered.
+    answered_below: u64,
+    /// The calls from there on: whether they still wait. The first one does.
+    waiting: VecDeque<bool>,
 }
 
 impl Open {
-    /// All below are answered.
-    fn answered_below(&self) -> u64 {
-        self.waiting.first().copied().unwrap_or(self.next)
+    fn begin(&mut self) -> u64 {
+        self.waiting.push_back(true);
+        self.answered_below + self.waiting.len() as u64 - 1
+    }
+
+    fn end(&mut self, sequence: u64) {
+        let place = sequence.checked_sub(self.answered_below).and_then(|place| usize::try_from(place).ok());
+        if let Some(waits) = place.and_then(|place| self.waiting.get_mut(place)) {
+            *waits = false;
+        }
+        while self.waiting.front() == Some(&false) {
+            self.waiting.pop_front();
+            self.answered_below += 1;
+        }
     }
 }
 
@@ -49,13 +62,17 @@ impl Sequences {
             return Ok(None);
         }
         let mut open = self.open();
-        let sequence = open.next;
-        if sequence - open.answered_below() >= CALLS_KEPT_MAX {
+        if open.waiting.len() as u64 >= CALLS_KEPT_MAX {
             return Err(overloaded());
         }
-        open.next += 1;
-        open.waiting.insert(sequence);
-        Ok(Some(OpenCall { sequences: Arc::clone(self), sequence }))
+        let sequence = open.begin();
+        let id = CallId {
+            replica: self.replica,
+            incarnation: self.incarnation,
+            sequence,
+            answered_below: open.answered_below,
+        };
+        Ok(Some(OpenCall { sequences: Arc::clone(self), id }))
     }
 }
 
@@ -67,21 +84,19 @@ pub(crate) fn overloaded() -> ProposeError {
 /// A call that waits for its outcome. Dropped, nobody waits any more.
 pub(crate) struct OpenCall {
     sequences: Arc<Sequences>,
-    sequence: u64,
+    id: CallId,
 }
 
 impl OpenCall {
-    /// The id, with what is answered by now.
+    /// The same for every attempt; what it says to be answered is what was when the call began.
     pub(crate) fn id(&self) -> CallId {
-        let Sequences { replica, incarnation, .. } = *self.sequences;
-        let answered_below = self.sequences.open().answered_below();
-        CallId { replica, incarnation, sequence: self.sequence, answered_below }
+        self.id
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.sequences.open().waiting.remove(&self.sequence);
+        self.sequences.open().end(self.id.sequence);
     }
 }
 
@@ -94,13 +109,18 @@ mod tests {
     #[test]
     fn what_is_answered_is_told_up_to_the_oldest_that_waits() {
         let sequences = Sequences::new(ReplicaId(3), 9);
-        let [first, second, third] = [(); 3].map(|()| sequences.begin().unwrap().unwrap());
+        let begin = || sequences.begin().unwrap().unwrap();
+        let [first, second, third] = [(); 3].map(|()| begin());
         let id = third.id();
         assert_eq!((id.replica, id.incarnation, id.sequence, id.answered_below), (ReplicaId(3), 9, 2, 0));
         drop(second);
-        assert_eq!(third.id().answered_below, 0);
+        assert_eq!(begin().id().answered_below, 0);
         drop(first);
-        assert_eq!(third.id().answered_below, 2);
+        let id = begin().id();
+        assert_eq!((id.sequence, id.answered_below), (4, 2));
+        drop(third);
+        let id = begin().id();
+        assert_eq!((id.sequence, id.answered_below), (5, 5));
     }
 
     #[test]
