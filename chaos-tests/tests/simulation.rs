@@ -12,7 +12,11 @@ const SEEDS: u64 = 1_000;
 
 /// Runs worlds on all processors until one is as wanted, or all were run. What
 /// panics in a world is reported with it.
-fn find(seeds: std::ops::RangeInclusive<u64>, plan: Plan, wanted: impl Fn(&Report) -> bool + Sync) -> (Option<Report>, u64) {
+fn find(
+    seeds: std::ops::RangeInclusive<u64>,
+    plan: Plan,
+    wanted: impl Fn(&Report) -> bool + Sync,
+) -> (Option<Report>, u64) {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicU64::new(*seeds.start());
     let found: Mutex<Option<Report>> = Mutex::new(None);

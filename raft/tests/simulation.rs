@@ -3,7 +3,7 @@
 
 use berth_raft::testing::simulation::{self, Host};
 use berth_raft::testing::{Command, Ledger, LocalNetwork};
-use berth_raft::{Config, ManualClock, Observer, ProposeError, Replica, ReplicaId, UnixMillis};
+use berth_raft::{Config, Formation, ManualClock, Member, Observer, ProposeError, Replica, ReplicaId, UnixMillis};
 use berth_storage::memory::{Disk, Pace, Step, Work};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn start(network: &LocalNetwork, id: u64, disk: Disk) -> (Host, Replica<Le
         let clock = Arc::new(ManualClock::new(UnixMillis(1)));
         let observer: Observer<Ledger> = Arc::new(|_, _| {});
         let config = Config::new(format!("/data/{id}"), ReplicaId(id));
-        let members = (1..=3).map(ReplicaId).collect();
+        let members = Formation::Members((1..=3).map(|id| (ReplicaId(id), Member::default())).collect());
         Replica::start_with_peers(config, clock, Ledger::default(), observer, peers, members).await
     });
     let replica = started.await.unwrap().unwrap();

@@ -34,7 +34,8 @@ struct Arguments {
 
 fn arguments() -> anyhow::Result<Option<Arguments>> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut arguments = Arguments { first: 1, count: 1_000, threads, twice: false, progress: false, plan: Plan::default() };
+    let mut arguments =
+        Arguments { first: 1, count: 1_000, threads, twice: false, progress: false, plan: Plan::default() };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         let mut value = || given.next().with_context(|| format!("{name} needs a value"));
