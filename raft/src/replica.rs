@@ -177,12 +177,11 @@ impl<M: StateMachine> Replica<M> {
         let is_new = log.last().is_none() && log.purged().is_none() && log.vote().is_none();
         let (forms, alone) = match &formation {
             Formation::Members(members) => (is_new, members.len() == 1),
-            Formation::Wait => (false, false),
             Formation::Meet => (is_new, false),
             Formation::Existing if is_new => {
                 return Err(StartError::LogLost { folder: config.folder.clone(), replica });
             }
-            Formation::Existing => (false, false),
+            Formation::Wait | Formation::Existing => (false, false),
         };
         let policy = SnapshotPolicy {
             after_entries: config.snapshot_after_entries,

@@ -30,7 +30,8 @@ fn tasks_are_started_in_one_place() {
     for file in std::fs::read_dir(sources).unwrap() {
         let path = file.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        let is_source = name.ends_with(".rs") && !name.ends_with("_tests.rs") && name != "runtime.rs";
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        let is_source = is_rust && !name.ends_with("_tests.rs") && name != "runtime.rs";
         if !is_source {
             continue;
         }

@@ -102,10 +102,8 @@ pub fn run<T: Send + 'static>(
     let left = std::mem::take(&mut *lock(&world.tasks));
     drop_all(left.into_values());
     let panics = std::mem::take(&mut *lock(&world.panics));
-    match result.try_recv() {
-        Ok(result) => (result, panics),
-        Err(_) => panic!("the world ended: {panics:?}"),
-    }
+    let result = result.try_recv().unwrap_or_else(|error| panic!("the world ended ({error}): {panics:?}"));
+    (result, panics)
 }
 
 struct Reset(Option<Here>);
@@ -284,7 +282,9 @@ impl Host {
         if !is_paused {
             let stalled = std::mem::take(&mut state.stalled);
             drop(state);
-            stalled.into_iter().for_each(|task| self.world.ready.add(task));
+            for task in stalled {
+                self.world.ready.add(task);
+            }
         }
     }
 

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::authority::{Authorities, AuthorityError};
 use self::dial::{Dialer, Own};
 use self::identity::{Identity, IdentityError, Origin};
-use self::node::Node;
+use self::node::{Keys, Node};
 use super::config::Config;
 use super::listen::BindError;
 use crate::domain::ReplicaId;
@@ -269,7 +269,8 @@ impl Peering {
             return Err(ClusterError::NoAddress { replica });
         }
         dialer.learn_alternatives(config.cluster.addresses());
-        let node = Node::new(own, address, had_log, secret, authorities, authority, Arc::clone(&tls), dialer);
+        let keys = Keys { secret, authorities, authority, tls: Arc::clone(&tls) };
+        let node = Node::new(own, address, had_log, keys, dialer);
         let node = Arc::new(node);
         let (mut listening, mut accepting) = (None, None);
         if has_port {

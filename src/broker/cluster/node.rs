@@ -49,6 +49,18 @@ pub enum WishError {
     Unavailable(#[from] Unavailable),
 }
 
+/// What makes a replica known to others.
+pub struct Keys {
+    /// The cluster's secret.
+    pub secret: Secret,
+    /// What is made of it.
+    pub authorities: Authorities,
+    /// The authority whose certificates are shown now.
+    pub authority: u32,
+    /// TLS with them.
+    pub tls: Arc<ArcSwap<Tls>>,
+}
+
 /// A replica among others.
 pub struct Node {
     own: Own,
@@ -70,16 +82,8 @@ struct Serving {
 
 impl Node {
     /// A replica that answers who it is, and nothing else yet.
-    pub fn new(
-        own: Own,
-        address: String,
-        had_log: bool,
-        secret: Secret,
-        authorities: Authorities,
-        authority: u32,
-        tls: Arc<ArcSwap<Tls>>,
-        dialer: Arc<Dialer>,
-    ) -> Self {
+    pub fn new(own: Own, address: String, had_log: bool, keys: Keys, dialer: Arc<Dialer>) -> Self {
+        let Keys { secret, authorities, authority, tls } = keys;
         let authority = std::sync::atomic::AtomicU32::new(authority);
         Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving: OnceLock::new() }
     }

@@ -21,7 +21,7 @@ const MEMBERS: usize = 3;
 /// Bytes of each value.
 pub(super) const VALUE_BYTES: usize = 1024;
 /// How long the cluster may take to form.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest answer that is read, in bytes.

@@ -21,7 +21,7 @@ use crate::broker::cluster::admin::{ClusterView, TransferRequest};
 use crate::secret::Secret;
 
 /// How long anything that is waited for may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Replicas of the cluster.

@@ -110,7 +110,7 @@ mod tests {
             invitation: invitation(id),
             folder: FolderId::new(folder).expect("valid"),
             address: "b:47100".to_owned(),
-            proof: Fingerprint([folder.len() as u8; 32]),
+            proof: Fingerprint([folder.as_bytes()[0]; 32]),
             above: ReplicaId(3),
         }
     }
