@@ -82,12 +82,18 @@ impl Event {
         }
     }
 
-    /// What it lets happen to the leader.
-    async fn befall(self, replicas: &mut Replicas) -> anyhow::Result<()> {
+    /// What it lets happen to the leader. A leader may refuse to hand over:
+    /// then nothing happened.
+    async fn befall(self, replicas: &mut Replicas) -> anyhow::Result<bool> {
         let (leader, _) = replicas.leader().await?;
         match self {
             Self::Kill => replicas.all[leader].end(Signal::KILL).await?,
-            Self::HandOver => replicas.all[leader].hand_over().await?,
+            Self::HandOver => {
+                if let Err(error) = replicas.all[leader].hand_over().await {
+                    tracing::warn!("the leader did not hand over: {error:#}");
+                    return Ok(false);
+                }
+            }
             Self::Restart => replicas.all[leader].end(Signal::TERM).await?,
         }
         replicas.leader_after(leader).await?;
@@ -95,7 +101,7 @@ impl Event {
             replicas.all[leader].start()?;
             replicas.caught_up(leader).await?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -125,16 +131,23 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
     for (event, times) in Event::ALL.into_iter().zip([args.kills, args.hand_overs, args.restarts]) {
         for _ in 0..times {
             let began = Instant::now();
-            tokio::select! {
+            let has_happened = tokio::select! {
                 befallen = event.befall(&mut replicas) => befallen?,
-                Some(ended) = clients.join_next() => ended??,
-            }
+                Some(ended) = clients.join_next() => {
+                    ended??;
+                    false
+                }
+            };
             // Until every client had an answer after it, whatever happened.
             tokio::time::sleep(CALM).await;
             let gap = |wanted: Task| longest_gap(&logs, wanted, began, Instant::now());
             let (write, read) = (gap(Task::Write), gap(Task::Read));
             tracing::info!(event = event.name(), ?write, ?read, "the cluster is whole again");
-            gaps.push((event, write, read));
+            if has_happened {
+                gaps.push((event, write, read));
+            } else {
+                lock(&tally).refused += 1;
+            }
             for (_, acknowledged) in &logs {
                 lock(acknowledged).clear();
             }
@@ -190,6 +203,8 @@ struct Tally {
     calls: u64,
     retried: u64,
     failed: u64,
+    /// Hand-overs that the leader refused.
+    refused: u64,
     /// Some of those that failed, in words.
     failures: Vec<String>,
 }
@@ -276,6 +291,7 @@ fn tell(args: &Args, gaps: &[(Event, Duration, Duration)], tally: &Tally) -> any
             "retried": tally.retried,
             "failed_after_one_retry": tally.failed,
             "failures": tally.failures,
+            "hand_overs_refused": tally.refused,
         });
         println!("{}", serde_json::to_string_pretty(&told)?);
     } else {
@@ -291,6 +307,9 @@ fn tell(args: &Args, gaps: &[(Event, Duration, Duration)], tally: &Tally) -> any
         }
         println!("{table}");
         println!("{} calls, {} retried, {} failed after one retry", tally.calls, tally.retried, tally.failed);
+        if tally.refused > 0 {
+            println!("{} hand-overs were refused by the leader and are not in the table", tally.refused);
+        }
         for failure in &tally.failures {
             println!("  {failure}");
         }

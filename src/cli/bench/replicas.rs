@@ -17,7 +17,8 @@ use super::super::http::{Api, Credentials};
 use super::super::socket::Socket;
 use super::https::Access;
 use crate::broker::admin::{RegisterAnswer, RegisterRequest};
-use crate::broker::cluster::admin::{ClusterView, TransferRequest};
+use crate::broker::cluster::admin::{ClusterView, RaiseRequest, TransferRequest};
+use crate::broker::config::Config;
 use crate::secret::Secret;
 
 /// How long anything that is waited for may take.
@@ -124,6 +125,14 @@ impl Replica {
         Ok(())
     }
 
+    /// Has the log written in the newest format: without it the replicas do not
+    /// remember calls, and what is on its way when the leader dies is lost.
+    async fn raise_format(&self) -> anyhow::Result<()> {
+        let body = serde_json::to_string(&RaiseRequest { to: Config::default().cluster.format_max })?;
+        self.socket().call_raw(Method::POST, "/cluster/format", body).await?;
+        Ok(())
+    }
+
     fn last_words(&self) -> String {
         let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(10).collect();
@@ -166,7 +175,8 @@ impl Replicas {
             replica.start()?;
         }
         let mut replicas = Self { all };
-        replicas.leader().await?;
+        let (leader, _) = replicas.leader().await?;
+        replicas.all[leader].raise_format().await?;
         Ok(replicas)
     }
 
