@@ -289,7 +289,9 @@ impl Plan {
         if self.combined_every > 0 && self.random.below(self.combined_every) == 0 {
             for _ in 0..=self.random.below(2) {
                 let fitting = kinds.clone();
-                kinds.extend(self.draw_kind(move |kind| fitting.iter().all(|other| kind.goes_with(*other) && kind != *other)));
+                kinds.extend(
+                    self.draw_kind(move |kind| fitting.iter().all(|other| kind.goes_with(*other) && kind != *other)),
+                );
             }
         }
         let faults = kinds.into_iter().map(|kind| Fault::of(kind, self.replicas, &mut self.random)).collect();

@@ -32,7 +32,10 @@ pub async fn read(api: &Api, after: Option<&str>) -> anyhow::Result<(Vec<Value>,
 /// Where replicas differ: the one may only have read further than the other.
 pub fn difference(one: &[Value], other: &[Value]) -> Option<String> {
     let pairs = one.iter().zip(other);
-    pairs.into_iter().find(|(one, other)| one != other).map(|(one, other)| format!("{one} on one, {other} on the other"))
+    pairs
+        .into_iter()
+        .find(|(one, other)| one != other)
+        .map(|(one, other)| format!("{one} on one, {other} on the other"))
 }
 
 /// A session as its events tell it.
@@ -95,7 +98,8 @@ impl Auditor {
 
     fn session(&mut self, kind: &str, id: &str, server: Option<&str>) -> anyhow::Result<()> {
         if matches!(kind, "SessionCreated" | "SessionAdopted") {
-            let before = self.sessions.insert(id.to_owned(), Told { server: server.map(str::to_owned), has_ended: false });
+            let before =
+                self.sessions.insert(id.to_owned(), Told { server: server.map(str::to_owned), has_ended: false });
             ensure!(kind == "SessionAdopted" || before.is_none(), "it was made before");
             return Ok(());
         }

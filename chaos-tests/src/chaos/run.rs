@@ -258,7 +258,10 @@ impl Run<'_> {
         }
         let least = self.report.rounds * ACKNOWLEDGED_PER_ROUND_MIN;
         let acknowledged = self.report.tally.acknowledged();
-        ensure!(acknowledged >= least, "only {acknowledged} calls succeeded; a run with less than {least} proves nothing");
+        ensure!(
+            acknowledged >= least,
+            "only {acknowledged} calls succeeded; a run with less than {least} proves nothing"
+        );
         Ok(())
     }
 
@@ -329,7 +332,8 @@ impl Run<'_> {
         report.judgements += 1;
         report.tally = Tally::of(&self.world.history.events());
         let counters = &self.world.counters;
-        report.calls = [&counters.calls, &counters.retried, &counters.failed].map(|counter| counter.load(Ordering::Relaxed));
+        report.calls =
+            [&counters.calls, &counters.retried, &counters.failed].map(|counter| counter.load(Ordering::Relaxed));
         report.stale = counters.stale.load(Ordering::Relaxed);
         report.events = self.world.events_audited();
         report.packets = self.world.lab.switch()?.counts();

@@ -294,7 +294,10 @@ async fn hand_over(world: &World, random: &mut Random) -> anyhow::Result<Effect>
 async fn be_away(world: &mut World, place: usize) -> anyhow::Result<Effect> {
     let applied = |world: &World| {
         let views = world.replicas.iter().filter(|replica| replica.is_up());
-        views.filter_map(|replica| tokio::task::block_in_place(|| plug::view(&replica.broker)).ok()).map(|view| view.applied).max()
+        views
+            .filter_map(|replica| tokio::task::block_in_place(|| plug::view(&replica.broker)).ok())
+            .map(|view| view.applied)
+            .max()
     };
     kill(world, &[place])?;
     let start = applied(world).context("nobody is left")?;

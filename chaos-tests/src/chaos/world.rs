@@ -198,8 +198,7 @@ impl World {
             let folder = place.join(format!("replica-{number}"));
             let data_folder = folder.join("data");
             let faults = Some(Faults::new(&library, &data_folder, &folder.join("faults"))?);
-            let addresses =
-                ((host.address(), plug::CLIENTS_PORT).into(), (host.address(), plug::AGENTS_PORT).into());
+            let addresses = ((host.address(), plug::CLIENTS_PORT).into(), (host.address(), plug::AGENTS_PORT).into());
             let ground = Ground { host: Some(Arc::clone(host)), faults };
             let settings = plug::forming(number, &members, &secret);
             let broker = Broker::placed(&program, &folder, &data_folder, addresses, ground, &settings)?;
@@ -218,7 +217,8 @@ impl World {
         // What replicas keep may be lost with one of them.
         std::fs::copy(first.broker.ca_path(), &home.ca_file)?;
         std::fs::copy(first.broker.data_folder().join("agent-secret"), &home.secret_file)?;
-        let apis = all.iter().map(|replica| api.at(&replica.broker, &home.ca_file, CALL_LIMIT)).collect::<Result<_, _>>()?;
+        let apis =
+            all.iter().map(|replica| api.at(&replica.broker, &home.ca_file, CALL_LIMIT)).collect::<Result<_, _>>()?;
         let mut world = Self {
             replicas: all,
             agents: Vec::new(),
@@ -385,7 +385,8 @@ impl World {
         let replica = &mut self.replicas[place];
         let process = replica.process.as_mut().context("the replica was not started")?;
         let serving = client::serving(&replica.broker, process).await;
-        serving.with_context(|| format!("replica {}: {}", replica.number, replica.broker.last_words().unwrap_or_default()))
+        serving
+            .with_context(|| format!("replica {}: {}", replica.number, replica.broker.last_words().unwrap_or_default()))
     }
 
     /// Waits until every replica serves, follows one leader with the whole log,
