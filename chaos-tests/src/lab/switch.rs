@@ -195,15 +195,12 @@ impl Work {
         }
         let now = Instant::now();
         let turn = (now + fate.delay).max(self.last_due.get(&path).copied().unwrap_or(now));
-        let due = match fate.held_back {
-            Some(longer) => {
-                count(&counters.overtaken);
-                turn + longer
-            }
-            None => {
-                self.last_due.insert(path, turn);
-                turn
-            }
+        let due = if let Some(longer) = fate.held_back {
+            count(&counters.overtaken);
+            turn + longer
+        } else {
+            self.last_due.insert(path, turn);
+            turn
         };
         if due > now {
             count(&counters.delayed);
@@ -250,7 +247,7 @@ fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
 
 /// From now until then, as `poll` wants it.
 fn until(due: Instant) -> Timespec {
-    let left = due.saturating_duration_since(Instant::now()).min(Duration::from_secs(3600));
+    let left = due.saturating_duration_since(Instant::now()).min(Duration::from_hours(1));
     Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(3600), tv_nsec: i64::from(left.subsec_nanos()) }
 }
 

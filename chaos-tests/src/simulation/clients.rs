@@ -99,7 +99,7 @@ impl Client {
                 Some(outcome) => Written::Done(outcome, proposed.index.0),
                 None => Written::Unknown,
             },
-            Ok(Ok(Err(ProposeError::OutcomeUnknown))) | Ok(Err(_)) | Err(_) => Written::Unknown,
+            Ok(Ok(Err(ProposeError::OutcomeUnknown)) | Err(_)) | Err(_) => Written::Unknown,
             Ok(Ok(Err(error))) => Written::NotDone(error.to_string()),
         };
         self.travel().await;
@@ -113,7 +113,7 @@ impl Client {
                 world.count_success();
             }
             Written::NotDone(why) => {
-                world.trace.note(&format!("client {} via {via}: {what}: not done: {why}", self.number))
+                world.trace.note(&format!("client {} via {via}: {what}: not done: {why}", self.number));
             }
             Written::Unknown => {
                 world.trace.note(&format!("client {} via {via}: {what}: unknown", self.number));
