@@ -218,10 +218,7 @@ pub async fn serving(broker: &Broker, process: &mut Process) -> anyhow::Result<(
     let deadline = Instant::now() + START_LIMIT;
     loop {
         process.lives()?;
-        let problem = match unready(broker).await {
-            None => return Ok(()),
-            Some(problem) => problem,
-        };
+        let Some(problem) = unready(broker).await else { return Ok(()) };
         ensure!(Instant::now() < deadline, "the broker does not serve within {START_LIMIT:?}: {problem:#}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

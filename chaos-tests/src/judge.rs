@@ -187,11 +187,10 @@ pub fn stories(events: &[Event], observed: &Observed) -> Vec<Violation> {
     violations
 }
 
-fn untold<M: Sequential>(
-    kind: &str,
-    model: &M,
-    calls: &BTreeMap<String, Vec<Call<M::Input, M::Output>>>,
-) -> Vec<Violation> {
+/// What was asked and answered, by what it is about.
+type Calls<M> = BTreeMap<String, Vec<Call<<M as Sequential>::Input, <M as Sequential>::Output>>>;
+
+fn untold<M: Sequential>(kind: &str, model: &M, calls: &Calls<M>) -> Vec<Violation> {
     let flaws = calls.iter().filter_map(|(key, calls)| Some((key, linearizability::check(model, calls).err()?)));
     flaws.map(|(key, flaw)| Violation::NoStory { what: format!("{kind} {key}"), flaw }).collect()
 }

@@ -18,6 +18,7 @@
 //!
 //! The same replicas in one thread, with everything around them simulated:
 //! - [`simulation`].
+//!
 //! What breaks beneath it:
 //! - [`lab`]: a network of hosts that can be cut, and whose packets can be
 //!   delayed, lost, doubled and reordered,

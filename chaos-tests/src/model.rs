@@ -64,8 +64,12 @@ impl Model {
                 }
                 Event::AgentKilled { span, server } => model.kills.entry(server.clone()).or_default().push(*span),
                 // Judged by the stories that they have.
-                Event::Look { .. } | Event::Door { .. } | Event::DoorSeen { .. } | Event::QueueSeen { .. } => {}
-                Event::Fault { .. } | Event::BrokerKilled { .. } => {}
+                Event::Look { .. }
+                | Event::Door { .. }
+                | Event::DoorSeen { .. }
+                | Event::QueueSeen { .. }
+                | Event::Fault { .. }
+                | Event::BrokerKilled { .. } => {}
             }
         }
         model

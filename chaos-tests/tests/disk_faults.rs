@@ -58,7 +58,7 @@ impl Probe {
         let mut last = String::new();
         for command in commands {
             let answer = self.ask(command)?;
-            last = answer.strip_prefix("ok ").with_context(|| format!("{command}: {answer}"))?.to_owned();
+            answer.strip_prefix("ok ").with_context(|| format!("{command}: {answer}"))?.clone_into(&mut last);
         }
         Ok(last)
     }

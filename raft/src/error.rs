@@ -96,6 +96,17 @@ pub enum StartError {
         /// The id in the configuration.
         configured: ReplicaId,
     },
+    /// The log no longer has its first entries, and no snapshot has them: it was removed.
+    #[error(
+        "{}: no snapshot holds the entries up to {purged}, which the log no longer has; restore the data folder \
+         from a backup, or move it away and let this replica join again under a new id", folder.display()
+    )]
+    SnapshotLost {
+        /// The folder of snapshots.
+        folder: PathBuf,
+        /// The last entry that the log no longer has.
+        purged: LogIndex,
+    },
     /// The consensus core refused to start or stopped while starting.
     #[error("the replica stopped while starting: {0}")]
     Stopped(StopReason),

@@ -168,6 +168,16 @@ impl<M: StateMachine> Replica<M> {
         let store = open_store(&config).await?;
         let log = store.log();
         let snapshots = store.snapshots();
+        if let Some((purged, _)) = log.purged() {
+            let snapshot =
+                snapshots.current().map_err(|source| StartError::Storage { folder: config.folder.clone(), source })?;
+            if snapshot.is_none_or(|snapshot| snapshot.index() < purged) {
+                return Err(StartError::SnapshotLost {
+                    folder: config.folder.join("snapshots"),
+                    purged: LogIndex(purged),
+                });
+            }
+        }
 
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();

@@ -131,11 +131,20 @@ async fn a_snapshot_bounds_the_log_and_is_what_the_next_start_begins_with() {
     purged.await.unwrap();
     replica.stop().await.unwrap();
 
-    let replica = start_with(config, Arc::new(SystemClock)).await.unwrap();
+    let replica = start_with(config.clone(), Arc::new(SystemClock)).await.unwrap();
     let state = replica.local().state;
     assert_eq!((state.total, state.seen.len()), (300, 300));
     assert!(!state.ran_backwards);
     replica.stop().await.unwrap();
+
+    // Without it there is no state to go on from.
+    let snapshots = folder.path().join("snapshots");
+    for file in std::fs::read_dir(&snapshots).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let error = start_with(config, Arc::new(SystemClock)).await.unwrap_err();
+    assert!(matches!(error, StartError::SnapshotLost { .. }), "{error}");
+    assert!(error.to_string().contains(&snapshots.display().to_string()), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -167,7 +167,7 @@ impl Kind {
         if self.wants_to_be_alone() || other.wants_to_be_alone() {
             return (self.is_weather() || other.is_weather()) && self.goes_with_weather() && other.goes_with_weather();
         }
-        !(self.is_of_the_network() && other.is_of_the_network()) && !(self.is_weather() && other.is_weather())
+        !(self.is_of_the_network() && other.is_of_the_network() || self.is_weather() && other.is_weather())
     }
 
     const fn goes_with_weather(self) -> bool {
@@ -209,9 +209,8 @@ impl Fault {
         let count = match kind {
             Kind::Kill | Kind::Pause => 1 + below(random, minority.max(1)),
             Kind::KillMajority | Kind::PauseMajority => majority,
-            Kind::KillAll | Kind::RestartAll | Kind::PowerLossOfAll | Kind::RollingRestart => replicas,
+            Kind::KillAll | Kind::RestartAll | Kind::PowerLossOfAll | Kind::RollingRestart | Kind::Ring => replicas,
             Kind::Halves => minority.max(1),
-            Kind::Ring => replicas,
             Kind::OneWay => 2.min(replicas),
             Kind::Rotation
             | Kind::HandOver

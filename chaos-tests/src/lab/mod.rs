@@ -93,7 +93,9 @@ pub struct Lab {
     // In this order: without the switch first, it would wait for its cards.
     switch: Option<Switch>,
     hosts: Vec<Arc<Host>>,
-    _hub: Option<Namespace>,
+    /// Goes with the lab.
+    #[allow(dead_code)] // held, never looked at
+    hub: Option<Namespace>,
 }
 
 impl Lab {
@@ -115,9 +117,9 @@ impl Lab {
                 namespace: Namespace::create(lab, name)?,
             }));
         }
-        let mut made = Self { switch: None, hosts, _hub: None };
+        let mut made = Self { switch: None, hosts, hub: None };
         match wiring {
-            Wiring::Bridge => made._hub = Some(made.connect_by_bridge(lab)?),
+            Wiring::Bridge => made.hub = Some(made.connect_by_bridge(lab)?),
             Wiring::Switch => made.switch = Some(made.connect_by_switch(random)?),
         }
         Ok(made)
@@ -174,7 +176,7 @@ impl Lab {
         let mut cards = Vec::new();
         for host in &self.hosts {
             let card = tun::make(&host.namespace)?;
-            self.bring_up(host)?;
+            bring_up(host)?;
             cards.push((host.address, card));
         }
         Switch::start(cards, random)
@@ -190,15 +192,15 @@ impl Lab {
                 .args(["link", "add", CARD, "netns", host.namespace.name(), "type", "veth"])
                 .args(["peer", "name", &port, "netns", hub.name()]))?;
             hub.ip(&["link", "set", &port, "master", "bridge", "up"])?;
-            self.bring_up(host)?;
+            bring_up(host)?;
         }
         Ok(hub)
     }
+}
 
-    fn bring_up(&self, host: &Host) -> anyhow::Result<()> {
-        host.namespace.ip(&["address", "add", &format!("{}/24", host.address), "dev", CARD])?;
-        host.namespace.ip(&["link", "set", CARD, "up"])
-    }
+fn bring_up(host: &Host) -> anyhow::Result<()> {
+    host.namespace.ip(&["address", "add", &format!("{}/24", host.address), "dev", CARD])?;
+    host.namespace.ip(&["link", "set", CARD, "up"])
 }
 
 /// The rules of a host that does not hear some others. Dropped where they
@@ -208,7 +210,9 @@ fn rules(unheard: &[String]) -> String {
     let mut rules = "table ip lab\ndelete table ip lab\n".to_owned();
     if !unheard.is_empty() {
         rules.push_str("table ip lab {\n chain arriving {\n  type filter hook input priority -300;\n");
-        rules.push_str(&format!("  ip saddr {{ {} }} drop\n }}\n}}\n", unheard.join(", ")));
+        rules.push_str("  ip saddr { ");
+        rules.push_str(&unheard.join(", "));
+        rules.push_str(" } drop\n }\n}\n");
     }
     rules
 }

@@ -61,8 +61,7 @@ impl Sequential for Session {
     fn step(&self, state: &Life, input: &Input, output: Option<&Output>) -> Vec<Life> {
         use Life::{Absent, Creating, Deleted, Deleting, Ready};
         match (input, output) {
-            (Input::Create, Some(Output::Done)) if *state == Absent => vec![Creating],
-            (Input::Create, None) if *state == Absent => vec![Creating],
+            (Input::Create, Some(Output::Done) | None) if *state == Absent => vec![Creating],
             // One that still waits for a server is gone at once.
             (Input::Delete, Some(Output::Done)) if matches!(state, Creating | Ready | Deleting) => {
                 vec![Deleting, Deleted]

@@ -299,17 +299,15 @@ impl Client {
         };
         self.travel().await;
         let fleet = view.state.fleet();
-        let (key, value) = match world.any_session().filter(|_| world.dice.in_thousand(700)) {
+        let session = world.any_session().filter(|_| world.dice.in_thousand(700));
+        let (key, value) = if let Some((id, _)) = session {
             // What is not there has no permissions; whether it has to be there is
             // another judge's.
-            Some((id, _)) => (
-                format!("permissions of {id}"),
-                fleet.session(&id).and_then(|session| session.spec.permissions.clone()),
-            ),
-            None => {
-                let id = self.any_server();
-                (format!("state of {id}"), fleet.is_closed(&id).then(|| "closed".to_owned()))
-            }
+            let permissions = fleet.session(&id).and_then(|session| session.spec.permissions.clone());
+            (format!("permissions of {id}"), permissions)
+        } else {
+            let id = self.any_server();
+            (format!("state of {id}"), fleet.is_closed(&id).then(|| "closed".to_owned()))
         };
         let returned = world.history.now();
         world.trace.note(&format!("client {} via {via}: {key} is {value:?} as of {}", self.number, view.index));

@@ -222,7 +222,8 @@ async fn begin(world: Arc<World>, id: ReplicaId) -> Result<Replica<Replicated>, 
     let formation = Formation::Members(members.collect());
     let clock: Arc<dyn Clock> = Arc::<MachineClock>::clone(&node.clock);
     let peers = world.network.peers_of(id);
-    let replica = Replica::start_with_peers(config, clock, initial, observer, peers, formation).await?;
+    let starting = Replica::start_with_peers(config, clock, initial, observer, peers, formation);
+    let replica = Box::pin(starting).await?;
     // Said at each start, as soon as the log takes it.
     let opening =
         vec![Command::Configure(settings()), Command::ReplicaStarted { replica: berth::domain::ReplicaId(id.0) }];

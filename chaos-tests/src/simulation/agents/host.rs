@@ -18,6 +18,7 @@ struct Entry {
 }
 
 /// A host. See the module.
+#[allow(clippy::struct_excessive_bools)] // each is a trait of its own, in any combination
 pub struct Host {
     /// Its name among the hosts; two may have one server id.
     pub name: String,

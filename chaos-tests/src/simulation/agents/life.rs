@@ -213,12 +213,14 @@ impl Agent {
     }
 
     fn say_how_it_is(&mut self, to_broker: &Sender<FromAgent>) {
-        if self.host.lies && self.world.dice.in_thousand(500)
-            && let Some((id, owner)) = self.world.any_session() {
-                let session = SessionId::clone(&id);
-                to_broker.send(FromAgent::Report(Host::claim(session, owner, self.now())));
-                return;
-            }
+        if self.host.lies
+            && self.world.dice.in_thousand(500)
+            && let Some((id, owner)) = self.world.any_session()
+        {
+            let session = SessionId::clone(&id);
+            to_broker.send(FromAgent::Report(Host::claim(session, owner, self.now())));
+            return;
+        }
         let report = self.host.report();
         if self.repeats {
             to_broker.send(FromAgent::Report(report.clone()));

@@ -36,6 +36,7 @@ pub enum FromAgent {
 
 /// What a replica says to an agent.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // few exist at a time
 pub enum ToAgent {
     /// It is connected.
     Welcome {
