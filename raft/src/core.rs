@@ -122,9 +122,11 @@ impl<M: StateMachine> Core<M> {
         metrics.borrow_and_update();
         tokio::select! {
             biased;
-            _ = metrics.changed() => {}
+            // Once the consensus core has ended, nothing changes any more.
+            Ok(()) = metrics.changed() => {}
             () = tokio::time::sleep(LEADER_POLL) => {}
-            () = self.stop.cancelled() => {}
+            // Whoever says why gets his turn.
+            () = self.stop.cancelled() => tokio::task::yield_now().await,
         }
     }
 
