@@ -1,5 +1,6 @@
-//! Every kind of fault once, on three real replicas under load: nothing that was
+//! Kinds of faults, each once, on three real replicas under load: nothing that was
 //! acknowledged is lost, nothing is doubled, and what clients saw has an order.
+//! Those kinds are taken that are quickly over; `chaos` draws from all of them.
 //!
 //! `BERTH_SEED` repeats a run, as far as processes let themselves be repeated;
 //! the program `chaos` of this crate goes on for as long as wanted, with
@@ -14,18 +15,30 @@ use berth_chaos_tests::chaos::fault::Kind;
 use berth_chaos_tests::chaos::run::{self, Length, Settings};
 use berth_chaos_tests::random;
 
-/// A run takes half of it, in a debug build on two cores.
-const LIMIT: Duration = Duration::from_mins(14);
+/// Longest time for the faults.
+const LIMIT: Duration = Duration::from_mins(6);
+
+/// What befalls the cluster.
+const KINDS: [Kind; 8] = [
+    Kind::Kill,
+    Kind::KillMajority,
+    Kind::Pause,
+    Kind::RestartAll,
+    Kind::OneOff,
+    Kind::Halves,
+    Kind::OneWay,
+    Kind::HandOver,
+];
 
 #[test]
-fn every_kind_of_fault_is_survived() -> anyhow::Result<()> {
+fn faults_of_many_kinds_are_survived() -> anyhow::Result<()> {
     let settings = Settings {
         seed: random::seed()?,
         replicas: 3,
         agents: 3,
         clients: 4,
-        swarm: 2000,
-        kinds: Kind::ALL.into_iter().collect(),
+        swarm: 0,
+        kinds: KINDS.into_iter().collect(),
         length: Length::EveryKind(LIMIT),
     };
     println!("BERTH_SEED={}", settings.seed);

@@ -21,6 +21,7 @@ use crate::secret::Secret;
 
 /// Options of `berth bench broker`.
 #[derive(Debug, clap::Args)]
+#[group(skip)] // all are called Args, and groups must differ
 pub(super) struct Args {
     /// How long each measurement takes, in seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]

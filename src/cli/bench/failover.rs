@@ -33,6 +33,7 @@ const FAILURES_TOLD_MAX: usize = 5;
 
 /// Options of `berth bench failover`.
 #[derive(Debug, clap::Args)]
+#[group(skip)] // all are called Args, and groups must differ
 pub(super) struct Args {
     /// How many times the leader is killed and started again.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=10_000))]

@@ -22,6 +22,7 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(200);
 
 /// Options of `berth bench`; without a word, `broker` is measured.
 #[derive(Debug, clap::Args)]
+#[group(skip)] // all are called Args, and groups must differ
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]

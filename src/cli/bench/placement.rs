@@ -24,6 +24,7 @@ const COMMANDS_PER_ENTRY: u32 = 16;
 
 /// Options of `berth bench placement`.
 #[derive(Debug, clap::Args)]
+#[group(skip)] // all are called Args, and groups must differ
 pub(super) struct Args {
     /// Sizes of fleets.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 100_000])]

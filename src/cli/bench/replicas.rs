@@ -30,6 +30,7 @@ pub(super) const REPLICAS: usize = 3;
 
 /// Timers of the cluster, when they are not the default ones.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)] // all are called Args, and groups must differ
 pub(super) struct Timers {
     /// `cluster.election_timeout_ms` of the replicas.
     #[arg(long, value_name = "MS")]

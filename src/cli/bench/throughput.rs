@@ -29,6 +29,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Options of `berth bench cluster`.
 #[derive(Debug, clap::Args)]
+#[group(skip)] // all are called Args, and groups must differ
 pub(super) struct Args {
     /// How long each measurement takes, in seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]

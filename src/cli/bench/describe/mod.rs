@@ -30,6 +30,7 @@ const GROUPS_SMALL: u16 = 5;
 
 /// Options of `berth bench describe`.
 #[derive(Debug, clap::Args)]
+#[group(skip)] // all are called Args, and groups must differ
 pub(super) struct Args {
     /// Sessions of the two fleets.
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000])]
