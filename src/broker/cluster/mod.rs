@@ -52,6 +52,15 @@ pub enum ClusterError {
     /// The cluster's secret cannot be had.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The secret's file does not hold what it should.
+    #[error("{} cannot be used", path.display())]
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: AuthorityError,
+    },
     /// The secret gives no certificates.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -122,6 +131,7 @@ impl Place {
     pub fn take(config: &Config) -> Result<Self, ClusterError> {
         let folder = config.data_folder.clone();
         let secret_path = config.cluster.secret_file.clone().unwrap_or_else(|| folder.join(identity::SECRET));
+        let named = |source| ClusterError::SecretFile { path: secret_path.clone(), source };
         let replica = ReplicaId(config.replica);
         let found = Identity::read(&folder)?;
         let (identity, secret) = match found {
@@ -141,20 +151,20 @@ impl Place {
             None if !config.cluster.members.is_empty() => {
                 config.cluster.check_formation(config.replica)?;
                 let secret = Secret::read(&secret_path)?;
-                let cluster = Authorities::new(&secret)?.cluster().clone();
+                let cluster = Authorities::new(&secret).map_err(named)?.cluster().clone();
                 (Identity::new(cluster, replica, Origin::Configured), secret)
             }
             None if config.cluster.address.is_some() => return Err(ClusterError::Unformed { folder }),
             None => {
                 let secret = Secret::read_or_create(&secret_path)?;
-                let cluster = Authorities::new(&secret)?.cluster().clone();
+                let cluster = Authorities::new(&secret).map_err(named)?.cluster().clone();
                 (Identity::new(cluster, replica, Origin::Founded), secret)
             }
         };
-        let authorities = Authorities::new(&secret)?;
+        let authorities = Authorities::new(&secret).map_err(named)?;
         if *authorities.cluster() != identity.cluster {
             let (secret, cluster) = (authorities.cluster().clone(), identity.cluster);
-            return Err(IdentityError::OtherCluster { path: secret_path, secret, folder: cluster }.into());
+            return Err(IdentityError::OtherCluster { path: secret_path.clone(), secret, folder: cluster }.into());
         }
         let mut place = Self { folder, identity, secret, authorities };
         place.identity.starts += 1;

@@ -40,10 +40,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 pub use self::lookup::Sighting;
+pub use self::restored::LEAP;
 pub use self::walk::{Label, Walk};
 pub use apply::{Applied, Stamp};
 pub use image::{ImageError, VERSION as IMAGE_VERSION};
-pub use restored::LEAP;
 
 use self::index::Index;
 use self::requests::Requests;
