@@ -292,7 +292,9 @@ impl<M: StateMachine> Replica<M> {
                     }
                 }
             };
-            if tokio::time::timeout(core.retry_after() * 2, taken).await.is_ok() {
+            // One that has not the whole log in time refuses; then the others hold an election by
+            // themselves, since this replica has stopped to lead in all but name.
+            if tokio::time::timeout(core.leader_wait(), taken).await.is_ok() {
                 tracing::info!(%heir, "the leadership was handed over");
             }
         }
