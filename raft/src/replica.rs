@@ -592,8 +592,8 @@ fn library_config(config: &Config, timers: Timers) -> openraft::Config {
         enable_pre_vote: Some(true),
         // A leader commits what a majority has on disk, which need not be itself. Restarted, it may
         // lack the end of what it committed; were it to go on in its old term, other entries would
-        // get the same places.
-        enable_leader_restore: Some(false),
+        // get the same places. Alone it is the majority, and on a full disk it can vote no more.
+        enable_leader_restore: Some(matches!(timers, Timers::Alone)),
         ..openraft::Config::default()
     }
 }
