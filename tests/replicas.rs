@@ -138,7 +138,8 @@ impl Cluster {
         let members = (1..=3).map(|id| (berth_raft::ReplicaId(id), berth_raft::Member::default())).collect();
         let members = berth_raft::Formation::Members(members);
         let started =
-            Replica::start_with_peers(config, clock.clone(), Machine::default(), observer, peers, members).await;
+            Box::pin(Replica::start_with_peers(config, clock.clone(), Machine::default(), observer, peers, members))
+                .await;
         let replica = started.unwrap();
         self.network.connect(&replica);
         let corridor = Corridor { brokers: Arc::clone(brokers), isolated: Arc::clone(&self.isolated) };

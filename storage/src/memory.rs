@@ -3,7 +3,7 @@
 //!
 //! A store on it ([`Store::in_memory`](crate::Store::in_memory)) is the same
 //! code as on a real disk: the same queue, groups, records and checks. Replaced
-//! are what is below them (sled's tree by a [`table`], files by [`files`]) and
+//! are what is below them (sled's tree by a `table`, files by `files`) and
 //! the thread that writes: the disk's [`Pace`] says when the writer gets to each
 //! step. So nothing here waits, and what happens is a function of the calls.
 //!

@@ -46,12 +46,11 @@ impl Sequential for Register {
     fn step(&self, state: &u8, input: &Ask, output: Option<&u8>) -> Vec<u8> {
         match (input, output) {
             (Ask::Read, Some(seen)) if seen == state => vec![*state],
-            (Ask::Read, None) => vec![*state],
             (Ask::Write(value), _) => vec![*value],
             (Ask::Swap(old, new), None) if old == state => vec![*new],
             (Ask::Swap(old, new), Some(1)) if old == state => vec![*new],
             (Ask::Swap(old, _), Some(0)) if old != state => vec![*state],
-            (Ask::Swap(..), None) => vec![*state],
+            (Ask::Read | Ask::Swap(..), None) => vec![*state],
             _ => Vec::new(),
         }
     }
