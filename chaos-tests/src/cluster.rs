@@ -31,7 +31,7 @@ const SETTINGS: &str = "deleted_retention_seconds = 604800";
 pub struct Cluster {
     broker: Broker,
     broker_process: Option<Process>,
-    agents: Vec<(Agent, Option<Process>)>,
+    agents: Vec<Hosted>,
     history: Arc<History>,
     api: Api,
 }
@@ -123,27 +123,14 @@ impl Cluster {
     /// Kills agents, by their numbers.
     pub fn kill_agents(&mut self, numbers: &[usize]) -> anyhow::Result<()> {
         for &number in numbers {
-            let (agent, process) = self.agents.get_mut(number).context("no such agent")?;
-            if let Some(mut process) = process.take() {
-                process.lives().context("an agent")?;
-                let sent = self.history.now();
-                process.kill()?;
-                let span = self.history.since(sent);
-                // Without an id it had not begun yet.
-                self.history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
-            }
+            kill_agent(self.agents.get_mut(number).context("no such agent")?, &self.history)?;
         }
         Ok(())
     }
 
     /// Starts the agents that do not run.
     pub fn start_agents(&mut self) -> anyhow::Result<()> {
-        for (agent, process) in &mut self.agents {
-            if process.is_none() {
-                *process = Some(agent.start()?);
-            }
-        }
-        Ok(())
+        start_agents(&mut self.agents)
     }
 
     /// Waits until the broker serves.
@@ -200,6 +187,32 @@ impl Cluster {
         }
         Ok(Observed { sessions, desktops })
     }
+}
+
+/// An agent, and its process while it runs.
+pub(crate) type Hosted = (Agent, Option<Process>);
+
+/// Kills an agent and its desktops, if it runs.
+pub(crate) fn kill_agent((agent, process): &mut Hosted, history: &History) -> anyhow::Result<()> {
+    if let Some(mut process) = process.take() {
+        process.lives().context("an agent")?;
+        let sent = history.now();
+        process.kill()?;
+        let span = history.since(sent);
+        // Without an id it had not begun yet.
+        history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
+    }
+    Ok(())
+}
+
+/// Starts those agents that do not run.
+pub(crate) fn start_agents(agents: &mut [Hosted]) -> anyhow::Result<()> {
+    for (agent, process) in agents {
+        if process.is_none() {
+            *process = Some(agent.start()?);
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn list(violations: &[Violation]) -> String {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::journal::{self, Auditor};
 use super::plug;
 use crate::client::{self, Answer, Api};
-use crate::cluster::list;
+use crate::cluster::{Hosted, kill_agent, list, start_agents};
 use crate::desktops::Desktops;
 use crate::faultfs::{Faults, Library};
 use crate::history::{Event, History};
@@ -153,7 +153,7 @@ impl Replica {
 pub struct World {
     /// Replicas by their places, which outlive their numbers.
     pub replicas: Vec<Replica>,
-    agents: Vec<(Agent, Option<Process>)>,
+    agents: Vec<Hosted>,
     /// How agents find the replicas.
     pub home: Home,
     /// What happened.
@@ -283,25 +283,12 @@ impl World {
 
     /// Kills an agent and its desktops.
     pub fn kill_agent(&mut self, number: usize) -> anyhow::Result<()> {
-        let (agent, process) = &mut self.agents[number];
-        if let Some(mut process) = process.take() {
-            process.lives().context("an agent")?;
-            let sent = self.history.now();
-            process.kill()?;
-            let span = self.history.since(sent);
-            self.history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
-        }
-        Ok(())
+        kill_agent(&mut self.agents[number], &self.history)
     }
 
     /// Starts the agents that do not run.
     pub fn start_agents(&mut self) -> anyhow::Result<()> {
-        for (agent, process) in &mut self.agents {
-            if process.is_none() {
-                *process = Some(agent.start()?);
-            }
-        }
-        Ok(())
+        start_agents(&mut self.agents)
     }
 
     /// The place of the replica that leads, as far as one that is up knows.
