@@ -10,6 +10,7 @@ use crate::error::{ProposeError, ReadError, StopReason};
 use crate::formats::Formats;
 use crate::forwarder;
 use crate::halt::Halt;
+use crate::handover::Holding;
 use crate::ids::{LogIndex, ReplicaId};
 use crate::incoming::SnapshotReceiver;
 use crate::machine::StateMachine;
@@ -51,6 +52,8 @@ pub(crate) struct Core<M: StateMachine> {
     pub(crate) stop: CancellationToken,
     /// Held while members are changed.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Keeps proposals out of the log while the leadership is handed over.
+    pub(crate) holding: Holding,
 }
 
 impl<M: StateMachine> Core<M> {

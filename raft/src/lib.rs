@@ -31,6 +31,7 @@ mod error;
 mod formats;
 mod forwarder;
 mod halt;
+mod handover;
 mod ids;
 mod incoming;
 mod log_store;

@@ -264,44 +264,7 @@ impl<M: StateMachine> Replica<M> {
         Ok(())
     }
 
-    /// Hands the leadership to the voter that has most of the log, if this replica leads; returns
-    /// whether another one leads afterwards. Calls that are on their way go on to the new leader.
-    pub async fn hand_over(&self) -> bool {
-        let core = &self.core;
-        let mut tried = BTreeSet::new();
-        while core.leads() {
-            let members = self.members();
-            let heir = members
-                .iter()
-                .filter(|(id, member)| {
-                    **id != core.config.replica && !tried.contains(*id) && member.is_voter && self.is_alive(member)
-                })
-                .max_by_key(|(_, member)| member.matched)
-                .map(|(id, _)| *id);
-            let Some(heir) = heir else { return false };
-            tried.insert(heir);
-            if self.transfer_leadership(heir).await.is_err() {
-                return false;
-            }
-            let mut metrics = core.raft.server_metrics();
-            let own = core.config.replica.0;
-            let taken = async {
-                while metrics.borrow_watched().current_leader.is_none_or(|leader| leader == own) {
-                    if metrics.changed().await.is_err() {
-                        return;
-                    }
-                }
-            };
-            // One that has not the whole log in time refuses; then the others hold an election by
-            // themselves, since this replica has stopped to lead in all but name.
-            if tokio::time::timeout(core.leader_wait(), taken).await.is_ok() {
-                tracing::info!(%heir, "the leadership was handed over");
-            }
-        }
-        core.leader().is_some()
-    }
-
-    fn is_alive(&self, member: &MemberStatus) -> bool {
+    pub(crate) fn is_alive(&self, member: &MemberStatus) -> bool {
         member.heard.is_some_and(|heard| heard <= self.silence_max())
     }
 

@@ -45,12 +45,14 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
     let mut last_at = UnixMillis(0);
     let (mut stopping, mut core_ended) = (false, false);
     let mut leadership = core.raft.server_metrics();
+    let mut holding = core.holding.watch();
     // Cancelled when this replica ceases to lead: what it put into the log may be settled by its
     // successor, and callers whose calls are remembered ask there.
     let mut deposed = CancellationToken::new();
     loop {
         let room = in_flight.is_empty()
             || (in_flight.len() < core.config.entries_in_flight_max && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
+        let held = *holding.borrow_and_update() > 0;
         let first = tokio::select! {
             biased;
             Some(settled) = in_flight.next(), if !in_flight.is_empty() => {
@@ -59,7 +61,7 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
                 settle(settled);
                 None
             }
-            first = queue::next(&mut left_over, &mut waiting), if room && !stopping => {
+            first = queue::next(&mut left_over, &mut waiting), if room && !held && !stopping => {
                 stopping |= first.is_none();
                 first
             }
@@ -70,6 +72,8 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
                 }
                 None
             }
+            // What is held back goes on, or more is.
+            Ok(()) = holding.changed(), if !stopping => None,
             () = core.stop.cancelled(), if !stopping => {
                 stopping = true;
                 None

@@ -11,6 +11,7 @@ use crate::error::{ProposeError, RaiseError, ReadError, SnapshotError, StartErro
 use crate::formats::{self, Formats};
 use crate::forwarder;
 use crate::halt::Halt;
+use crate::handover::Holding;
 use crate::ids::{LogIndex, ReplicaId};
 use crate::incoming::{self, SnapshotReceiver};
 use crate::log_store::{LogStore, QUEUE_BYTES};
@@ -246,6 +247,7 @@ impl<M: StateMachine> Replica<M> {
             incoming,
             stop,
             changing: tokio::sync::Mutex::default(),
+            holding: Holding::new(),
         });
         let running = TaskTracker::new();
         runtime::spawn(running.track_future(proposer::run(Arc::clone(&core), waiting_proposals)));
@@ -423,13 +425,6 @@ impl<M: StateMachine> Replica<M> {
                 tracing::debug!(%error, "the snapshot is not there yet");
             }
         }
-    }
-
-    /// Hands the leadership to `to`, a voting member, if this replica leads. Returns when it was
-    /// asked to take over, not when it has.
-    pub async fn transfer_leadership(&self, to: ReplicaId) -> Result<(), StopReason> {
-        let asked = self.core.raft.trigger().transfer_leader(to.0).await;
-        asked.map_err(|_| self.core.reason_or_requested())
     }
 
     /// Raises the format of the log and of snapshots to `to`, if this replica leads and every

@@ -82,7 +82,7 @@ async fn a_replica_that_went_wrong_stops_for_good_whether_it_follows_or_leads() 
         let leader = cluster.leader(&cluster.all()).await;
         let wanted = if leads { WRONG } else { ReplicaId(2) };
         if leader != wanted {
-            cluster.running[&leader].transfer_leadership(wanted).await.unwrap();
+            cluster.running[&leader].hand_over_to(wanted).await.unwrap();
         }
         write_until(&cluster, || status(&cluster, WRONG.0).stopped.is_some()).await;
         let reason = status(&cluster, WRONG.0).stopped.unwrap();

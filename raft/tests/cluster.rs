@@ -267,7 +267,7 @@ async fn leadership_can_be_handed_over() {
     cluster.write(leader, 1).await;
     let heir = cluster.others(leader)[0];
     let replica = &cluster.running[&leader];
-    replica.transfer_leadership(heir).await.unwrap();
+    assert!(replica.hand_over_to(heir).await.unwrap(), "it has the whole log");
     let handed_over = timeout(PATIENCE, async {
         while cluster.running[&heir].status().leader != Some(heir) {
             sleep(Duration::from_millis(5)).await;

@@ -43,10 +43,27 @@ async fn changes_of_the_leader_under_load_lose_no_call_and_double_none() {
             cluster.leader(&others).await;
             cluster.network.heal();
         } else {
-            cluster.running[&leader].transfer_leadership(others[0]).await.unwrap();
+            cluster.running[&leader].hand_over_to(others[0]).await.unwrap();
         }
     }
     load.more(50).await;
+    let commands = load.end().await;
+    assert_once(&cluster.common_state().await, commands);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_asked_under_load_takes_over_at_once() {
+    let cluster = Cluster::of_three().await;
+    let load = Load::on(cluster.running.values().cloned(), 16, 0);
+    for _ in 0..12 {
+        load.more(30).await;
+        let leader = cluster.leader(&cluster.all()).await;
+        let heir = cluster.others(leader)[0];
+        assert!(cluster.running[&leader].hand_over_to(heir).await.unwrap(), "it gets the rest of the log");
+        // An election that others begin by themselves would come later than this returns, or bring another one.
+        assert_eq!(cluster.running[&leader].status().leader, Some(heir));
+    }
     let commands = load.end().await;
     assert_once(&cluster.common_state().await, commands);
     cluster.stop_all().await;

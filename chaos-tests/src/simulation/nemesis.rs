@@ -298,7 +298,7 @@ fn hand_over(world: &World) {
         world.count("leader handed over", 1);
         let replica = station.replica.clone();
         // It may be no leader any more.
-        drop(station.host.spawn(async move { drop(replica.transfer_leadership(heir).await) }));
+        drop(station.host.spawn(async move { drop(replica.hand_over_to(heir).await) }));
     }
 }
 

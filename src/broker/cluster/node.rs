@@ -205,7 +205,7 @@ impl Node {
     async fn carry_out(&self, serving: &Serving, wish: Wish) -> Answer {
         let done = match wish {
             Wish::Remove(replica) => self.remove(serving, replica).await,
-            Wish::TransferLeader(to) => transfer(&serving.replica, to).await,
+            Wish::TransferLeader(to) => transfer(&serving.replica, self.own.replica, to).await,
             Wish::Move { replica, .. } if !serving.replica.is_member(raft_id(replica)) => {
                 Err(refusal(MemberError::Unknown(raft_id(replica))))
             }
@@ -437,12 +437,14 @@ impl Answers for Node {
     }
 }
 
-async fn transfer(replica: &Replica<Machine>, to: Option<ReplicaId>) -> Result<(), Answer> {
+async fn transfer(replica: &Replica<Machine>, own: ReplicaId, to: Option<ReplicaId>) -> Result<(), Answer> {
     let Some(to) = to else {
-        return if replica.hand_over().await {
-            Ok(())
-        } else {
-            Err(Answer::Refused("no other replica can take over".to_owned()))
+        let is_done = replica.hand_over().await;
+        return match replica.status().leader {
+            _ if is_done => Ok(()),
+            Some(leader) if leader == raft_id(own) => Err(Answer::Refused("no other replica can take over".to_owned())),
+            // It does not lead for now, or any more.
+            _ => Err(Answer::NotLeader),
         };
     };
     if replica.status().leader == Some(raft_id(to)) {
@@ -458,15 +460,16 @@ async fn transfer(replica: &Replica<Machine>, to: Option<ReplicaId>) -> Result<(
         Some(_) => {}
         None => return Err(refusal(MemberError::Unknown(raft_id(to)))),
     }
-    replica.transfer_leadership(raft_id(to)).await.map_err(|reason| Answer::Refused(reason.to_string()))?;
-    let deadline = Instant::now() + TRANSFER_TIMEOUT;
-    while replica.status().leader != Some(raft_id(to)) {
-        if Instant::now() >= deadline {
-            return Err(Answer::Refused(format!("replica {to} did not take over; see `berth cluster status`")));
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let asked = replica.hand_over_to(raft_id(to)).await.map_err(|reason| Answer::Refused(reason.to_string()))?;
+    let leader = replica.status().leader;
+    if leader == Some(raft_id(to)) {
+        return Ok(());
     }
-    Ok(())
+    if leader != Some(raft_id(own)) && !asked {
+        return Err(Answer::NotLeader);
+    }
+    let how = if asked { "did not take over" } else { "did not get the rest of the log in time" };
+    Err(Answer::Refused(format!("replica {to} {how}; see `berth cluster status`")))
 }
 
 /// An address that others can be told: `host:port`, short, printable.
