@@ -354,6 +354,15 @@ impl<M: StateMachine> Replica<M> {
         Ok(self.local())
     }
 
+    /// Whether a majority confirms now what is current, as a [`read`](Self::read) needs it. How far
+    /// this replica has applied does not matter, and no reader is waited for. Asks once.
+    pub async fn majority_confirms(&self) -> Result<bool, StopReason> {
+        match self.core.read_index().await {
+            Ok(index) => Ok(index.is_some()),
+            Err(_) => Err(self.core.reason_or_requested()),
+        }
+    }
+
     /// The latest state applied here, without asking anybody. May lag behind other replicas.
     pub fn local(&self) -> View<M> {
         let latest = self.core.published.latest();

@@ -56,6 +56,51 @@ async fn a_write_that_storage_refuses_stops_the_replica_and_everybody_is_told() 
     replica.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_majority_is_found_also_while_what_it_has_is_not_applied_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let applying = Arc::new(tokio::sync::Notify::new());
+    let (closed, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let observer: Observer<Ledger> = {
+        let applying = Arc::clone(&applying);
+        Arc::new(move |ledger, _| {
+            if ledger.total > 0 {
+                applying.notify_one();
+                // Until the gate is dropped.
+                let _ = gate.lock().unwrap().recv();
+            }
+        })
+    };
+    let config = Config::new(folder.path(), ReplicaId(1));
+    let replica = Replica::start(config, Arc::new(SystemClock), Ledger::default(), observer).await.unwrap();
+    let proposing = tokio::spawn({
+        let replica = replica.clone();
+        async move { replica.propose(vec![add(1)]).await }
+    });
+    timeout(PATIENCE, applying.notified()).await.unwrap();
+    let second = tokio::spawn({
+        let replica = replica.clone();
+        async move { replica.propose(vec![add(2)]).await }
+    });
+    let reading = async {
+        let last = replica.status().last_log;
+        while replica.status().last_log == last {
+            tokio::task::yield_now().await;
+        }
+        // The second entry is in the log, and waits behind the first one.
+        while !replica.majority_confirms().await.unwrap() {}
+        assert!(replica.status().applied < replica.status().last_log);
+    };
+    timeout(PATIENCE, reading).await.unwrap();
+    drop(closed);
+    for proposed in [proposing, second] {
+        proposed.await.unwrap().unwrap();
+    }
+    replica.stop().await.unwrap();
+    assert!(replica.majority_confirms().await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_that_cannot_be_read_back_is_never_taken_for_the_end_of_the_log() {
     let folder = tempfile::tempdir().unwrap();
