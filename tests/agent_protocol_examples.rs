@@ -108,6 +108,7 @@ fn part_of_broker(message: &FromBroker) -> &'static str {
         FromBroker::Question { question: Question::Screenshot { .. }, .. } => "question",
         FromBroker::Ping { .. } => "ping",
         FromBroker::Pong { .. } => "pong",
+        FromBroker::CutOff { .. } => "cut_off",
     }
 }
 
@@ -144,6 +145,7 @@ fn every_example_is_a_message_and_every_message_has_an_example() {
         "question",
         "ping",
         "pong",
+        "cut_off",
     ];
     assert_eq!(broker, BTreeSet::from(wanted));
     let blocks = PAGE.lines().filter(|line| line.starts_with("```")).count() / 2;
