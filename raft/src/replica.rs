@@ -381,18 +381,20 @@ impl<M: StateMachine> Replica<M> {
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| LogIndex(id.index));
+        let voters = metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>();
+        let voters: Vec<ReplicaId> = voters.into_iter().collect();
         Status {
             replica: self.core.config.replica,
             leader,
             term: metrics.current_term,
-            voters: metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>().into_iter().collect(),
             last_log: metrics.last_log_index.map(LogIndex),
             format: self.core.formats.agreed(),
             applied: latest.index,
             applied_at: latest.at,
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
-            checkpoints: self.core.checkpoints.status(),
+            checkpoints: self.core.checkpoints.status(&voters),
+            voters,
             storage: self.core.log.condition().into(),
             stopped: self.core.stop_reason(),
         }
