@@ -241,6 +241,7 @@ impl<M: StateMachine> Replica<M> {
             halt: halt.clone(),
             proposals,
             forwards,
+            taken: Arc::default(),
             sequences,
             reads,
             incoming,
