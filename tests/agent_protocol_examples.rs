@@ -182,7 +182,7 @@ fn every_number_of_the_protocol_stands_on_the_page() {
         format!("An agent that has heard nothing for {} s sends a ping", PING_INTERVAL.as_secs()),
         format!("A broker that has heard nothing for {} s", PING_INTERVAL_OF_BROKER.as_secs_f64()),
         format!("three pings ({} s)", SILENCE_MAX.as_secs()),
-        format!("When none comes within {} s, try the next broker", WELCOME_TIMEOUT.as_secs()),
+        format!("When no welcome comes within {} s, try the next broker", WELCOME_TIMEOUT.as_secs()),
         format!("no answer within {} s of", CONTEST_TIMEOUT.as_secs()),
         format!("No answer within {} s", settings.prepare_timeout.as_secs()),
         format!("| {} | this side ends,", close::GOING_AWAY),

@@ -25,7 +25,7 @@ use crate::domain::report::{Inventory, Report};
 use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
 use crate::protocol::{
     self, CLONED_REASON, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL_OF_BROKER,
-    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, SILENCE_MAX, close,
+    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, SILENCE_MAX, WELCOME_TIMEOUT, close,
 };
 use crate::pulse::{Pulse, Stalled};
 
@@ -44,6 +44,9 @@ const USERS_MAX: usize = 1_000;
 const TAG_BYTES_MAX: usize = 4_096;
 /// Longest text for people, such as the reason of a failure, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
+
+/// How long the log may take for a hello: less than the agent waits.
+const ADMIT_TIMEOUT: Duration = WELCOME_TIMEOUT.saturating_sub(Duration::from_secs(1));
 
 /// Before what an agent said is proposed again; partly random, so that
 /// thousands of agents do not come at once.
@@ -108,7 +111,7 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
         }
     };
     let server = hello.server.clone();
-    let epoch = match connect(&agents.broker, hello).await {
+    let epoch = match admit(&mut socket, &agents.broker, hello).await {
         Ok(epoch) => epoch,
         Err(farewell) => return part(&mut socket, Some(&server), farewell).await,
     };
@@ -267,6 +270,34 @@ fn bounded(answer: Answer) -> Answer {
             Answer::Failed { reason }
         }
         Answer::Done => Answer::Done,
+    }
+}
+
+/// Has the log take a hello, as long as its agent waits for that. One that is
+/// proposed on after its agent went elsewhere could take the place of the newer
+/// connection, and its report of what is there would be out of date.
+async fn admit(socket: &mut WebSocket, broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
+    tokio::select! {
+        biased;
+        admitted = timeout(ADMIT_TIMEOUT, connect(broker, hello)) => {
+            admitted.unwrap_or_else(|_| Err(log_takes_nothing()))
+        }
+        ended = ended(socket) => Err(ended),
+    }
+}
+
+/// Resolves when the agent does not wait any more. It says nothing before it is
+/// welcome.
+async fn ended(socket: &mut WebSocket) -> Farewell {
+    loop {
+        match socket.recv().await {
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Text(_) | Message::Binary(_))) => {
+                return Farewell::nonsense("nothing may be said before the welcome");
+            }
+            Some(Ok(Message::Close(_))) | None => return Farewell::gone(),
+            Some(Err(error)) => return Farewell::broken(error),
+        }
     }
 }
 
