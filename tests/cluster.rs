@@ -94,6 +94,11 @@ async fn join(member: &Replica, how: &[&str]) -> Replica {
     let path = replica.folder.path().join("token");
     std::fs::write(&path, token).unwrap();
     let joining = ["cluster", "join", "--token-file", path.to_str().unwrap()];
+    // One that could not read the log does not use the token up.
+    let old = Replica::new(1, "");
+    old.configure(&format!("cluster.address = '{}'\ncluster.format_max = 1\n", old.peers));
+    let refused = old.prepare(&joining).await.unwrap_err();
+    assert!(refused.contains("written in format 2"), "{refused}");
     let printed = replica.prepare(&joining).await.unwrap();
     let number = printed.lines().find_map(|line| line.strip_prefix("replica: ")).unwrap();
     replica.number = number.parse().unwrap();

@@ -73,6 +73,8 @@ pub struct Join {
     pub address: String,
     /// A secret of the one who asks: whoever asks again must have it.
     pub proof: String,
+    /// The newest format of the log that it reads.
+    pub format_max: u16,
 }
 
 /// The answer to a wish to join.

@@ -203,7 +203,8 @@ impl Place {
         let proof = identity.joining.get_or_insert_with(|| Secret::random().expose().to_owned()).clone();
         identity.address = Some(address.clone());
         identity.write(folder)?;
-        let join = message::Join { folder: identity.folder.clone(), address, proof };
+        let format_max = config.cluster.format_max;
+        let join = message::Join { folder: identity.folder.clone(), address, proof, format_max };
         let (replica, secret, authority) = match token.join(&join).await? {
             message::Joined::Welcome { replica, secret, authority } => (replica, Secret::new(secret), authority),
             message::Joined::Refused(reason) => return Err(token::JoinError::Refused(reason).into()),

@@ -214,10 +214,7 @@ impl Node {
                 serving.replica.add_learner(raft_id(replica), member).await.map_err(refusal)
             }
             Wish::RotateCertificates => self.rotate(serving).await,
-            Wish::RaiseFormat(to) => serving.replica.raise_format(to).await.map_err(|error| match error {
-                RaiseError::NotLeader { .. } => Answer::NotLeader,
-                error => Answer::Refused(error.to_string()),
-            }),
+            Wish::RaiseFormat(to) => raise_format(serving, to).await,
         };
         match done {
             Ok(()) => Answer::Done,
@@ -290,6 +287,15 @@ impl Node {
         let serving = self.serving.get().ok_or(Status::NotServing)?;
         if let Err(reason) = check_address(&join.address) {
             return Ok(Joined::Refused(reason));
+        }
+        let format = serving.replica.status().format;
+        if join.format_max < format {
+            let text = format!(
+                "the log is written in format {format}, and the new replica reads up to {}: give it this build, or \
+                 another `format_max` in `[cluster]`",
+                join.format_max
+            );
+            return Ok(Joined::Refused(text));
         }
         // Looked up first: a token that is used up brings nothing into the log.
         let fleet = serving.broker.fleet();
@@ -435,6 +441,23 @@ impl Answers for Node {
             }
         })
     }
+}
+
+/// Raises the format, unless a replica was let in that is no member yet: what
+/// it reads was compared with the format of then, and nobody can ask it now.
+async fn raise_format(serving: &Serving, to: u16) -> Result<(), Answer> {
+    let fleet = serving.broker.current().await.map_err(|error| unavailable(&error))?;
+    let expected = fleet.cluster().admitted.keys().find(|id| !serving.replica.is_member(raft_id(**id)));
+    if let Some(id) = expected {
+        let text = format!(
+            "replica {id} was let in and has not come yet; start it, or remove it, before the format is raised"
+        );
+        return Err(Answer::Refused(text));
+    }
+    serving.replica.raise_format(to).await.map_err(|error| match error {
+        RaiseError::NotLeader { .. } | RaiseError::MembersChange => Answer::NotLeader,
+        error => Answer::Refused(error.to_string()),
+    })
 }
 
 async fn transfer(replica: &Replica<Machine>, to: Option<ReplicaId>) -> Result<(), Answer> {
