@@ -201,7 +201,8 @@ async fn wished(node: &Node, wish: Wish) -> Response {
 fn failed(cause: &WishError) -> Response {
     let status = match cause {
         WishError::Refused(_) => StatusCode::CONFLICT,
-        WishError::NoLeader | WishError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        WishError::NoLeader | WishError::Busy | WishError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        WishError::UnderWay { .. } => StatusCode::GATEWAY_TIMEOUT,
     };
     error(status, &cause.to_string())
 }

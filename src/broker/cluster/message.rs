@@ -25,6 +25,8 @@ pub enum Answer {
     Refused(String),
     /// It leads no more, or not yet.
     NotLeader,
+    /// It was not: another change of members has to end first.
+    Busy,
 }
 
 /// What operators want of the leader.

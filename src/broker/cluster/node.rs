@@ -29,7 +29,10 @@ const WISH_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between two attempts.
 const WISH_RETRY: Duration = Duration::from_millis(100);
 /// How long a question to another replica may take.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the leader may take to carry out a wish: a removal waits for those
+/// that are left to answer, and then for three entries of the log.
+const CARRY_OUT_TIMEOUT: Duration = Duration::from_secs(45);
 /// One that was silent for longer is not asked to lead.
 const TRANSFER_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a change of leader may take.
@@ -44,6 +47,18 @@ pub enum WishError {
     /// Nobody leads.
     #[error("no leader was found within {} s; see `berth cluster status`", WISH_TIMEOUT.as_secs())]
     NoLeader,
+    /// Another change of members has not ended.
+    #[error("another change of members is going on; see `berth cluster status`, and ask again when it is done")]
+    Busy,
+    /// The leader took it on, and what became of it is not known.
+    #[error(
+        "replica {leader} leads and took it on, but has not answered: it may still be going on. See `berth cluster \
+         status` before you ask again"
+    )]
+    UnderWay {
+        /// Who was asked.
+        leader: ReplicaId,
+    },
     /// The log did not take it.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -162,42 +177,48 @@ impl Node {
 
     /// Asks another replica who it is.
     pub async fn introduced(&self, to: ReplicaId) -> Result<Introduction, Failure> {
-        match self.question(to, &Question::Introduce).await? {
+        match self.question(to, &Question::Introduce, QUESTION_TIMEOUT).await? {
             Answer::Introduction(introduction) => Ok(introduction),
             other => Err(Failure::NoAnswer(format!("{other:?} is no introduction"))),
         }
     }
 
-    async fn question(&self, to: ReplicaId, question: &Question) -> Result<Answer, Failure> {
+    async fn question(&self, to: ReplicaId, question: &Question, within: Duration) -> Result<Answer, Failure> {
         let asked = self.dialer.ask(to, Lane::Replication, Service::Cluster, frame::encode(question));
-        let answer = tokio::time::timeout(QUESTION_TIMEOUT + TRANSFER_TIMEOUT, asked).await;
+        let answer = tokio::time::timeout(within, asked).await;
         let answer = answer.map_err(|_| Failure::NoAnswer("in time".to_owned()))??;
         frame::decode(&answer).map_err(|error| Failure::NoAnswer(error.to_string()))
     }
 
-    /// Has the leader carry out a wish, wherever it is.
+    /// Has the leader carry out a wish, wherever it is. One whose answer was
+    /// lost is asked again where that changes nothing.
     pub async fn wish(&self, wish: Wish) -> Result<(), WishError> {
         let Some(serving) = self.serving.get() else { return Err(WishError::NoLeader) };
         let deadline = Instant::now() + WISH_TIMEOUT;
+        let mut asked = None;
         loop {
-            let answer = match serving.replica.status().leader {
-                Some(leader) if leader.0 == self.own.replica.0 => self.carry_out(serving, wish.clone()).await,
-                Some(leader) => match self.question(ReplicaId(leader.0), &Question::Do(wish.clone())).await {
+            let answer = match serving.replica.status().leader.map(|leader| ReplicaId(leader.0)) {
+                Some(leader) if leader == self.own.replica => self.carry_out(serving, wish.clone()).await,
+                Some(leader) => match self.question(leader, &Question::Do(wish.clone()), CARRY_OUT_TIMEOUT).await {
                     Ok(answer) => answer,
                     Err(failure) => {
-                        tracing::debug!(%leader, %failure, "the leader was not asked");
+                        tracing::debug!(%leader, %failure, "the leader did not answer");
+                        if matches!(failure, Failure::NoAnswer(_)) {
+                            asked = Some(leader);
+                        }
                         Answer::NotLeader
                     }
                 },
                 None => Answer::NotLeader,
             };
-            match answer {
-                Answer::Done => return Ok(()),
-                Answer::Refused(reason) => return Err(WishError::Refused(reason)),
-                Answer::NotLeader | Answer::Introduction(_) if Instant::now() >= deadline => {
-                    return Err(WishError::NoLeader);
-                }
-                Answer::NotLeader | Answer::Introduction(_) => tokio::time::sleep(WISH_RETRY).await,
+            let is_over = Instant::now() >= deadline || (asked.is_some() && wish == Wish::RotateCertificates);
+            match (answer, asked) {
+                (Answer::Done, _) => return Ok(()),
+                (Answer::Refused(reason), _) => return Err(WishError::Refused(reason)),
+                (_, Some(leader)) if is_over => return Err(WishError::UnderWay { leader }),
+                (Answer::Busy, None) if is_over => return Err(WishError::Busy),
+                _ if is_over => return Err(WishError::NoLeader),
+                _ => tokio::time::sleep(WISH_RETRY).await,
             }
         }
     }
@@ -455,7 +476,8 @@ async fn raise_format(serving: &Serving, to: u16) -> Result<(), Answer> {
         return Err(Answer::Refused(text));
     }
     serving.replica.raise_format(to).await.map_err(|error| match error {
-        RaiseError::NotLeader { .. } | RaiseError::MembersChange => Answer::NotLeader,
+        RaiseError::NotLeader { .. } => Answer::NotLeader,
+        RaiseError::MembersChange => Answer::Busy,
         error => Answer::Refused(error.to_string()),
     })
 }
@@ -511,7 +533,8 @@ const fn raft_id(id: ReplicaId) -> berth_raft::ReplicaId {
 
 fn refusal(error: MemberError) -> Answer {
     match error {
-        MemberError::NotLeader { .. } | MemberError::InProgress => Answer::NotLeader,
+        MemberError::NotLeader { .. } => Answer::NotLeader,
+        MemberError::InProgress => Answer::Busy,
         error => Answer::Refused(error.to_string()),
     }
 }
