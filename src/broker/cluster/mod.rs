@@ -24,8 +24,9 @@ pub mod steward;
 pub mod token;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -41,6 +42,7 @@ use self::node::{Keys, Node};
 use super::config::Config;
 use super::listen::BindError;
 use crate::domain::ReplicaId;
+use crate::files::{self, FileError};
 use crate::secret::{Secret, SecretError};
 
 /// Why a replica does not take its place.
@@ -107,6 +109,15 @@ pub enum ClusterError {
         /// Its cluster.
         cluster: authority::ClusterId,
     },
+    /// Another process uses the data folder.
+    #[error("the data folder {} is locked by another process; stop it, or use another folder", folder.display())]
+    Locked {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// The data folder cannot be locked.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The peer port cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -120,6 +131,8 @@ pub enum ClusterError {
 
 /// A data folder with an identity, and the secret of its cluster.
 pub struct Place {
+    /// Held as long as the folder is in use.
+    _lock: File,
     folder: PathBuf,
     identity: Identity,
     secret: Secret,
@@ -130,6 +143,8 @@ impl Place {
     /// Takes the place that the data folder and the configuration give.
     pub fn take(config: &Config) -> Result<Self, ClusterError> {
         let folder = config.data_folder.clone();
+        // Before anything in it is read: whoever has it counts its starts.
+        let lock = lock(&folder)?;
         let secret_path = config.cluster.secret_file.clone().unwrap_or_else(|| folder.join(identity::SECRET));
         let named = |source| ClusterError::SecretFile { path: secret_path.clone(), source };
         let replica = ReplicaId(config.replica);
@@ -166,7 +181,7 @@ impl Place {
             let (secret, cluster) = (authorities.cluster().clone(), identity.cluster);
             return Err(IdentityError::OtherCluster { path: secret_path.clone(), secret, folder: cluster }.into());
         }
-        let mut place = Self { folder, identity, secret, authorities };
+        let mut place = Self { _lock: lock, folder, identity, secret, authorities };
         place.identity.starts += 1;
         place.identity.write(&place.folder)?;
         Ok(place)
@@ -175,6 +190,7 @@ impl Place {
     /// Makes the first replica of a new cluster in an empty data folder.
     pub fn found(config: &Config) -> Result<authority::ClusterId, ClusterError> {
         let folder = &config.data_folder;
+        let _lock = lock(folder)?;
         refuse_taken(config)?;
         let path = folder.join(identity::SECRET);
         // Another secret is another cluster; the same one would be the same
@@ -191,6 +207,7 @@ impl Place {
     /// Makes a replica of an empty data folder that joins with a token.
     pub async fn join(config: &Config, token: &token::JoinToken, address: String) -> Result<ReplicaId, ClusterError> {
         let folder = &config.data_folder;
+        let _lock = lock(folder)?;
         // Written first: one that asks again because the answer was lost is
         // known by what it has here.
         let mut identity = match Identity::read(folder)? {
@@ -238,6 +255,11 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// Takes hold of a data folder.
+fn lock(folder: &Path) -> Result<File, ClusterError> {
+    files::lock(&folder.join(identity::LOCK))?.ok_or_else(|| ClusterError::Locked { folder: folder.to_owned() })
 }
 
 fn refuse_taken(config: &Config) -> Result<(), ClusterError> {
@@ -341,5 +363,21 @@ impl Peering {
     /// Ends with the connections.
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time_uses_a_folder_and_counts_its_starts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { data_folder: folder.path().to_owned(), ..Config::default() };
+        let place = Place::take(&config).expect("an empty folder");
+        assert!(matches!(Place::take(&config), Err(ClusterError::Locked { .. })));
+        assert_eq!(place.starts(), 1);
+        drop(place);
+        assert_eq!(Place::take(&config).expect("it is free again").starts(), 2);
     }
 }
