@@ -4,6 +4,7 @@
 //! - `authority.rs`: the certificates that replicas show each other,
 //! - `frame.rs`, `message.rs`: what goes over the wire,
 //! - `dial.rs`, `accept.rs`: connections to others and from others,
+//! - `runs.rs`: which run of a replica is connected,
 //! - `node.rs`: what a replica answers, and operators' wishes,
 //! - `forming.rs`, `token.rs`: how a cluster comes to be and grows,
 //! - `admin.rs`: what operators see and ask for,
@@ -19,6 +20,7 @@ pub mod frame;
 pub mod identity;
 pub mod message;
 pub mod node;
+pub mod runs;
 pub mod shared;
 pub mod steward;
 pub mod token;
@@ -289,7 +291,7 @@ impl Peering {
     pub async fn open(place: Place, config: &Config) -> Result<Self, ClusterError> {
         let stop = CancellationToken::new();
         let Identity { cluster, replica, folder, .. } = place.identity.clone();
-        let own = Own { cluster: cluster.clone(), replica, folder: folder.clone() };
+        let own = Own { cluster: cluster.clone(), replica, folder: folder.clone(), run: runs::Run::random() };
         let authority = place.identity.authority;
         let tls = Arc::new(ArcSwap::from_pointee(place.authorities.tls(authority, replica, &folder)?));
         let dialer = Arc::new(Dialer::new(own.clone(), Arc::clone(&tls), stop.clone()));

@@ -14,6 +14,7 @@ use super::authority::{Authorities, AuthorityError, Tls};
 use super::dial::{Dialer, Failure, Own};
 use super::frame::{self, Hello, Service, Speaker, Status, Unwelcome};
 use super::message::{Answer, Introduction, Join, Joined, Question, Wish};
+use super::runs::{Runs, Visit};
 use crate::broker::agents::Colleagues;
 use crate::broker::api::door::{AskError, Unavailable, UnavailableReason};
 use crate::broker::core::Broker;
@@ -90,6 +91,8 @@ pub struct Node {
     serving: OnceLock<Serving>,
     /// What tells the secret of its agents from another one.
     agents: OnceLock<[u8; 16]>,
+    /// Who is connected.
+    runs: Arc<Runs>,
 }
 
 struct Serving {
@@ -102,8 +105,8 @@ impl Node {
     pub fn new(own: Own, address: String, had_log: bool, keys: Keys, dialer: Arc<Dialer>) -> Self {
         let Keys { secret, authorities, authority, tls } = keys;
         let authority = std::sync::atomic::AtomicU32::new(authority);
-        let (serving, agents) = (OnceLock::new(), OnceLock::new());
-        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving, agents }
+        let (serving, agents, runs) = (OnceLock::new(), OnceLock::new(), Arc::default());
+        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving, agents, runs }
     }
 
     /// It takes agents that prove themselves with this secret.
@@ -420,7 +423,7 @@ impl Answers for Node {
         if hello.to.is_some_and(|to| to != self.own.replica) {
             return Err(Unwelcome::NotMe(self.own.replica));
         }
-        let (Speaker::Replica { id, folder }, Some(serving)) = (&hello.speaker, self.serving.get()) else {
+        let (Speaker::Replica { id, folder, .. }, Some(serving)) = (&hello.speaker, self.serving.get()) else {
             return Ok(());
         };
         let members = serving.replica.members();
@@ -440,6 +443,17 @@ impl Answers for Node {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn visit(&self, speaker: &Speaker) -> Result<Option<Visit>, Unwelcome> {
+        match speaker {
+            Speaker::Invited(_) => Ok(None),
+            Speaker::Replica { id, .. } if *id == self.own.replica => Err(Unwelcome::Doubled { id: *id }),
+            Speaker::Replica { id, run, .. } => match self.runs.enter(*id, *run) {
+                Some(visit) => Ok(Some(visit)),
+                None => Err(Unwelcome::Doubled { id: *id }),
+            },
         }
     }
 
