@@ -604,10 +604,33 @@ impl Node {
             return Err(WishError::Refused(text.to_owned()));
         }
         let id = InvitationId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
-        let command = Command::InviteReplica { id: id.clone(), within, replaces };
+        let command = Command::InviteReplica { id: id.clone(), within, replaces, by: self.own.replica };
         match serving.broker.propose(vec![command]).await?.first() {
             Some(Outcome::Refused(refusal)) => Err(WishError::Refused(refusal.to_string())),
             _ => Ok(id),
+        }
+    }
+
+    /// Takes an invitation back that was not used.
+    pub async fn revoke(&self, id: InvitationId) -> Result<(), WishError> {
+        let serving = self.serving.get().ok_or(WishError::NoLeader)?;
+        match serving.broker.propose(vec![Command::RevokeInvitation { id: id.clone() }]).await?.first() {
+            Some(Outcome::Refused(Refusal::InvitationUsed)) => {
+                let fleet = serving.broker.fleet();
+                let mut admitted = fleet.cluster().admitted.iter();
+                let by = admitted.find(|(_, admission)| admission.invitation == id);
+                let by = by.map_or_else(|| "a replica".to_owned(), |(replica, _)| format!("replica {replica}"));
+                Err(WishError::Refused(format!("it was used by {by}; `berth cluster remove` removes that one")))
+            }
+            Some(Outcome::Refused(Refusal::UnknownInvitation)) => {
+                let text = "there is no such invitation, or it has expired; see `berth cluster invitations`";
+                Err(WishError::Refused(text.to_owned()))
+            }
+            Some(Outcome::Refused(refusal)) => Err(WishError::Refused(refusal.to_string())),
+            _ => {
+                tracing::info!(invitation = %id, "an invitation was taken back");
+                Ok(())
+            }
         }
     }
 
