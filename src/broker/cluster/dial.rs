@@ -43,7 +43,7 @@ const SILENCE_MAX: Duration = Duration::from_millis(2_500);
 /// The same where a single frame may take long: parts of snapshots, pictures.
 const SILENCE_MAX_LARGE: Duration = Duration::from_secs(20);
 /// How often it is told that another process speaks as this replica.
-const TELL_INTERVAL: Duration = Duration::from_secs(60);
+const TELL_INTERVAL: Duration = Duration::from_mins(1);
 /// Requests that may wait for a connection.
 const WAITING_MAX: usize = 4_096;
 

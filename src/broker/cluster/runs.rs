@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::domain::ReplicaId;
 
 /// How often it is told that two runs speak for one replica.
-const TELL_INTERVAL: Duration = Duration::from_secs(60);
+const TELL_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A run of a replica's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
