@@ -192,6 +192,8 @@ impl Place {
     /// Makes the first replica of a new cluster in an empty data folder.
     pub fn found(config: &Config) -> Result<authority::ClusterId, ClusterError> {
         let folder = &config.data_folder;
+        // Told first: whoever uses the folder holds the lock, too.
+        refuse_taken(config)?;
         let _lock = lock(folder)?;
         refuse_taken(config)?;
         let path = folder.join(identity::SECRET);
@@ -209,6 +211,9 @@ impl Place {
     /// Makes a replica of an empty data folder that joins with a token.
     pub async fn join(config: &Config, token: &token::JoinToken, address: String) -> Result<ReplicaId, ClusterError> {
         let folder = &config.data_folder;
+        if Identity::read(folder)?.is_some_and(|identity| identity.joining.is_none()) {
+            refuse_taken(config)?;
+        }
         let _lock = lock(folder)?;
         // Written first: one that asks again because the answer was lost is
         // known by what it has here.
