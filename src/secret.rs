@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hkdf;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,6 +23,30 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// wiped from memory when dropped.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
+
+/// A cluster's secret, from which its keys are derived (HKDF, RFC 5869): one
+/// for each purpose, none of which tells another one or the secret.
+pub struct Root(hkdf::Prk);
+
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+impl Root {
+    /// The key for a purpose.
+    pub fn key<const N: usize>(&self, purpose: &str) -> Zeroizing<[u8; N]> {
+        let mut bytes = Zeroizing::new([0; N]);
+        self.0
+            .expand(&[purpose.as_bytes()], Length(N))
+            .and_then(|expanded| expanded.fill(&mut *bytes))
+            .expect("a few dozen bytes are within what the function gives");
+        bytes
+    }
+}
 
 /// Why a secret cannot be had from a file, or put into one.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +103,12 @@ impl Secret {
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.as_bytes()).ok()?);
         let bytes: [u8; 32] = bytes.as_slice().try_into().ok()?;
         Some(Zeroizing::new(bytes))
+    }
+
+    /// What keys are derived from, if the text stands for 256 bits.
+    pub fn root(&self) -> Option<Root> {
+        let bytes = self.bytes_256()?;
+        Some(Root(hkdf::Salt::new(hkdf::HKDF_SHA256, b"berth cluster 1").extract(&*bytes)))
     }
 
     /// Whether a given text is the secret; takes the same time wherever they differ.

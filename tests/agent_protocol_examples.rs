@@ -108,6 +108,7 @@ fn part_of_broker(message: &FromBroker) -> &'static str {
         FromBroker::Question { question: Question::Screenshot { .. }, .. } => "question",
         FromBroker::Ping { .. } => "ping",
         FromBroker::Pong { .. } => "pong",
+        FromBroker::CutOff { .. } => "cut_off",
     }
 }
 
@@ -144,6 +145,7 @@ fn every_example_is_a_message_and_every_message_has_an_example() {
         "question",
         "ping",
         "pong",
+        "cut_off",
     ];
     assert_eq!(broker, BTreeSet::from(wanted));
     let blocks = PAGE.lines().filter(|line| line.starts_with("```")).count() / 2;
@@ -180,7 +182,7 @@ fn every_number_of_the_protocol_stands_on_the_page() {
         format!("An agent that has heard nothing for {} s sends a ping", PING_INTERVAL.as_secs()),
         format!("A broker that has heard nothing for {} s", PING_INTERVAL_OF_BROKER.as_secs_f64()),
         format!("three pings ({} s)", SILENCE_MAX.as_secs()),
-        format!("When none comes within {} s, try the next broker", WELCOME_TIMEOUT.as_secs()),
+        format!("When no welcome comes within {} s, try the next broker", WELCOME_TIMEOUT.as_secs()),
         format!("no answer within {} s of", CONTEST_TIMEOUT.as_secs()),
         format!("No answer within {} s", settings.prepare_timeout.as_secs()),
         format!("| {} | this side ends,", close::GOING_AWAY),

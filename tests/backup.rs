@@ -11,6 +11,7 @@ use std::time::Duration;
 use berth::broker::cluster::authority::Authorities;
 use berth::broker::cluster::dial;
 use berth::broker::cluster::frame::{Service, Speaker};
+use berth::broker::cluster::runs::Run;
 use berth::domain::ReplicaId;
 use berth::domain::ids::FolderId;
 use berth::secret::Secret;
@@ -218,7 +219,7 @@ async fn without_the_old_secret_new_keys_are_made_and_the_clusters_do_not_know_e
         let folder = FolderId::new("f").unwrap();
         let tls = authorities.tls(0, ReplicaId(1), &folder).unwrap();
         for cluster in [authorities.cluster(), Authorities::new(&other_secret(to)).unwrap().cluster()] {
-            let speaker = Speaker::Replica { id: ReplicaId(1), folder: folder.clone() };
+            let speaker = Speaker::Replica { id: ReplicaId(1), folder: folder.clone(), run: Run::random() };
             let address = to.peers.to_string();
             let within = Duration::from_secs(10);
             let asked =

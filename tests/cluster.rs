@@ -86,6 +86,66 @@ async fn one_is_begun_others_join_with_a_token_each_and_one_takes_the_place_of_a
     assert!(joined_in_its_place.number > dead, "numbers are never given again");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_listed_until_it_is_taken_back_and_then_lets_nobody_in() {
+    let mut first = Replica::new(1, "");
+    first.configure(&format!("cluster.address = '{}'\n", first.peers));
+    first.prepare(&["cluster", "init"]).await.unwrap();
+    first.start();
+    first.serves().await;
+    let token = first.operator(&["cluster", "add"]).await.unwrap();
+    // The configuration tells where the replica is as well.
+    let listed = first.prepare(&["cluster", "invitations", "--json"]).await.unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        (listed.as_array().unwrap().len(), &listed[0]["by"], &listed[0]["used_by"]),
+        (1, &json!(1), &json!(null))
+    );
+    let id = listed[0]["id"].as_str().unwrap();
+    first.operator(&["cluster", "revoke", id]).await.unwrap();
+    let again = first.operator(&["cluster", "revoke", id]).await.unwrap_err();
+    assert!(again.contains("no such invitation"), "{again}");
+    assert_eq!(first.operator(&["cluster", "invitations", "--json"]).await.unwrap().trim(), "[]");
+
+    let late = Replica::new(1, "");
+    late.configure(&format!("cluster.address = '{}'\n", late.peers));
+    let path = late.folder.path().join("token");
+    std::fs::write(&path, token).unwrap();
+    let refused = late.prepare(&["cluster", "join", "--token-file", path.to_str().unwrap()]).await.unwrap_err();
+    assert!(refused.contains("unknown or has expired"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_replica_is_not_talked_to() {
+    let mut replicas = Replicas::started(3).await;
+    replicas.all[2].stop(Signal::TERM).await;
+    let original = &replicas.all[2];
+    let mut copy = Replica::new(3, "");
+    let copied = std::process::Command::new("cp").arg("-a").args([original.data_folder(), copy.data_folder()]).status();
+    assert!(copied.unwrap().success());
+    let configuration = std::fs::read_to_string(original.config_path()).unwrap();
+    let configuration = [
+        (original.data_folder().display().to_string(), copy.data_folder().display().to_string()),
+        (format!("clients.listen = '{}'", original.clients), format!("clients.listen = '{}'", copy.clients)),
+        (format!("agents.listen = '{}'", original.agents), format!("agents.listen = '{}'", copy.agents)),
+        (format!("cluster.listen = '{}'", original.peers), format!("cluster.listen = '{}'", copy.peers)),
+    ]
+    .iter()
+    .fold(configuration, |text, (old, new)| text.replace(old, new));
+    std::fs::write(copy.config_path(), configuration).unwrap();
+    replicas.all[2].start();
+    replicas.all[2].serves().await;
+
+    copy.start();
+    let told = common::until("it is told what it is", || async {
+        let said = copy.process.as_ref().unwrap().stderr();
+        said.lines().find(|line| line.contains("another process speaks as replica 3")).map(str::to_owned)
+    });
+    assert!(told.await.contains("data folder was copied"));
+    copy.stop(Signal::KILL).await;
+    replicas.all[0].view_when("three voters", |view| voters(view) == [1, 2, 3]).await;
+}
+
 /// A new replica that joined and serves.
 async fn join(member: &Replica, how: &[&str]) -> Replica {
     let token = member.operator(&[&["cluster", "add"], how].concat()).await.unwrap();
@@ -94,6 +154,11 @@ async fn join(member: &Replica, how: &[&str]) -> Replica {
     let path = replica.folder.path().join("token");
     std::fs::write(&path, token).unwrap();
     let joining = ["cluster", "join", "--token-file", path.to_str().unwrap()];
+    // One that could not read the log does not use the token up.
+    let old = Replica::new(1, "");
+    old.configure(&format!("cluster.address = '{}'\ncluster.format_max = 1\n", old.peers));
+    let refused = old.prepare(&joining).await.unwrap_err();
+    assert!(refused.contains("written in format 2"), "{refused}");
     let printed = replica.prepare(&joining).await.unwrap();
     let number = printed.lines().find_map(|line| line.strip_prefix("replica: ")).unwrap();
     replica.number = number.parse().unwrap();

@@ -182,6 +182,14 @@ impl Cluster {
         until("a leader", || async { site.broker.propose(Vec::new()).await.ok() }).await;
     }
 
+    /// Waits until all replicas judge their contact so.
+    async fn all(&self, expected: Contact) {
+        for site in self.sites.values() {
+            let mut contact = site.broker.contact();
+            timeout(DEADLINE, contact.wait_for(|contact| *contact == expected)).await.unwrap().unwrap();
+        }
+    }
+
     fn site(&self, number: u64) -> &Site {
         &self.sites[&ReplicaId(number)]
     }
@@ -371,6 +379,30 @@ async fn a_replica_that_is_cut_off_says_so_and_its_agents_go_elsewhere() {
     for agent in [agent, outside] {
         agent.stop().await;
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_stay_where_they_are_while_no_replica_has_a_majority() {
+    let cluster = Cluster::start().await;
+    let agent = cluster.agent(&[1, 2, 3]);
+    let (holder, epoch) = cluster.site(1).linked_not_by(0).await;
+    (1..=3).for_each(|id| cluster.isolate(id));
+    cluster.all(Contact::GivenUp).await;
+    // Long enough for it to be told, to look around and to be refused.
+    let cut = cluster.site(holder.0);
+    for _ in 0..30 {
+        assert_eq!(cut.broker.links().count(), 1, "its connection ended");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    cluster.heal();
+    cluster.all(Contact::Kept).await;
+    let id = session_id(&cluster.site(1).create().await);
+    cluster.site(1).knows("it is ready", |fleet| is_ready(fleet, &id)).await;
+    let (still, same) = cluster.site(1).linked_not_by(0).await;
+    assert_eq!((still, same), (holder, epoch), "it came anew");
+    agent.stop().await;
     cluster.stop().await;
 }
 

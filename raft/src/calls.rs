@@ -4,7 +4,12 @@
 //! comes again, because its answer was lost, is answered from here and not applied a second time.
 //!
 //! Invariants: a call is applied at most once; of one replica only its newest run is known; at most
-//! [`CALLS_KEPT_MAX`] calls of it are kept; a replica that is no member has none.
+//! [`CALLS_KEPT_MAX`] calls of it are kept, and no more once they hold [`OUTCOMES_BYTES_MAX`]; a
+//! replica that is no member has none.
+//!
+//! Records of a snapshot have no version of their own: they are of the format that its header
+//! names, and other ones would be another format. A clone shares the outcomes; it copies a few
+//! words for each call that is not answered yet.
 
 use crate::codec::{self, Error};
 use crate::ids::{LogIndex, ReplicaId};
@@ -17,6 +22,10 @@ use std::sync::Arc;
 /// How far a replica's newest call may be ahead of its oldest unanswered one. A replica takes no
 /// more calls itself by then, so that this refuses nothing in honest operation.
 pub(crate) const CALLS_KEPT_MAX: u64 = 65_536;
+
+/// With so many bytes of outcomes kept, of one replica, only its oldest unanswered call is applied:
+/// the others are told to come again, and forgotten ones make room.
+pub(crate) const OUTCOMES_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The applied calls, by the replica that was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +40,8 @@ struct Origin {
     answered_below: u64,
     /// The calls from `answered_below` on, where they were applied. The last one was.
     kept: VecDeque<Option<Kept>>,
+    /// The bytes of their outcomes.
+    bytes: usize,
 }
 
 impl Origin {
@@ -45,7 +56,8 @@ impl Origin {
         let Some(more) = answered_below.checked_sub(self.answered_below) else { return };
         // Each call comes and goes once: this costs nothing that grows.
         let more = usize::try_from(more).unwrap_or(usize::MAX).min(self.kept.len());
-        drop(self.kept.drain(..more));
+        let forgotten = self.kept.drain(..more).flatten().map(|kept| kept.outcomes.len());
+        self.bytes -= forgotten.sum::<usize>();
         self.answered_below = answered_below;
     }
 }
@@ -68,7 +80,7 @@ pub(crate) enum Admission {
     Repeated(Kept),
     /// Nobody waits for it.
     Forgotten,
-    /// Too far ahead of what is not answered.
+    /// Too far ahead of what is not answered, or too much of that is kept.
     TooMany,
 }
 
@@ -92,6 +104,9 @@ impl Calls {
         if let Some(Some(kept)) = origin.kept.get(place) {
             return Admission::Repeated(kept.clone());
         }
+        if origin.bytes >= OUTCOMES_BYTES_MAX && place > 0 {
+            return Admission::TooMany;
+        }
         Admission::Apply
     }
 
@@ -103,7 +118,9 @@ impl Calls {
         if origin.kept.len() <= place {
             origin.kept.resize(place + 1, None);
         }
-        origin.kept[place] = Some(kept);
+        origin.bytes += outcomes.len();
+        let before = origin.kept[place].replace(kept);
+        origin.bytes -= before.map_or(0, |before| before.outcomes.len());
     }
 
     /// Forgets the replicas that are no members any more.
@@ -140,7 +157,7 @@ impl Calls {
         for _ in 0..origins {
             let head: RawOrigin = codec::read_record(what, input)?;
             let (incarnation, answered_below) = (head.incarnation, head.answered_below);
-            let mut origin = Origin { incarnation, answered_below, kept: VecDeque::new() };
+            let mut origin = Origin { incarnation, answered_below, kept: VecDeque::new(), bytes: 0 };
             for _ in 0..head.kept {
                 let RawKept { sequence, index, outcomes } = codec::read_record(what, input)?;
                 // They come in order, each once.
@@ -148,6 +165,7 @@ impl Calls {
                     return Err(impossible(format!("call {sequence} of replica {} is kept", head.replica)));
                 };
                 origin.kept.resize(place, None);
+                origin.bytes += outcomes.len();
                 origin.kept.push_back(Some(Kept { index: LogIndex(index), outcomes: outcomes.into() }));
             }
             calls.origins.insert(ReplicaId(head.replica), origin);
@@ -232,6 +250,24 @@ mod tests {
         assert!(offer(&mut calls, id(1, CALLS_KEPT_MAX - 1, 0)));
         assert_eq!(calls.admit(&id(1, CALLS_KEPT_MAX, 0)), Admission::TooMany);
         assert!(offer(&mut calls, id(1, CALLS_KEPT_MAX, 1)));
+    }
+
+    #[test]
+    fn long_outcomes_make_room_before_more_are_kept() {
+        let mut calls = Calls::default();
+        let half = vec![0; OUTCOMES_BYTES_MAX / 2];
+        for sequence in [1, 2] {
+            assert_eq!(calls.admit(&id(1, sequence, 0)), Admission::Apply);
+            calls.keep(&id(1, sequence, 0), LogIndex(1), &half);
+        }
+        assert_eq!(calls.admit(&id(1, 3, 0)), Admission::TooMany);
+        let mut bytes = Vec::new();
+        calls.write(&mut bytes).unwrap();
+        let mut read = Calls::read(&mut bytes.as_slice()).unwrap();
+        assert_eq!(read, calls);
+        assert_eq!(read.admit(&id(1, 3, 0)), Admission::TooMany, "also after a snapshot");
+        assert_eq!(read.admit(&id(1, 0, 0)), Admission::Apply, "the others wait for the oldest one");
+        assert_eq!(calls.admit(&id(1, 3, 2)), Admission::Apply, "what is answered makes room");
     }
 
     #[test]

@@ -111,9 +111,9 @@ pub struct CheckpointStatus {
     pub last_state: Option<LogIndex>,
     /// The hash of its whole state there.
     pub state_hash: u64,
-    /// The replicas that came to the same, each with the last entry at which that was found.
+    /// The voters that came to the same, each with the last entry at which that was found.
     pub same: BTreeMap<ReplicaId, LogIndex>,
-    /// The replicas that came to something else, each with the last entry at which that was found.
+    /// The voters that came to something else, each with the last entry at which that was found.
     /// Anything in here is a defect: of a disk, of memory, or of the program.
     pub different: BTreeMap<ReplicaId, LogIndex>,
 }
@@ -154,6 +154,12 @@ impl Known {
             self.mine.pop_front();
         }
         self.mine.push_back(checkpoint);
+    }
+
+    fn status_among(&mut self, voters: &[ReplicaId]) -> CheckpointStatus {
+        self.status.same.retain(|replica, _| voters.contains(replica));
+        self.status.different.retain(|replica, _| voters.contains(replica));
+        self.status.clone()
     }
 
     /// Compares all that is known.
@@ -203,8 +209,9 @@ impl Checkpoints {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn status(&self) -> CheckpointStatus {
-        self.known().status.clone()
+    /// What is known of the voters; what was known of others is forgotten.
+    pub(crate) fn status(&self, voters: &[ReplicaId]) -> CheckpointStatus {
+        self.known().status_among(voters)
     }
 
     pub(crate) fn mine(&self) -> Vec<RawCheckpoint> {
@@ -390,6 +397,18 @@ mod tests {
         known.keep(at(10, 1));
         known.others = [2, 3].map(|replica| (ReplicaId(replica), vec![at(10, 2)])).into();
         assert_eq!(known.judge(&BTreeSet::from([2, 3, 4].map(ReplicaId))), Verdict::Wrong { at: LogIndex(10) });
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_replica_that_was_removed() {
+        let mut known = Known::default();
+        known.keep(at(10, 1));
+        known.others = [(2, 1), (3, 2)].map(|(replica, hash)| (ReplicaId(replica), vec![at(10, hash)])).into();
+        known.judge(&voters(3));
+        let status = known.status_among(&[1, 2, 3].map(ReplicaId));
+        assert_eq!((status.same.len(), status.different.len()), (1, 1));
+        let status = known.status_among(&[ReplicaId(1)]);
+        assert_eq!((status.same.len(), status.different.len()), (0, 0));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::published::Published;
 use crate::queue::{Memory, Outlook, Proposals, Unproposed};
 use crate::replica::Proposed;
 use crate::sequences::{OpenCall, Sequences};
+use crate::taken::Taken;
 use crate::types::{Call, Types};
 use crate::wire::{Answer, Request};
 use berth_storage::{Condition, Log};
@@ -46,6 +47,8 @@ pub(crate) struct Core<M: StateMachine> {
     pub(crate) proposals: Proposals<M::Outcome>,
     /// What waits to be passed on to the leader.
     pub(crate) forwards: Proposals<M::Outcome>,
+    /// What others have passed on and is not settled.
+    pub(crate) taken: Arc<Taken>,
     pub(crate) sequences: Arc<Sequences>,
     pub(crate) reads: Reads,
     pub(crate) incoming: SnapshotReceiver,

@@ -244,6 +244,9 @@ pub enum RaiseError {
         /// How long was waited.
         waited: Duration,
     },
+    /// Members are being changed, and a new one might not read it.
+    #[error("members are being changed; try again when that is done")]
+    MembersChange,
     /// The replica has stopped.
     #[error(transparent)]
     Stopped(StopReason),

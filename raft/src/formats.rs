@@ -113,6 +113,8 @@ pub(crate) async fn raise<M: StateMachine>(core: &Core<M>, to: u16) -> Result<()
     if to <= agreed {
         return if to == agreed { Ok(()) } else { Err(RaiseError::Lower { agreed, to }) };
     }
+    // Nobody becomes a member between the question and the entry.
+    let _one_at_a_time = core.changing.try_lock().map_err(|_| RaiseError::MembersChange)?;
     if !core.leads() {
         return Err(RaiseError::NotLeader { leader: core.leader() });
     }

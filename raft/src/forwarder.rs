@@ -10,8 +10,9 @@ use crate::error::ProposeError;
 use crate::ids::{LogIndex, ReplicaId};
 use crate::machine::StateMachine;
 use crate::peers::{Lane, PeerError};
-use crate::queue::{self, Gathered, Memory, Part, Unproposed, Waiting, WaitingProposals, refuse};
+use crate::queue::{self, Gathered, Memory, Outlook, Part, Unproposed, Waiting, WaitingProposals, refuse};
 use crate::replica::Proposed;
+use crate::taken::{self, Settling, Turn};
 use crate::types::Call;
 use crate::wire::{Answer, CallReply, Refusal, Request};
 use futures_util::StreamExt;
@@ -177,7 +178,14 @@ pub(crate) fn encode_outcomes<O: serde::Serialize>(outcomes: &[O]) -> Result<Vec
     })
 }
 
-/// Takes the calls that `from` passes on, and answers when all of them are settled.
+/// A call that was passed on, on the leader.
+enum Taking<O> {
+    Queued(Result<Outlook<O>, Unproposed>, Option<Settling>),
+    Joined(taken::Reply),
+}
+
+/// Takes the calls that `from` passes on, and answers when all of them are settled. One that is
+/// under way already is not queued again.
 pub(crate) async fn take<M: StateMachine>(core: &Core<M>, from: ReplicaId, calls: Vec<Call>) -> Answer {
     if calls.iter().any(|call| call.id.is_some_and(|id| id.replica != from)) {
         let text = format!("replica {from} passes on calls of another replica");
@@ -189,23 +197,32 @@ pub(crate) async fn take<M: StateMachine>(core: &Core<M>, from: ReplicaId, calls
     }
     let deadline = Instant::now() + core.config.request_timeout();
     // All are in the queue before the first is waited for: they travel on together.
-    let submitted = calls.into_iter().map(|call| {
-        let memory = if call.id.is_some() { Memory::Required } else { Memory::Wanted };
-        core.submit(call, memory)
+    let submitted = calls.into_iter().map(|call| match call.id.map(|id| core.taken.enter(&id)) {
+        Some(Turn::Again(reply)) => Taking::Joined(reply),
+        Some(Turn::First(settling)) => Taking::Queued(core.submit(call, Memory::Required), Some(settling)),
+        None => Taking::Queued(core.submit(call, Memory::Wanted), None),
     });
     let submitted: Vec<_> = submitted.collect();
-    let settled = submitted.into_iter().map(|submitted| async move {
+    let settled = submitted.into_iter().map(|taking| async move {
+        let (submitted, settling) = match taking {
+            Taking::Queued(submitted, settling) => (submitted, settling),
+            Taking::Joined(reply) => return taken::joined(reply).await,
+        };
         let proposed = match submitted {
             Ok(answer) => core.settled(answer, deadline).await,
             Err(error) => Err(error),
         };
-        match proposed {
+        let reply = match proposed {
             Ok(Proposed { index, outcomes }) => match encode_outcomes(&outcomes) {
                 Ok(outcomes) => CallReply::Proposed { index: index.0, outcomes },
                 Err(refusal) => CallReply::Refused(refusal),
             },
             Err(unproposed) => CallReply::Refused(refusal(unproposed)),
+        };
+        if let Some(settling) = settling {
+            settling.settle(&reply);
         }
+        reply
     });
     Answer::Calls { replies: join_all(settled).await }
 }

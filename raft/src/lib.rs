@@ -51,6 +51,7 @@ mod runtime;
 mod sequences;
 mod snapshot;
 mod status;
+mod taken;
 mod tasks;
 #[doc(hidden)]
 pub mod testing;

@@ -242,6 +242,7 @@ impl<M: StateMachine> Replica<M> {
             halt: halt.clone(),
             proposals,
             forwards,
+            taken: Arc::default(),
             sequences,
             reads,
             incoming,
@@ -356,6 +357,15 @@ impl<M: StateMachine> Replica<M> {
         Ok(self.local())
     }
 
+    /// Whether a majority confirms now what is current, as a [`read`](Self::read) needs it. How far
+    /// this replica has applied does not matter, and no reader is waited for. Asks once.
+    pub async fn majority_confirms(&self) -> Result<bool, StopReason> {
+        match self.core.read_index().await {
+            Ok(index) => Ok(index.is_some()),
+            Err(_) => Err(self.core.reason_or_requested()),
+        }
+    }
+
     /// The latest state applied here, without asking anybody. May lag behind other replicas.
     pub fn local(&self) -> View<M> {
         let latest = self.core.published.latest();
@@ -374,18 +384,20 @@ impl<M: StateMachine> Replica<M> {
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| LogIndex(id.index));
+        let voters = metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>();
+        let voters: Vec<ReplicaId> = voters.into_iter().collect();
         Status {
             replica: self.core.config.replica,
             leader,
             term: metrics.current_term,
-            voters: metrics.membership_config.voter_ids().map(ReplicaId).collect::<BTreeSet<_>>().into_iter().collect(),
             last_log: metrics.last_log_index.map(LogIndex),
             format: self.core.formats.agreed(),
             applied: latest.index,
             applied_at: latest.at,
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
-            checkpoints: self.core.checkpoints.status(),
+            checkpoints: self.core.checkpoints.status(&voters),
+            voters,
             storage: self.core.log.condition().into(),
             stopped: self.core.stop_reason(),
         }

@@ -18,6 +18,32 @@ async fn start(folder: &Path) -> Replica<Ledger> {
     Replica::start(config, clock, Ledger::default(), observer).await.unwrap()
 }
 
+/// A replica that applies no more once it has applied something, until `closed` is dropped.
+struct Held {
+    replica: Replica<Ledger>,
+    applying: Arc<tokio::sync::Notify>,
+    closed: std::sync::mpsc::Sender<()>,
+}
+
+async fn start_held(folder: &Path) -> Held {
+    let applying = Arc::new(tokio::sync::Notify::new());
+    let (closed, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let observer: Observer<Ledger> = {
+        let applying = Arc::clone(&applying);
+        Arc::new(move |ledger, _| {
+            if ledger.total > 0 {
+                applying.notify_one();
+                // Until the other end is dropped.
+                let _ = gate.lock().unwrap().recv();
+            }
+        })
+    };
+    let config = Config { incarnation: 1, ..Config::new(folder, ReplicaId(1)) };
+    let replica = Replica::start(config, Arc::new(SystemClock), Ledger::default(), observer).await.unwrap();
+    Held { replica, applying, closed }
+}
+
 fn add(id: u64) -> Command {
     Command::Add { id, amount: 1, padding: Vec::new() }
 }
@@ -53,6 +79,66 @@ async fn a_write_that_storage_refuses_stops_the_replica_and_everybody_is_told() 
     assert_eq!(refused, ReadError::Stopped(reason));
     // The last state can still be looked at, as stale.
     assert_eq!(replica.local().state.total, 1);
+    replica.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_majority_is_found_also_while_what_it_has_is_not_applied_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let Held { replica, applying, closed } = start_held(folder.path()).await;
+    let proposing = tokio::spawn({
+        let replica = replica.clone();
+        async move { replica.propose(vec![add(1)]).await }
+    });
+    timeout(PATIENCE, applying.notified()).await.unwrap();
+    let second = tokio::spawn({
+        let replica = replica.clone();
+        async move { replica.propose(vec![add(2)]).await }
+    });
+    let reading = async {
+        let last = replica.status().last_log;
+        while replica.status().last_log == last {
+            tokio::task::yield_now().await;
+        }
+        // The second entry is in the log, and waits behind the first one.
+        while !replica.majority_confirms().await.unwrap() {}
+        assert!(replica.status().applied < replica.status().last_log);
+    };
+    timeout(PATIENCE, reading).await.unwrap();
+    drop(closed);
+    for proposed in [proposing, second] {
+        proposed.await.unwrap().unwrap();
+    }
+    replica.stop().await.unwrap();
+    assert!(replica.majority_confirms().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_that_is_passed_on_again_while_it_is_under_way_is_not_queued_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let Held { replica, applying, closed } = start_held(folder.path()).await;
+    let last = replica.status().last_log.unwrap();
+    let pass_on = || {
+        let id = crate::types::CallId { replica: ReplicaId(1), incarnation: 1, sequence: 7, answered_below: 0 };
+        let call = Call { id: Some(id), commands: vec![Ledger::encode_command(&add(1))] };
+        let request = Request::Calls { calls: vec![call.into()] }.encode();
+        let replica = replica.clone();
+        async move { replica.answer_peer(ReplicaId(1), &request).await }
+    };
+    let first = tokio::spawn(pass_on());
+    timeout(PATIENCE, applying.notified()).await.unwrap();
+    let mut again: Vec<_> = (0..3).map(|_| Box::pin(pass_on())).collect();
+    for again in &mut again {
+        assert!(futures_util::poll!(again).is_pending());
+    }
+    drop(closed);
+    let answer = timeout(PATIENCE, first).await.unwrap().unwrap();
+    assert!(matches!(Answer::decode(&answer).unwrap(), Answer::Calls { .. }));
+    for again in again {
+        assert_eq!(timeout(PATIENCE, again).await.unwrap(), answer);
+    }
+    let after = replica.propose(vec![add(2)]).await.unwrap().index;
+    assert_eq!(after.0, last.0 + 2, "each call became one entry");
     replica.stop().await.unwrap();
 }
 
@@ -174,7 +260,7 @@ async fn a_replica_speaks_for_its_own_calls_alone() {
 async fn the_calls_of_a_replica_that_is_no_member_are_not_applied() {
     let folder = tempfile::tempdir().unwrap();
     let replica = start(folder.path()).await;
-    let id = crate::types::CallId { replica: ReplicaId(9), incarnation: 1, sequence: 0, answered_below: 0 };
+    let id = crate::types::CallId { replica: ReplicaId(9), incarnation: 1, sequence: 7, answered_below: 0 };
     let commands = vec![Ledger::encode_command(&add(1))];
     let request = Request::Calls { calls: vec![Call { id: Some(id), commands }.into()] };
     let answer = replica.answer(ReplicaId(9), request).await;

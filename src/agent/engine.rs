@@ -281,7 +281,11 @@ impl Engine {
                 self.ledger_write(move |ledger| ledger.settle(instruction)).await?;
             }
             FromBroker::Question { number, question } => self.on_question(number, question),
-            FromBroker::Welcome { .. } | FromBroker::Ping { .. } | FromBroker::Pong { .. } => {}
+            // The link's matter.
+            FromBroker::Welcome { .. }
+            | FromBroker::Ping { .. }
+            | FromBroker::Pong { .. }
+            | FromBroker::CutOff { .. } => {}
         }
         Ok(())
     }

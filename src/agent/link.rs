@@ -33,6 +33,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A welcome that lasted this long makes the next pause short again.
 const LASTED: Duration = Duration::from_secs(5);
+/// Before another broker is looked for while the one at hand is cut off, at
+/// first; doubles with each look in vain, for most often all are cut off then.
+const SEARCH_PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest pause between two looks.
+const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long the farewell may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages that wait to be sent.
@@ -110,6 +115,8 @@ pub(super) enum Problem {
     Broken(String),
     #[error("the agent let go of the connection to start afresh")]
     LetGo,
+    #[error("the broker cannot reach a majority of its replicas, and another one takes this agent")]
+    CutOff,
 }
 
 impl Problem {
@@ -171,7 +178,12 @@ struct Ended {
     /// With whom; `None` when nobody answered.
     broker: Option<usize>,
     welcomed: Option<Instant>,
+    /// The connection that takes its place.
+    next: Option<Found>,
 }
+
+/// A connection that stands, and to which broker.
+type Found = (usize, Opened);
 
 type Kind = (std::mem::Discriminant<Problem>, u16);
 
@@ -185,8 +197,10 @@ impl Link {
         let mut pause = PAUSE_MIN;
         let mut is_patient = false;
         let mut logged = None;
+        let mut found = None;
         loop {
-            let Ended { problem, broker, welcomed } = self.once(&shutdown, &mut round, &mut logged).await;
+            let Ended { problem, broker, welcomed, next } =
+                self.once(found.take(), &shutdown, &mut round, &mut logged).await;
             if self.events.send(Event::Disconnected).await.is_err() || shutdown.is_cancelled() {
                 return;
             }
@@ -195,6 +209,11 @@ impl Link {
             } else {
                 self.tell_operator(&problem, broker);
                 logged = Some(problem.kind());
+            }
+            if next.is_some() {
+                found = next;
+                round.begin(broker);
+                continue;
             }
             is_patient |= problem.wants_patience();
             let has_lasted = welcomed.is_some_and(|at| at.elapsed() >= LASTED);
@@ -244,12 +263,26 @@ impl Link {
         self.brokers.get(broker).map(Address::to_string).unwrap_or_default()
     }
 
-    /// One connection from its beginning to its end.
-    async fn once(&self, shutdown: &CancellationToken, round: &mut Round, logged: &mut Option<Kind>) -> Ended {
-        let left = round.left().into_iter().filter_map(|number| Some((number, self.brokers.get(number)?))).collect();
+    /// One connection from its beginning to its end: one that stands, or the
+    /// first that can be opened.
+    async fn once(
+        &self,
+        found: Option<Found>,
+        shutdown: &CancellationToken,
+        round: &mut Round,
+        logged: &mut Option<Kind>,
+    ) -> Ended {
+        let nobody = |problem| Ended { problem, broker: None, welcomed: None, next: None };
+        let open = async {
+            if found.is_some() {
+                return Tried { answered: found, failed: Vec::new() };
+            }
+            let left = round.left().into_iter().filter_map(|number| Some((number, self.brokers.get(number)?)));
+            self.opener.open_one(left.collect()).await
+        };
         let tried = tokio::select! {
-            () = shutdown.cancelled() => return Ended { problem: Problem::LetGo, broker: None, welcomed: None },
-            tried = self.opener.open_one(left) => tried,
+            () = shutdown.cancelled() => return nobody(Problem::LetGo),
+            tried = open => tried,
         };
         let Tried { answered, failed } = tried;
         for (number, problem) in &failed {
@@ -258,8 +291,7 @@ impl Link {
         }
         let Some((broker, Opened { mut socket, local, pulse })) = answered else {
             let problems = failed.into_iter().map(|(_, problem)| problem).collect();
-            let problem = Problem::most_telling(problems).unwrap_or(Problem::LetGo);
-            return Ended { problem, broker: None, welcomed: None };
+            return nobody(Problem::most_telling(problems).unwrap_or(Problem::LetGo));
         };
         let mut welcomed = None;
         let outcome = async {
@@ -274,14 +306,14 @@ impl Link {
             let stop = shutdown.child_token();
             let hold = stop.clone().drop_guard();
             self.tell(Event::Welcomed { epoch, oldest_instruction, outbound, hold }).await?;
-            self.carry(&mut socket, &pulse, messages, stop).await
+            self.carry(&mut socket, &pulse, broker, messages, stop).await
         };
-        let problem = match outcome.await {
-            Err(problem) => problem,
-            Ok(never) => match never {},
+        let (problem, next) = match outcome.await {
+            Err(problem) => (problem, None),
+            Ok(next) => (Problem::CutOff, Some(next)),
         };
         say_farewell(&mut socket, &problem).await;
-        Ended { problem, broker: Some(broker), welcomed }
+        Ended { problem, broker: Some(broker), welcomed, next }
     }
 
     async fn greet(
@@ -312,13 +344,17 @@ impl Link {
         timeout(WELCOME_TIMEOUT, welcome).await.map_err(|_| Problem::NoWelcome)?
     }
 
+    /// Carries messages until the connection ends, or a better one is found
+    /// while the broker is cut off.
     async fn carry(
         &self,
         socket: &mut Socket,
         pulse: &Pulse,
+        broker: usize,
         mut messages: mpsc::Receiver<Outgoing>,
         stop: CancellationToken,
-    ) -> Result<std::convert::Infallible, Problem> {
+    ) -> Result<Found, Problem> {
+        let mut search = None;
         let mut number = 0;
         let mut pinged_at = Instant::now();
         // Silence before this is no fault of the broker: nobody listened.
@@ -349,6 +385,10 @@ impl Link {
                     None | Some(FromBroker::Pong { .. }) => {}
                     Some(FromBroker::Ping { number }) => send(socket, pulse, &FromAgent::Pong { number }).await?,
                     Some(FromBroker::Welcome { .. }) => return Err(Problem::Nonsense("a second welcome".to_owned())),
+                    Some(FromBroker::CutOff { cut_off }) => {
+                        info!(broker = self.name(broker), cut_off, "whether the broker is cut off from the others");
+                        search = cut_off.then(|| Box::pin(self.search(broker)));
+                    }
                     Some(message) => match self.events.try_send(Event::Heard(Box::new(message))) {
                         Ok(()) => {}
                         Err(mpsc::error::TrySendError::Full(event)) => held_back = Some(event),
@@ -360,6 +400,7 @@ impl Link {
                     send(socket, pulse, &message).await?;
                     drop(permit);
                 }
+                Some(found) = async { Some(search.as_mut()?.await) } => return Ok(found),
                 () = sleep_until(look_due) => {
                     let heard_at = pulse.read_at().max(reading_since);
                     if held_back.is_none() && heard_at.elapsed() >= SILENCE_MAX {
@@ -372,6 +413,29 @@ impl Link {
                     }
                 }
             }
+        }
+    }
+
+    /// Looks for a broker that takes this agent, while it stays with one that
+    /// is cut off. Looks are rare and at random moments: when no replica has a
+    /// majority, thousands of agents look.
+    async fn search(&self, current: usize) -> Found {
+        let mut candidates: Vec<_> = self.brokers.iter().enumerate().filter(|(number, _)| *number != current).collect();
+        if candidates.is_empty() {
+            // A balancer, or a name with several addresses, may lead elsewhere.
+            candidates.extend(self.brokers.iter().enumerate());
+        }
+        let mut pause = SEARCH_PAUSE_MIN;
+        loop {
+            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            let Tried { answered, failed } = self.opener.open_one(candidates.clone()).await;
+            for (number, problem) in &failed {
+                debug!(broker = self.name(*number), %problem, "no better broker");
+            }
+            if let Some(found) = answered {
+                return found;
+            }
+            pause = (pause * 2).min(SEARCH_PAUSE_MAX);
         }
     }
 

@@ -1,19 +1,18 @@
 //! Whether this replica has contact with a majority of the replicas.
 //!
 //! Nothing else tells for certain: a replica that is cut off goes on believing
-//! in the leader that it had, or that it leads itself. So one task reads the
-//! log's newest state at intervals, as clients do, and says when that has not
-//! been confirmed for too long. Reads are then answered at once from what the
-//! replica knows, and later its agents are sent elsewhere.
+//! in the leader that it had, or that it leads itself. So one task asks
+//! a majority at intervals what the log's newest entry is, and says when that
+//! has not been confirmed for too long. How far this replica itself has come
+//! does not matter: one that lags behind is not cut off. Reads are then
+//! answered at once from what the replica knows, and later its agents are told
+//! to look for a better one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
-
-use super::api::door::{Core, UnavailableReason};
 
 /// Between two confirmations.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -37,18 +36,29 @@ pub enum Contact {
     GivenUp,
 }
 
-/// Watches over the contact until told to stop.
-pub async fn keep(core: Arc<impl Core>, contact: watch::Sender<Contact>, shutdown: CancellationToken) {
+/// Watches over the contact until told to stop. `confirms` asks the majority
+/// once; false when it did not answer.
+pub async fn keep<Asked>(confirms: impl Fn() -> Asked, contact: watch::Sender<Contact>, shutdown: CancellationToken)
+where
+    Asked: Future<Output = bool>,
+{
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = watch_over(&*core, &contact) => {}
+        () = watch_over(&confirms, &contact) => {}
     }
 }
 
-async fn watch_over(core: &impl Core, contact: &watch::Sender<Contact>) {
+async fn watch_over<Asked>(confirms: &impl Fn() -> Asked, contact: &watch::Sender<Contact>)
+where
+    Asked: Future<Output = bool>,
+{
     loop {
         let began = Instant::now();
-        let confirmed = confirmed(core);
+        let confirmed = async {
+            while !confirms().await {
+                sleep(RETRY_PAUSE).await;
+            }
+        };
         tokio::pin!(confirmed);
         let mut is_kept = false;
         for (after, meanwhile) in [(LOST_AFTER, Contact::Lost), (GIVEN_UP_AFTER, Contact::GivenUp)] {
@@ -73,13 +83,34 @@ async fn watch_over(core: &impl Core, contact: &watch::Sender<Contact>) {
     }
 }
 
-/// Returns when a majority has confirmed what is current.
-async fn confirmed(core: &impl Core) {
-    loop {
-        match core.read().await {
-            Err(error) if error.reason == UnavailableReason::NoQuorum => sleep(RETRY_PAUSE).await,
-            // Busy or ending, but not cut off.
-            Ok(_) | Err(_) => return,
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn contact_is_lost_then_given_up_and_found_again() {
+        let answers = Arc::new(AtomicBool::new(true));
+        let contact = watch::Sender::new(Contact::Kept);
+        let mut seen = contact.subscribe();
+        let shutdown = CancellationToken::new();
+        let confirms = {
+            let answers = Arc::clone(&answers);
+            move || std::future::ready(answers.load(Ordering::Relaxed))
+        };
+        let watching = tokio::spawn(keep(confirms, contact, shutdown.clone()));
+        answers.store(false, Ordering::Relaxed);
+        for expected in [Contact::Lost, Contact::GivenUp] {
+            seen.changed().await.unwrap();
+            assert_eq!(*seen.borrow_and_update(), expected);
         }
+        answers.store(true, Ordering::Relaxed);
+        seen.wait_for(|contact| *contact == Contact::Kept).await.unwrap();
+        shutdown.cancel();
+        watching.await.unwrap();
     }
 }

@@ -101,7 +101,9 @@ impl Broker {
     /// Watches over the contact with the other replicas until told to stop.
     pub async fn keep_contact(self: Arc<Self>, shutdown: CancellationToken) {
         let contact = self.contact.clone();
-        contact::keep(self, contact, shutdown).await;
+        // One that stopped is not cut off.
+        let confirms = || async { self.replica.majority_confirms().await.unwrap_or(true) };
+        contact::keep(confirms, contact, shutdown).await;
     }
 
     /// Answers a question that a colleague passes on: by an agent that is

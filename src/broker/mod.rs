@@ -191,6 +191,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         Some(path) => Secret::read(path)?,
         None => agent_secret(&broker, &cluster_key, &agent_secret_path).await?,
     };
+    peering.node.takes_agents(&agent_secret);
     let tls_folder = folder.join("tls");
     let is_used = tls_folder.join("ca.pem").exists();
     let offered = pki::export_authority(&tls_folder)?;
@@ -227,6 +228,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let tasks = TaskTracker::new();
     tasks.spawn(Arc::clone(&broker).keep_contact(shutdown.clone()));
     tasks.spawn(cluster::steward::miss(Arc::clone(&peering.node), replica, Arc::clone(&broker), shutdown.clone()));
+    tasks.spawn(cluster::steward::compare_agents(Arc::clone(&peering.node), shutdown.clone()));
     if first.is_err() {
         tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
     }

@@ -61,13 +61,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 fn verify(file: &Path) -> anyhow::Result<()> {
     let backup = check(file)?;
     let fleet = backup.fleet()?;
     show(&backup);
     show_fleet(&fleet);
-    println!("{} is good.", file.display());
+    say!("{} is good.", file.display());
     Ok(())
 }
 
@@ -96,29 +95,27 @@ async fn make(broker: &Socket, output: &Path, stale: bool, force: bool) -> anyho
 }
 
 /// What a backup says about itself.
-#[allow(clippy::print_stdout)] // a command's output
 pub(super) fn show(backup: &Checked) {
     let header = &backup.header;
-    println!("cluster: {}", header.cluster);
-    println!("replica: {}", header.replica);
-    println!("index: {}", header.index);
-    println!("time: {}", show_time(header.at));
-    println!("bytes: {}", backup.bytes);
-    println!("checksum: {}", show_checksum(&backup.checksum));
+    say!("cluster: {}", header.cluster);
+    say!("replica: {}", header.replica);
+    say!("index: {}", header.index);
+    say!("time: {}", show_time(header.at));
+    say!("bytes: {}", backup.bytes);
+    say!("checksum: {}", show_checksum(&backup.checksum));
     if header.is_stale {
-        println!("stale: made without asking the other replicas; what was acknowledged last may be missing");
+        say!("stale: made without asking the other replicas; what was acknowledged last may be missing");
     }
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 fn show_fleet(fleet: &Fleet) {
-    println!("servers: {}", fleet.server_count());
-    println!("sessions: {}", fleet.session_count());
-    println!("waiting sessions: {}", fleet.waiting_count());
-    println!("clients: {}", fleet.clients().count());
-    println!("keys: {}", fleet.keys().count());
-    println!("kept requests: {}", fleet.kept_requests().count());
-    println!("journal records: {}", fleet.journal().after(None).count());
+    say!("servers: {}", fleet.server_count());
+    say!("sessions: {}", fleet.session_count());
+    say!("waiting sessions: {}", fleet.waiting_count());
+    say!("clients: {}", fleet.clients().count());
+    say!("keys: {}", fleet.keys().count());
+    say!("kept requests: {}", fleet.kept_requests().count());
+    say!("journal records: {}", fleet.journal().after(None).count());
 }
 
 fn show_time(at: Timestamp) -> String {

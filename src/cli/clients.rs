@@ -32,25 +32,24 @@ pub(super) enum Command {
     },
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Register { client_name, broker } => {
             let body = serde_json::to_string(&RegisterRequest { name: client_name })?;
             let answer: RegisterAnswer = broker.call(Method::POST, "/clients", body).await?;
-            println!("client-id: {}", answer.id);
-            println!("client-password: {}", answer.secret);
+            say!("client-id: {}", answer.id);
+            say!("client-password: {}", answer.secret);
         }
         Command::List { broker } => {
             let clients: Vec<ClientEntry> = broker.call(Method::GET, "/clients", String::new()).await?;
-            println!("Api clients");
-            println!("{}", serde_json::to_string_pretty(&clients)?);
+            say!("Api clients");
+            say!("{}", serde_json::to_string_pretty(&clients)?);
         }
         Command::Unregister { client_id, broker } => {
             uuid::Uuid::parse_str(&client_id).context("a client id is a UUID")?;
             let path = format!("/clients/{client_id}");
             broker.call_raw(Method::DELETE, &path, String::new()).await?;
-            println!("Client {client_id} unregistered.");
+            say!("Client {client_id} unregistered.");
         }
     }
     Ok(())

@@ -9,7 +9,9 @@ use comfy_table::{Table, TableStyle};
 use super::serve;
 use super::socket::Socket;
 use crate::broker::cluster::Place;
-use crate::broker::cluster::admin::{ClusterView, InviteAnswer, InviteRequest, RaiseRequest, TransferRequest};
+use crate::broker::cluster::admin::{
+    ClusterView, InvitationView, InviteAnswer, InviteRequest, RaiseRequest, TransferRequest,
+};
 use crate::broker::cluster::token::JoinToken;
 use crate::broker::config::Config;
 use crate::secret::Secret;
@@ -49,6 +51,22 @@ pub(super) enum Command {
         #[arg(long, value_name = "REPLICA")]
         replace: Option<u64>,
     },
+    /// Show the tokens that were given out: which are open, and which replicas
+    /// came with one.
+    Invitations {
+        #[command(flatten)]
+        broker: Socket,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a token back that was not used yet.
+    Revoke {
+        /// Id of its invitation, as `berth cluster invitations` shows it.
+        id: String,
+        #[command(flatten)]
+        broker: Socket,
+    },
     /// Remove a replica for good. Stop it before or afterwards.
     Remove {
         /// Its number.
@@ -78,14 +96,13 @@ pub(super) enum Command {
     },
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Init { replica } => {
             let config = joining_config(replica)?;
             let cluster = Place::found(&config)?;
-            println!("cluster: {cluster}");
-            println!("replica: {}", config.replica);
+            say!("cluster: {cluster}");
+            say!("replica: {}", config.replica);
         }
         Command::Join { replica, token_file } => {
             let config = joining_config(replica)?;
@@ -98,13 +115,13 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
             };
             let token = JoinToken::parse(&Secret::new(text))?;
             let joined = Place::join(&config, &token, address).await?;
-            println!("cluster: {}", token.cluster);
-            println!("replica: {joined}");
+            say!("cluster: {}", token.cluster);
+            say!("replica: {joined}");
         }
         Command::Status { broker, json } => {
             let view: ClusterView = broker.call(Method::GET, "/cluster", String::new()).await?;
             if json {
-                println!("{}", serde_json::to_string_pretty(&view)?);
+                say!("{}", serde_json::to_string_pretty(&view)?);
             } else {
                 show(&view);
             }
@@ -112,29 +129,43 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Add { broker, replace } => {
             let body = serde_json::to_string(&InviteRequest { replaces: replace })?;
             let answer: InviteAnswer = broker.call(Method::POST, "/cluster/invitations", body).await?;
-            println!("{}", answer.token);
+            say!("{}", answer.token);
+        }
+        Command::Invitations { broker, json } => {
+            let invitations: Vec<InvitationView> =
+                broker.call(Method::GET, "/cluster/invitations", String::new()).await?;
+            if json {
+                say!("{}", serde_json::to_string_pretty(&invitations)?);
+            } else {
+                show_invitations(&invitations);
+            }
+        }
+        Command::Revoke { id, broker } => {
+            uuid::Uuid::parse_str(&id).context("the id of an invitation is a UUID")?;
+            broker.call_raw(Method::DELETE, &format!("/cluster/invitations/{id}"), String::new()).await?;
+            say!("Nobody can join with invitation {id} any more.");
         }
         Command::Remove { replica, broker } => {
             broker.call_raw(Method::DELETE, &format!("/cluster/replicas/{replica}"), String::new()).await?;
-            println!("Replica {replica} removed.");
+            say!("Replica {replica} removed.");
         }
         Command::TransferLeader { to, broker } => {
             let body = serde_json::to_string(&TransferRequest { to })?;
             broker.call_raw(Method::POST, "/cluster/leader", body).await?;
             let view: ClusterView = broker.call(Method::GET, "/cluster", String::new()).await?;
             match view.leader {
-                Some(leader) => println!("Replica {leader} leads."),
-                None => println!("Handed over."),
+                Some(leader) => say!("Replica {leader} leads."),
+                None => say!("Handed over."),
             }
         }
         Command::RaiseFormat { to, broker } => {
             let body = serde_json::to_string(&RaiseRequest { to })?;
             broker.call_raw(Method::POST, "/cluster/format", body).await?;
-            println!("The log is written in format {to}.");
+            say!("The log is written in format {to}.");
         }
         Command::RotateCertificates { broker } => {
             broker.call_raw(Method::POST, "/cluster/certificates", String::new()).await?;
-            println!("Replicas show certificates of the next authority within a second.");
+            say!("Replicas show certificates of the next authority within a second.");
         }
     }
     Ok(())
@@ -153,21 +184,34 @@ fn joining_config(args: serve::Args) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-#[allow(clippy::print_stdout)] // a command's output
-fn show(view: &ClusterView) {
-    println!("cluster {}, seen by replica {}", view.cluster, view.replica);
-    match view.leader {
-        Some(leader) => println!("replica {leader} leads in term {}", view.term),
-        None => println!("nobody leads: no majority of the voting replicas can be reached"),
+fn show_invitations(invitations: &[InvitationView]) {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_header(["INVITATION", "STATE", "GIVEN OUT BY", "UNTIL", "REPLACES"]);
+    for invitation in invitations {
+        let replica = |id: Option<u64>| id.map_or_else(|| "-".to_owned(), |id| format!("replica {id}"));
+        let state = invitation.used_by.map_or_else(|| "open".to_owned(), |id| format!("used by replica {id}"));
+        table.add_row([
+            invitation.id.clone(),
+            state,
+            replica(invitation.by),
+            invitation.expires_at.clone().unwrap_or_else(|| "-".to_owned()),
+            replica(invitation.replaces),
+        ]);
     }
-    println!("format {}, certificates of authority {}", view.format, view.authority);
+    say!("{table}");
+}
+
+fn show(view: &ClusterView) {
+    say!("cluster {}, seen by replica {}", view.cluster, view.replica);
+    match view.leader {
+        Some(leader) => say!("replica {leader} leads in term {}", view.term),
+        None => say!("nobody leads: no majority of the voting replicas can be reached"),
+    }
+    say!("format {}, certificates of authority {}", view.format, view.authority);
     if let Some(checkpoint) = &view.checkpoint {
-        println!("state at entry {}: {}, the same on {:?}", checkpoint.index, checkpoint.hash, checkpoint.same);
+        say!("state at entry {}: {}, the same on {:?}", checkpoint.index, checkpoint.hash, checkpoint.same);
         if !checkpoint.different.is_empty() {
-            println!(
-                "ANOTHER STATE on {:?}: stop the replica that is wrong and let it join anew",
-                checkpoint.different
-            );
+            say!("ANOTHER STATE on {:?}: stop the replica that is wrong and let it join anew", checkpoint.different);
         }
     }
     let mut table = Table::new();
@@ -188,8 +232,8 @@ fn show(view: &ClusterView) {
             number(member.heard_ms_ago, " ms ago"),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     for replica in &view.joining {
-        println!("replica {replica} was let in and has not come yet");
+        say!("replica {replica} was let in and has not come yet");
     }
 }

@@ -266,12 +266,11 @@ impl Watch {
         }
     }
 
-    #[allow(clippy::print_stdout)] // a command's output
     fn show(&mut self, id: &str, session: &Value) {
         let text = |key: &str| session[key].as_str().map(|text| format!(" {text}")).unwrap_or_default();
         let state = format!("session {id}:{}{}{}", text("State"), text("Substate"), text("StateReason"));
         if self.tell && self.shown.as_ref() != Some(&state) {
-            println!("{state}");
+            say!("{state}");
             self.shown = Some(state);
         }
     }
@@ -327,7 +326,6 @@ struct Summary<'a> {
 }
 
 impl Summary<'_> {
-    #[allow(clippy::print_stdout)] // a command's output
     fn print(&self, as_json: bool) {
         let Self { url, ca_path, saved, session, picture, viewing } = self;
         if as_json {
@@ -339,29 +337,30 @@ impl Summary<'_> {
                 "session": session,
                 "screenshot": picture,
             });
-            println!("{summary}");
+            say!("{summary}");
             return;
         }
         let ca = ca_path.display();
-        println!("\nBerth runs. Its desktop is READY.\n");
-        println!("  API            {url}");
-        println!("  CA             {ca}");
-        println!("  client id      {}", saved.client_id);
-        println!("  client secret  {}", saved.client_secret);
-        println!("  session        {session}");
-        println!("  screenshot     {}", picture.display());
+        say!("\nBerth runs. Its desktop is READY.\n");
+        say!("  API            {url}");
+        say!("  CA             {ca}");
+        say!("  client id      {}", saved.client_id);
+        say!("  client secret  {}", saved.client_secret);
+        say!("  session        {session}");
+        say!("  screenshot     {}", picture.display());
         if let Some(viewing) = viewing {
             let xvnc::Viewing { port, password_file } = viewing;
-            println!("  look at it     vncviewer -passwd {} localhost::{port}", password_file.display());
+            say!("  look at it     vncviewer -passwd {} localhost::{port}", password_file.display());
         }
-        println!("\nTalk to it:\n");
-        println!(
+        say!("\nTalk to it:\n");
+        say!(
             "  TOKEN=$(curl -s --cacert {ca} -u {}:{} -X POST '{url}/oauth2/token?grant_type=client_credentials' | sed 's/.*\"access_token\":\"\\([^\"]*\\).*/\\1/')",
-            saved.client_id, saved.client_secret
+            saved.client_id,
+            saved.client_secret
         );
-        println!(
+        say!(
             "  curl -s --cacert {ca} -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -d '{{}}' {url}/describeSessions"
         );
-        println!("\nCtrl-C ends broker and agent. The desktop goes on; the next start finds it again.");
+        say!("\nCtrl-C ends broker and agent. The desktop goes on; the next start finds it again.");
     }
 }

@@ -1,5 +1,8 @@
 //! Role: a person at a terminal. One file for each command.
 
+#[macro_use]
+mod output;
+
 mod agent;
 mod backup;
 mod bench;

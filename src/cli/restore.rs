@@ -21,25 +21,24 @@ pub(super) struct RestoreArgs {
     old_secret_file: Option<PathBuf>,
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 pub(super) async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let config = args.replica.config()?;
     config.check()?;
     let restored = restore(&config, &args.file, args.old_secret_file.as_deref()).await?;
-    println!("Restored this backup:");
+    say!("Restored this backup:");
     show(&restored.backup);
-    println!("It is this cluster now:");
-    println!("cluster: {}", restored.cluster);
-    println!("replica: {}", restored.replica);
-    println!("index: {}", restored.index);
+    say!("It is this cluster now:");
+    say!("cluster: {}", restored.cluster);
+    say!("replica: {}", restored.replica);
+    say!("index: {}", restored.index);
     if restored.keeps_keys {
-        println!("Tokens, the certificate authority and the secret of agents are those of the old cluster.");
+        say!("Tokens, the certificate authority and the secret of agents are those of the old cluster.");
     } else {
-        println!("Without the old secret its keys cannot be opened; new ones are made at the first start:");
-        println!("- access tokens and connection tokens that were given out are not good any more;");
-        println!("- clients and agents need the new tls/ca.pem;");
-        println!("- agents need the new agent-secret.");
+        say!("Without the old secret its keys cannot be opened; new ones are made at the first start:");
+        say!("- access tokens and connection tokens that were given out are not good any more;");
+        say!("- clients and agents need the new tls/ca.pem;");
+        say!("- agents need the new agent-secret.");
     }
-    println!("Stop what is left of the old cluster before `berth serve` starts this one.");
+    say!("Stop what is left of the old cluster before `berth serve` starts this one.");
     Ok(())
 }

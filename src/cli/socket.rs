@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use crate::broker::admin::SOCKET;
+use crate::broker::config::Config;
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -20,12 +21,31 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Which broker to talk to.
 #[derive(Debug, clap::Args)]
 pub(super) struct Socket {
-    /// Data folder of the broker, which must run on this machine.
-    #[arg(long, env = "BERTH_DATA_FOLDER", default_value = "/var/lib/berth", value_name = "FOLDER")]
-    pub(super) data_folder: PathBuf,
+    /// Configuration file of the broker, which must run on this machine.
+    #[arg(long, env = "BERTH_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Its data folder; goes before that of the configuration. `/var/lib/berth`
+    /// without either.
+    #[arg(long, env = "BERTH_DATA_FOLDER", value_name = "FOLDER")]
+    data_folder: Option<PathBuf>,
 }
 
 impl Socket {
+    /// That of the broker with this data folder.
+    pub(super) fn of(folder: PathBuf) -> Self {
+        Self { config: None, data_folder: Some(folder) }
+    }
+
+    /// Where the socket is.
+    fn path(&self) -> anyhow::Result<PathBuf> {
+        let folder = match (&self.data_folder, &self.config) {
+            (Some(folder), _) => folder.clone(),
+            (None, Some(config)) => Config::read(config)?.data_folder,
+            (None, None) => Config::default().data_folder,
+        };
+        Ok(folder.join(SOCKET))
+    }
+
     /// Calls, and reads the answer.
     pub(super) async fn call<T: DeserializeOwned>(
         &self,
@@ -70,7 +90,7 @@ impl Socket {
     /// Sends a request; the connection ends when what comes with the answer is
     /// dropped.
     async fn send(&self, method: Method, path: &str, body: String) -> anyhow::Result<(Response<Incoming>, Connection)> {
-        let socket = self.data_folder.join(SOCKET);
+        let socket = self.path()?;
         let stream = UnixStream::connect(&socket).await.with_context(|| {
             format!("cannot reach a broker at {}; does it run, and may you open it?", socket.display())
         })?;
@@ -100,4 +120,24 @@ fn refused(status: StatusCode, answer: &[u8]) -> anyhow::Error {
     let text = serde_json::from_slice::<serde_json::Value>(answer).ok();
     let text = text.as_ref().and_then(|value| value["error"].as_str());
     anyhow!("the broker refused ({status}): {}", text.map_or_else(|| String::from_utf8_lossy(answer), Into::into))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_is_the_one_named_or_that_of_the_configuration() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("berth.toml");
+        std::fs::write(&config, "data_folder = '/from/config'\n").expect("written");
+        let path = |config: Option<&PathBuf>, data_folder: Option<&str>| {
+            Socket { config: config.cloned(), data_folder: data_folder.map(PathBuf::from) }.path().expect("found")
+        };
+        assert_eq!(path(Some(&config), None), PathBuf::from("/from/config/admin.sock"));
+        assert_eq!(path(Some(&config), Some("/named")), PathBuf::from("/named/admin.sock"));
+        assert_eq!(path(None, None), PathBuf::from("/var/lib/berth/admin.sock"));
+        let missing = Socket { config: Some(folder.path().join("none")), data_folder: None };
+        assert!(missing.path().is_err());
+    }
 }

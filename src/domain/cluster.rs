@@ -23,6 +23,8 @@ pub struct Invitation {
     pub expires_at: Timestamp,
     /// The replica whose place it takes; that one is removed first.
     pub replaces: Option<ReplicaId>,
+    /// The replica that gave it out.
+    pub by: ReplicaId,
 }
 
 /// A replica that was let in.

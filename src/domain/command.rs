@@ -188,6 +188,8 @@ pub enum Command {
         within: Millis,
         /// The replica whose place the new one takes.
         replaces: Option<ReplicaId>,
+        /// The replica that gives the invitation out.
+        by: ReplicaId,
     },
     /// A new replica came with an invitation.
     AdmitReplica {
@@ -218,6 +220,11 @@ pub enum Command {
     ReplicaSilent {
         /// Which replica was not heard of.
         replica: ReplicaId,
+    },
+    /// An operator takes an invitation back that was not used yet.
+    RevokeInvitation {
+        /// Which.
+        id: InvitationId,
     },
 }
 

@@ -314,6 +314,11 @@ pub enum Event {
         /// Its number.
         to: u32,
     },
+    /// An invitation was taken back.
+    InvitationRevoked {
+        /// Which.
+        id: InvitationId,
+    },
 }
 
 /// Longest text that the journal keeps of an event, in bytes.
@@ -362,7 +367,8 @@ impl Event {
             | Self::ReplicaInvited { .. }
             | Self::ReplicaAdmitted { .. }
             | Self::ReplicaRetired { .. }
-            | Self::AuthorityRotated { .. } => None,
+            | Self::AuthorityRotated { .. }
+            | Self::InvitationRevoked { .. } => None,
         }
     }
 
@@ -408,7 +414,8 @@ impl Event {
             | Self::ReplicaInvited { .. }
             | Self::ReplicaAdmitted { .. }
             | Self::ReplicaRetired { .. }
-            | Self::AuthorityRotated { .. } => None,
+            | Self::AuthorityRotated { .. }
+            | Self::InvitationRevoked { .. } => None,
         }
     }
 

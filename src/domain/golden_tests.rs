@@ -262,6 +262,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                 id: InvitationId::new("i-1").expect("valid"),
                 within: Millis(3_600_000),
                 replaces: Some(ReplicaId(3)),
+                by: ReplicaId(1),
             },
         ),
         (
@@ -280,6 +281,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                 id: InvitationId::new("i-2").expect("valid"),
                 within: Millis(3_600_000),
                 replaces: None,
+                by: ReplicaId(2),
             },
         ),
         ("retire-replica", Command::RetireReplica { replica: ReplicaId(3) }),
@@ -297,6 +299,7 @@ fn commands() -> Vec<(&'static str, Command)> {
             },
         ),
         ("replica-silent", Command::ReplicaSilent { replica: ReplicaId(2) }),
+        ("revoke-invitation", Command::RevokeInvitation { id: InvitationId::new("i-2").expect("valid") }),
     ]
 }
 

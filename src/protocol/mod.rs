@@ -171,6 +171,13 @@ pub enum FromBroker {
         /// Its number.
         number: u64,
     },
+    /// This replica cannot reach a majority of the others, or can again. While
+    /// it cannot, what the agent says waits; the agent looks whether another
+    /// broker takes it, and stays here while none does.
+    CutOff {
+        /// Whether it cannot.
+        cut_off: bool,
+    },
 }
 
 /// A question of the broker.

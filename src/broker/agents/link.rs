@@ -12,10 +12,11 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Agents;
 use super::registry::{Asked, Registered};
+use crate::broker::api::door::{Unavailable, UnavailableReason};
 use crate::broker::contact::Contact;
 use crate::broker::core::Broker;
 use crate::domain::host::Health;
@@ -24,7 +25,7 @@ use crate::domain::report::{Inventory, Report};
 use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
 use crate::protocol::{
     self, CLONED_REASON, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL_OF_BROKER,
-    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, SILENCE_MAX, close,
+    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, SILENCE_MAX, WELCOME_TIMEOUT, close,
 };
 use crate::pulse::{Pulse, Stalled};
 
@@ -43,6 +44,13 @@ const USERS_MAX: usize = 1_000;
 const TAG_BYTES_MAX: usize = 4_096;
 /// Longest text for people, such as the reason of a failure, in bytes.
 const REASON_BYTES_MAX: usize = 1_024;
+
+/// How long the log may take for a hello: less than the agent waits.
+const ADMIT_TIMEOUT: Duration = WELCOME_TIMEOUT.saturating_sub(Duration::from_secs(1));
+
+/// Before what an agent said is proposed again; partly random, so that
+/// thousands of agents do not come at once.
+const PROPOSE_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the farewell may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -103,7 +111,7 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
         }
     };
     let server = hello.server.clone();
-    let epoch = match connect(&agents.broker, hello).await {
+    let epoch = match admit(&mut socket, &agents.broker, hello).await {
         Ok(epoch) => epoch,
         Err(farewell) => return part(&mut socket, Some(&server), farewell).await,
     };
@@ -265,6 +273,34 @@ fn bounded(answer: Answer) -> Answer {
     }
 }
 
+/// Has the log take a hello, as long as its agent waits for that. One that is
+/// proposed on after its agent went elsewhere could take the place of the newer
+/// connection, and its report of what is there would be out of date.
+async fn admit(socket: &mut WebSocket, broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
+    tokio::select! {
+        biased;
+        admitted = timeout(ADMIT_TIMEOUT, connect(broker, hello)) => {
+            admitted.unwrap_or_else(|_| Err(log_takes_nothing()))
+        }
+        ended = ended(socket) => Err(ended),
+    }
+}
+
+/// Resolves when the agent does not wait any more. It says nothing before it is
+/// welcome.
+async fn ended(socket: &mut WebSocket) -> Farewell {
+    loop {
+        match socket.recv().await {
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Text(_) | Message::Binary(_))) => {
+                return Farewell::nonsense("nothing may be said before the welcome");
+            }
+            Some(Ok(Message::Close(_))) | None => return Farewell::gone(),
+            Some(Err(error)) => return Farewell::broken(error),
+        }
+    }
+}
+
 async fn connect(broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
     let cloned = || Farewell::new(close::CLONED, CLONED_REASON);
     // Spares the log; an outdated state only makes the agent try once more.
@@ -317,6 +353,7 @@ async fn converse(
         pulse,
         reading_since: Instant::now(),
         answer_due: None,
+        told_cut_off: false,
     };
     let farewell = talk.run(socket, &mut registered, recorded, agents).await;
     // Dropping the sender ends the recorder. What it did not record was not
@@ -345,7 +382,9 @@ fn start_recorder(
         while waiting.recv_many(&mut batch, WAITING_MAX).await > 0 {
             let (commands, answers): (Vec<_>, Vec<_>) =
                 batch.drain(..).map(|ToRecord { command, then }| (command, then)).unzip();
-            let results = match broker.propose(commands).await {
+            // Once the connection has ended nobody waits for a majority.
+            let Some(proposed) = propose(&broker, commands, done.closed()).await else { return };
+            let results = match proposed {
                 Ok(outcomes) => {
                     let told = |(outcome, then)| match outcome {
                         Outcome::Refused(Refusal::StaleEpoch) => Err(void(&broker, &server, epoch)),
@@ -367,6 +406,40 @@ fn start_recorder(
         tracing::trace!(%server, "recorder ends");
     });
     (to_record, recorded, task)
+}
+
+/// Puts what an agent said into the log. Waits while no majority can be
+/// reached, unless the connection has `ended`: the agent is as well off here as
+/// anywhere, or goes by itself. What may have happened is said again; that does no harm, for it is the agent's
+/// state, nothing else of this agent came in between, and answers count once.
+async fn propose(
+    broker: &Broker,
+    commands: Vec<Command>,
+    ended: impl Future<Output = ()>,
+) -> Option<Result<Vec<Outcome>, Unavailable>> {
+    let mut contact = broker.contact();
+    tokio::pin!(ended);
+    loop {
+        let has_contact = async { contact.wait_for(|contact| *contact == Contact::Kept).await.is_ok() };
+        let is_kept = tokio::select! {
+            biased;
+            is_kept = has_contact => is_kept,
+            () = &mut ended => false,
+        };
+        if !is_kept {
+            return None;
+        }
+        match broker.propose(commands.clone()).await {
+            Err(error) if matches!(error.reason, UnavailableReason::NoQuorum | UnavailableReason::OutcomeUnknown) => {
+                tracing::debug!(%error, "what an agent said waits for the log");
+                tokio::select! {
+                    () = sleep(PROPOSE_RETRY.mul_f64(rand::random_range(0.5..=1.0))) => {}
+                    () = &mut ended => return None,
+                }
+            }
+            proposed => return Some(proposed),
+        }
+    }
 }
 
 /// Whether a connection still counts by what this replica knows.
@@ -403,6 +476,8 @@ struct Talk {
     /// When the agent must have said something, because another one claims to
     /// be this server.
     answer_due: Option<Instant>,
+    /// Whether the agent knows this replica as cut off.
+    told_cut_off: bool,
 }
 
 impl Talk {
@@ -428,9 +503,9 @@ impl Talk {
                 () = agents.shutdown.cancelled() => {
                     Err(Farewell::new(close::GOING_AWAY, "this replica ends; connect to another"))
                 }
-                () = given_up(&mut contact) => {
-                    let why = "this replica cannot reach a majority of the others; connect to another one";
-                    Err(Farewell::new(close::GOING_AWAY, why))
+                cut_off = changed(&mut contact, self.told_cut_off) => {
+                    self.told_cut_off = cut_off;
+                    self.send(socket, &FromBroker::CutOff { cut_off }).await
                 }
                 Some(result) = recorded.recv() => match result {
                     Ok(message) => self.send(socket, &message).await,
@@ -615,11 +690,18 @@ impl Talk {
     }
 }
 
-/// Resolves when this replica is of no use to agents.
-async fn given_up(contact: &mut watch::Receiver<Contact>) {
-    if contact.wait_for(|contact| *contact == Contact::GivenUp).await.is_err() {
+/// Resolves when this replica is of no use to agents, or is again, and the
+/// agent was told otherwise.
+async fn changed(contact: &mut watch::Receiver<Contact>, told_cut_off: bool) -> bool {
+    let is_news = |contact: &Contact| match contact {
+        Contact::Kept => told_cut_off,
+        Contact::Lost => false,
+        Contact::GivenUp => !told_cut_off,
+    };
+    if contact.wait_for(is_news).await.is_err() {
         std::future::pending::<()>().await;
     }
+    !told_cut_off
 }
 
 fn log_takes_nothing() -> Farewell {

@@ -154,7 +154,8 @@ fn refuse_used(folder: &Path) -> Result<(), RestoreError> {
     };
     for found in listed {
         let found = found.map_err(FileError::of("list", folder))?;
-        if found.file_name() != LOST_AND_FOUND {
+        // A start that was refused leaves its lock file.
+        if found.file_name() != LOST_AND_FOUND && found.file_name() != identity::LOCK {
             return Err(RestoreError::InUse { folder: folder.to_owned(), found: found.file_name().into() });
         }
     }

@@ -29,6 +29,7 @@ use super::frame::{
     self, FRAME_BYTES_MAX, Frame, Frames, Hello, Kind, STRANGERS_FRAME_BYTES_MAX, Service, Speaker, Status, Unwelcome,
     Welcome,
 };
+use super::runs::Visit;
 
 /// How long TLS, and then the hello, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -59,6 +60,10 @@ pub type Answered = (Status, Bytes);
 pub trait Answers: Send + Sync + 'static {
     /// Whether one is talked to whose certificate allows what it says.
     fn welcome(&self, hello: &Hello) -> Result<(), Unwelcome>;
+
+    /// Begins a connection of one that is talked to; it is held as long as the
+    /// connection lasts.
+    fn visit(&self, speaker: &Speaker) -> Result<Option<Visit>, Unwelcome>;
 
     /// Answers a call.
     fn answer(&self, from: &Speaker, service: Service, request: Bytes) -> BoxFuture<'_, Answered>;
@@ -120,9 +125,12 @@ async fn converse(
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
     let certificate = certificate.ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))?;
     let hello = timeout(HANDSHAKE_TIMEOUT, read_hello(&mut stream)).await.map_err(late)??;
-    let welcome =
-        if allows(cluster, &certificate, &hello.speaker) { answers.welcome(&hello) } else { Err(Unwelcome::NotYou) };
-    let words = welcome.as_ref().map_or_else(|why| Welcome::Refused(why.clone()), |()| Welcome::Welcome);
+    let welcome = if allows(cluster, &certificate, &hello.speaker) {
+        answers.welcome(&hello).and_then(|()| answers.visit(&hello.speaker))
+    } else {
+        Err(Unwelcome::NotYou)
+    };
+    let words = welcome.as_ref().map_or_else(|why| Welcome::Refused(why.clone()), |_| Welcome::Welcome);
     let frame = Frame { kind: Kind::Welcome, call: 0, tag: 0, bytes: frame::encode(&words) };
     timeout(WRITE_TIMEOUT, FramedWrite::new(&mut stream, Frames::new(FRAME_BYTES_MAX)).send(frame))
         .await
@@ -136,8 +144,10 @@ async fn converse(
         return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
     };
     match welcome {
-        Ok(()) if is_invited => timeout(INVITED_TIMEOUT, work(stream, hello.speaker, answers)).await.unwrap_or(Ok(())),
-        Ok(()) => work(stream, hello.speaker, answers).await,
+        Ok(_) if is_invited => timeout(INVITED_TIMEOUT, work(stream, hello.speaker, answers)).await.unwrap_or(Ok(())),
+        Ok(_visit) => work(stream, hello.speaker, answers).await,
+        // Told already, and it comes again and again.
+        Err(why @ Unwelcome::Doubled { .. }) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
         Err(why) => {
             tracing::warn!(speaker = ?hello.speaker, "a replica is not talked to: {why}");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
@@ -206,7 +216,7 @@ async fn read_hello(stream: &mut TlsStream<TcpStream>) -> io::Result<Hello> {
 /// Whether a certificate allows to be who is said.
 fn allows(cluster: &ClusterId, certificate: &CertificateDer<'_>, speaker: &Speaker) -> bool {
     match speaker {
-        Speaker::Replica { id, folder } => {
+        Speaker::Replica { id, folder, .. } => {
             Claim::Replica(*id).is_made_by(cluster, certificate)
                 && Claim::Folder(folder).is_made_by(cluster, certificate)
         }

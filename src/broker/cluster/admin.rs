@@ -14,7 +14,8 @@ use super::node::{INVITATION_LIFETIME, Node, WishError};
 use super::token::JoinToken;
 use crate::broker::admin::error;
 use crate::broker::core::Broker;
-use crate::domain::ReplicaId;
+use crate::domain::ids::InvitationId;
+use crate::domain::{ReplicaId, Timestamp};
 
 /// The cluster as one replica sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +88,22 @@ pub struct InviteAnswer {
     pub expires_in_seconds: u64,
 }
 
+/// An invitation as the log knows it. What was used is listed as long as its
+/// replica is there; what expired or was taken back is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvitationView {
+    /// Its id, which stands in the token.
+    pub id: String,
+    /// The replica that gave it out, while it is open.
+    pub by: Option<u64>,
+    /// Until when it is good, while it is open: RFC 3339.
+    pub expires_at: Option<String>,
+    /// The replica whose place the new one takes.
+    pub replaces: Option<u64>,
+    /// The replica that came with it.
+    pub used_by: Option<u64>,
+}
+
 /// Asks for another leader.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,7 +130,8 @@ struct Operators {
 pub fn routes(node: Arc<Node>, broker: Arc<Broker>) -> Router {
     Router::new()
         .route("/cluster", get(view))
-        .route("/cluster/invitations", post(invite))
+        .route("/cluster/invitations", post(invite).get(invitations))
+        .route("/cluster/invitations/{id}", delete(revoke))
         .route("/cluster/replicas/{id}", delete(remove))
         .route("/cluster/leader", post(transfer))
         .route("/cluster/certificates", post(rotate))
@@ -175,6 +193,46 @@ async fn invite(State(operators): State<Operators>, Json(request): Json<InviteRe
     }
 }
 
+async fn invitations(State(operators): State<Operators>) -> Response {
+    let fleet = match operators.broker.current().await {
+        Ok(fleet) => fleet,
+        Err(cause) => return failed(&cause.into()),
+    };
+    // The log drops those that expired when the next one comes.
+    let now = fleet.at().max(operators.broker.now());
+    let open = fleet.cluster().invitations.iter().filter(|(_, open)| open.expires_at > now);
+    let open = open.map(|(id, open)| InvitationView {
+        id: id.as_str().to_owned(),
+        by: Some(open.by.0),
+        expires_at: Some(shown(open.expires_at)),
+        replaces: open.replaces.map(|replica| replica.0),
+        used_by: None,
+    });
+    let used = fleet.cluster().admitted.iter().map(|(replica, admission)| InvitationView {
+        id: admission.invitation.as_str().to_owned(),
+        by: None,
+        expires_at: None,
+        replaces: admission.replaces.map(|replica| replica.0),
+        used_by: Some(replica.0),
+    });
+    Json(open.chain(used).collect::<Vec<_>>()).into_response()
+}
+
+fn shown(at: Timestamp) -> String {
+    let at = i64::try_from(at.0).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(at).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+async fn revoke(State(operators): State<Operators>, Path(id): Path<String>) -> Response {
+    let Ok(id) = InvitationId::new(&id) else {
+        return error(StatusCode::BAD_REQUEST, "this cannot be the id of an invitation");
+    };
+    match operators.node.revoke(id).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(cause) => failed(&cause),
+    }
+}
+
 async fn remove(State(operators): State<Operators>, Path(id): Path<u64>) -> Response {
     wished(&operators.node, Wish::Remove(ReplicaId(id))).await
 }
@@ -201,7 +259,8 @@ async fn wished(node: &Node, wish: Wish) -> Response {
 fn failed(cause: &WishError) -> Response {
     let status = match cause {
         WishError::Refused(_) => StatusCode::CONFLICT,
-        WishError::NoLeader | WishError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        WishError::NoLeader | WishError::Busy | WishError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        WishError::UnderWay { .. } => StatusCode::GATEWAY_TIMEOUT,
     };
     error(status, &cause.to_string())
 }

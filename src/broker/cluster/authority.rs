@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::hkdf;
+use aws_lc_rs::hmac;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ED25519,
@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::ReplicaId;
 use crate::domain::ids::{FolderId, InvitationId};
-use crate::secret::Secret;
+use crate::secret::{Root, Secret};
 
 /// How long a replica's certificate is good for. It is made anew at each start
 /// and every day.
@@ -128,34 +128,16 @@ pub struct Certified {
 
 /// The cluster's secret, taken apart.
 pub struct Authorities {
-    secret: hkdf::Prk,
+    root: Root,
     cluster: ClusterId,
-}
-
-struct Length(usize);
-
-impl hkdf::KeyType for Length {
-    fn len(&self) -> usize {
-        self.0
-    }
-}
-
-fn expand<const N: usize>(secret: &hkdf::Prk, what: &str) -> Zeroizing<[u8; N]> {
-    let mut bytes = Zeroizing::new([0; N]);
-    secret
-        .expand(&[what.as_bytes()], Length(N))
-        .and_then(|expanded| expanded.fill(&mut *bytes))
-        .expect("a few dozen bytes are within what the function gives");
-    bytes
 }
 
 impl Authorities {
     /// Takes the secret from its text.
     pub fn new(secret: &Secret) -> Result<Self, AuthorityError> {
-        let bytes = secret.bytes_256().ok_or(AuthorityError::Secret)?;
-        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, b"berth cluster 1").extract(&*bytes);
-        let id = uuid::Builder::from_custom_bytes(*expand::<16>(&secret, "cluster id")).into_uuid();
-        Ok(Self { secret, cluster: ClusterId(id.to_string()) })
+        let root = secret.root().ok_or(AuthorityError::Secret)?;
+        let id = uuid::Builder::from_custom_bytes(*root.key::<16>("cluster id")).into_uuid();
+        Ok(Self { root, cluster: ClusterId(id.to_string()) })
     }
 
     /// The cluster that the secret is of.
@@ -163,8 +145,17 @@ impl Authorities {
         &self.cluster
     }
 
+    /// What tells two secrets of agents apart, and neither of them to anybody:
+    /// it is keyed with the cluster's secret.
+    pub fn mark_of_agents(&self, secret: &Secret) -> [u8; 16] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &*self.root.key::<32>("mark of the agents' secret"));
+        let mut mark = [0; 16];
+        mark.copy_from_slice(&hmac::sign(&key, secret.expose().as_bytes()).as_ref()[..16]);
+        mark
+    }
+
     fn issuer(&self, generation: u32) -> Result<(CertificateDer<'static>, Issuer<'static, KeyPair>), AuthorityError> {
-        let seed = expand::<32>(&self.secret, &format!("peer authority {generation}"));
+        let seed = self.root.key::<32>(&format!("peer authority {generation}"));
         let mut pkcs8 = Zeroizing::new(ED25519_PKCS8.to_vec());
         pkcs8.extend_from_slice(&*seed);
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8.as_slice()), &PKCS_ED25519)?;
@@ -283,6 +274,15 @@ mod tests {
         assert_ne!(one.cluster(), Authorities::new(&Secret::random()).expect("made").cluster());
         assert!(matches!(Authorities::new(&Secret::new("short".to_owned())), Err(AuthorityError::Secret)));
         assert!(!one.cluster().as_str().contains(&secret.expose()[..8]));
+    }
+
+    #[test]
+    fn marks_tell_secrets_of_agents_apart_within_a_cluster() {
+        let [one, other] = [(); 2].map(|()| Authorities::new(&Secret::random()).expect("made"));
+        let [mine, theirs] = ["a secret", "another"].map(|text| Secret::new(text.to_owned()));
+        assert_eq!(one.mark_of_agents(&mine), one.mark_of_agents(&mine));
+        assert_ne!(one.mark_of_agents(&mine), one.mark_of_agents(&theirs));
+        assert_ne!(one.mark_of_agents(&mine), other.mark_of_agents(&mine));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::authority::{Claim, ClusterId, Tls};
 use super::frame::{self, FRAME_BYTES_MAX, Frame, Frames, Hello, Kind, Service, Speaker, Status, Unwelcome, Welcome};
+use super::runs::Run;
 use crate::domain::ReplicaId;
 use crate::domain::ids::FolderId;
 
@@ -41,6 +42,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(750);
 const SILENCE_MAX: Duration = Duration::from_millis(2_500);
 /// The same where a single frame may take long: parts of snapshots, pictures.
 const SILENCE_MAX_LARGE: Duration = Duration::from_secs(20);
+/// How often it is told that another process speaks as this replica.
+const TELL_INTERVAL: Duration = Duration::from_mins(1);
 /// Requests that may wait for a connection.
 const WAITING_MAX: usize = 4_096;
 
@@ -81,6 +84,8 @@ pub struct Own {
     pub replica: ReplicaId,
     /// Its data folder.
     pub folder: FolderId,
+    /// This run of its process.
+    pub run: Run,
 }
 
 /// The connections to all others.
@@ -95,6 +100,8 @@ struct Shared {
     members: Mutex<BTreeMap<ReplicaId, Member>>,
     /// Where the configuration says that replicas are.
     alternatives: Mutex<BTreeMap<ReplicaId, String>>,
+    /// When it was told that another process speaks as this replica.
+    doubled_at: Mutex<Option<Instant>>,
     /// Told when another replica says that this one must not go on.
     unwelcome: tokio::sync::watch::Sender<Option<Unwelcome>>,
     /// Grows when connections are to be made anew, with other certificates.
@@ -103,8 +110,18 @@ struct Shared {
 }
 
 impl Shared {
-    /// Notes that another replica does not talk to this one for good.
+    /// Notes that another replica does not talk to this one, now or for good.
     fn note(&self, unwelcome: Unwelcome) {
+        if let Unwelcome::Doubled { .. } = unwelcome {
+            // Whichever of the two is to stay: this one may be, and may have
+            // been started anew a moment ago.
+            let mut told_at = lock(&self.doubled_at);
+            if told_at.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+                *told_at = Some(Instant::now());
+                tracing::error!("another replica does not talk to this one: {unwelcome}");
+            }
+            return;
+        }
         let is_own = matches!(
             unwelcome,
             Unwelcome::OtherFolder { id } | Unwelcome::Removed { id, .. } if id == self.own.replica
@@ -127,6 +144,7 @@ impl Dialer {
             tls,
             members: Mutex::default(),
             alternatives: Mutex::default(),
+            doubled_at: Mutex::default(),
             unwelcome: tokio::sync::watch::Sender::new(None),
             renewed: tokio::sync::watch::Sender::new(0),
             stop,
@@ -256,7 +274,7 @@ impl Line {
         };
         let own = &self.shared.own;
         let tls = self.shared.tls.load_full();
-        let speaker = Speaker::Replica { id: own.replica, folder: own.folder.clone() };
+        let speaker = Speaker::Replica { id: own.replica, folder: own.folder.clone(), run: own.run };
         let to = Some(self.route.to);
         let mut connected = connect(&own.cluster, &tls, &member.address, speaker.clone(), to).await;
         let alternative = lock(&self.shared.alternatives).get(&self.route.to).cloned();

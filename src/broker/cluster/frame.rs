@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::authority::ClusterId;
+use super::runs::Run;
 use crate::domain::ReplicaId;
 use crate::domain::ids::{FolderId, InvitationId};
 
@@ -189,6 +190,8 @@ pub enum Speaker {
         id: ReplicaId,
         /// Its data folder.
         folder: FolderId,
+        /// Which run of its process.
+        run: Run,
     },
     /// One that wants to become a replica.
     Invited(InvitationId),
@@ -244,6 +247,16 @@ pub enum Unwelcome {
     /// There are too many connections.
     #[error("too many connections")]
     Busy,
+    /// Another process is connected as this replica.
+    #[error(
+        "another process speaks as replica {id}: its data folder was copied, or two hosts have the same `replica`. Stop \
+         one of the two. A host that is to be a replica of its own needs an empty data folder, and a number of its own or \
+         `berth cluster join`"
+    )]
+    Doubled {
+        /// Its number.
+        id: ReplicaId,
+    },
 }
 
 /// A small message with its version before it.

@@ -21,6 +21,10 @@ pub const STORE: &str = "replica";
 /// Name of the file with the cluster's secret in the data folder.
 pub const SECRET: &str = "cluster.key";
 
+/// Name of the file in the data folder that whoever uses the folder holds a
+/// lock on.
+pub const LOCK: &str = "lock";
+
 /// Version of the file.
 const VERSION: u16 = 1;
 /// Longest file that is read, in bytes.

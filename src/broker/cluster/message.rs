@@ -25,6 +25,8 @@ pub enum Answer {
     Refused(String),
     /// It leads no more, or not yet.
     NotLeader,
+    /// It was not: another change of members has to end first.
+    Busy,
 }
 
 /// What operators want of the leader.
@@ -62,6 +64,9 @@ pub struct Introduction {
     pub members: Vec<(ReplicaId, String)>,
     /// The authority whose certificates it shows.
     pub authority: u32,
+    /// What tells whether it takes agents with the same secret as another one;
+    /// nothing while it takes none yet.
+    pub agents: Option<[u8; 16]>,
 }
 
 /// A wish to join. The certificate says with which invitation.
@@ -73,6 +78,8 @@ pub struct Join {
     pub address: String,
     /// A secret of the one who asks: whoever asks again must have it.
     pub proof: String,
+    /// The newest format of the log that it reads.
+    pub format_max: u16,
 }
 
 /// The answer to a wish to join.

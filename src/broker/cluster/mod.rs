@@ -4,6 +4,7 @@
 //! - `authority.rs`: the certificates that replicas show each other,
 //! - `frame.rs`, `message.rs`: what goes over the wire,
 //! - `dial.rs`, `accept.rs`: connections to others and from others,
+//! - `runs.rs`: which run of a replica is connected,
 //! - `node.rs`: what a replica answers, and operators' wishes,
 //! - `forming.rs`, `token.rs`: how a cluster comes to be and grows,
 //! - `admin.rs`: what operators see and ask for,
@@ -19,13 +20,15 @@ pub mod frame;
 pub mod identity;
 pub mod message;
 pub mod node;
+pub mod runs;
 pub mod shared;
 pub mod steward;
 pub mod token;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -41,6 +44,7 @@ use self::node::{Keys, Node};
 use super::config::Config;
 use super::listen::BindError;
 use crate::domain::ReplicaId;
+use crate::files::{self, FileError};
 use crate::secret::{Secret, SecretError};
 
 /// Why a replica does not take its place.
@@ -107,6 +111,15 @@ pub enum ClusterError {
         /// Its cluster.
         cluster: authority::ClusterId,
     },
+    /// Another process uses the data folder.
+    #[error("the data folder {} is locked by another process; stop it, or use another folder", folder.display())]
+    Locked {
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// The data folder cannot be locked.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The peer port cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -120,6 +133,8 @@ pub enum ClusterError {
 
 /// A data folder with an identity, and the secret of its cluster.
 pub struct Place {
+    /// Held as long as the folder is in use.
+    _lock: File,
     folder: PathBuf,
     identity: Identity,
     secret: Secret,
@@ -130,6 +145,8 @@ impl Place {
     /// Takes the place that the data folder and the configuration give.
     pub fn take(config: &Config) -> Result<Self, ClusterError> {
         let folder = config.data_folder.clone();
+        // Before anything in it is read: whoever has it counts its starts.
+        let lock = lock(&folder)?;
         let secret_path = config.cluster.secret_file.clone().unwrap_or_else(|| folder.join(identity::SECRET));
         let named = |source| ClusterError::SecretFile { path: secret_path.clone(), source };
         let replica = ReplicaId(config.replica);
@@ -166,7 +183,7 @@ impl Place {
             let (secret, cluster) = (authorities.cluster().clone(), identity.cluster);
             return Err(IdentityError::OtherCluster { path: secret_path.clone(), secret, folder: cluster }.into());
         }
-        let mut place = Self { folder, identity, secret, authorities };
+        let mut place = Self { _lock: lock, folder, identity, secret, authorities };
         place.identity.starts += 1;
         place.identity.write(&place.folder)?;
         Ok(place)
@@ -175,6 +192,9 @@ impl Place {
     /// Makes the first replica of a new cluster in an empty data folder.
     pub fn found(config: &Config) -> Result<authority::ClusterId, ClusterError> {
         let folder = &config.data_folder;
+        // Told first: whoever uses the folder holds the lock, too.
+        refuse_taken(config)?;
+        let _lock = lock(folder)?;
         refuse_taken(config)?;
         let path = folder.join(identity::SECRET);
         // Another secret is another cluster; the same one would be the same
@@ -191,6 +211,10 @@ impl Place {
     /// Makes a replica of an empty data folder that joins with a token.
     pub async fn join(config: &Config, token: &token::JoinToken, address: String) -> Result<ReplicaId, ClusterError> {
         let folder = &config.data_folder;
+        if Identity::read(folder)?.is_some_and(|identity| identity.joining.is_none()) {
+            refuse_taken(config)?;
+        }
+        let _lock = lock(folder)?;
         // Written first: one that asks again because the answer was lost is
         // known by what it has here.
         let mut identity = match Identity::read(folder)? {
@@ -203,7 +227,8 @@ impl Place {
         let proof = identity.joining.get_or_insert_with(|| Secret::random().expose().to_owned()).clone();
         identity.address = Some(address.clone());
         identity.write(folder)?;
-        let join = message::Join { folder: identity.folder.clone(), address, proof };
+        let format_max = config.cluster.format_max;
+        let join = message::Join { folder: identity.folder.clone(), address, proof, format_max };
         let (replica, secret, authority) = match token.join(&join).await? {
             message::Joined::Welcome { replica, secret, authority } => (replica, Secret::new(secret), authority),
             message::Joined::Refused(reason) => return Err(token::JoinError::Refused(reason).into()),
@@ -239,6 +264,11 @@ impl Place {
     }
 }
 
+/// Takes hold of a data folder.
+fn lock(folder: &Path) -> Result<File, ClusterError> {
+    files::lock(&folder.join(identity::LOCK))?.ok_or_else(|| ClusterError::Locked { folder: folder.to_owned() })
+}
+
 fn refuse_taken(config: &Config) -> Result<(), ClusterError> {
     match Identity::read(&config.data_folder)? {
         None => Ok(()),
@@ -266,7 +296,7 @@ impl Peering {
     pub async fn open(place: Place, config: &Config) -> Result<Self, ClusterError> {
         let stop = CancellationToken::new();
         let Identity { cluster, replica, folder, .. } = place.identity.clone();
-        let own = Own { cluster: cluster.clone(), replica, folder: folder.clone() };
+        let own = Own { cluster: cluster.clone(), replica, folder: folder.clone(), run: runs::Run::random() };
         let authority = place.identity.authority;
         let tls = Arc::new(ArcSwap::from_pointee(place.authorities.tls(authority, replica, &folder)?));
         let dialer = Arc::new(Dialer::new(own.clone(), Arc::clone(&tls), stop.clone()));
@@ -340,5 +370,21 @@ impl Peering {
     /// Ends with the connections.
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time_uses_a_folder_and_counts_its_starts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { data_folder: folder.path().to_owned(), ..Config::default() };
+        let place = Place::take(&config).expect("an empty folder");
+        assert!(matches!(Place::take(&config), Err(ClusterError::Locked { .. })));
+        assert_eq!(place.starts(), 1);
+        drop(place);
+        assert_eq!(Place::take(&config).expect("it is free again").starts(), 2);
     }
 }

@@ -14,6 +14,7 @@ use super::authority::{Authorities, AuthorityError, Tls};
 use super::dial::{Dialer, Failure, Own};
 use super::frame::{self, Hello, Service, Speaker, Status, Unwelcome};
 use super::message::{Answer, Introduction, Join, Joined, Question, Wish};
+use super::runs::{Runs, Visit};
 use crate::broker::agents::Colleagues;
 use crate::broker::api::door::{AskError, Unavailable, UnavailableReason};
 use crate::broker::core::Broker;
@@ -29,7 +30,10 @@ const WISH_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between two attempts.
 const WISH_RETRY: Duration = Duration::from_millis(100);
 /// How long a question to another replica may take.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the leader may take to carry out a wish: a removal waits for those
+/// that are left to answer, and then for three entries of the log.
+const CARRY_OUT_TIMEOUT: Duration = Duration::from_secs(45);
 /// One that was silent for longer is not asked to lead.
 const TRANSFER_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a change of leader may take.
@@ -44,6 +48,18 @@ pub enum WishError {
     /// Nobody leads.
     #[error("no leader was found within {} s; see `berth cluster status`", WISH_TIMEOUT.as_secs())]
     NoLeader,
+    /// Another change of members has not ended.
+    #[error("another change of members is going on; see `berth cluster status`, and ask again when it is done")]
+    Busy,
+    /// The leader took it on, and what became of it is not known.
+    #[error(
+        "replica {leader} leads and took it on, but has not answered: it may still be going on. See `berth cluster \
+         status` before you ask again"
+    )]
+    UnderWay {
+        /// Who was asked.
+        leader: ReplicaId,
+    },
     /// The log did not take it.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -73,6 +89,10 @@ pub struct Node {
     authority: std::sync::atomic::AtomicU32,
     dialer: Arc<Dialer>,
     serving: OnceLock<Serving>,
+    /// What tells the secret of its agents from another one.
+    agents: OnceLock<[u8; 16]>,
+    /// Who is connected.
+    runs: Arc<Runs>,
 }
 
 struct Serving {
@@ -85,7 +105,28 @@ impl Node {
     pub fn new(own: Own, address: String, had_log: bool, keys: Keys, dialer: Arc<Dialer>) -> Self {
         let Keys { secret, authorities, authority, tls } = keys;
         let authority = std::sync::atomic::AtomicU32::new(authority);
-        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving: OnceLock::new() }
+        let (serving, agents, runs) = (OnceLock::new(), OnceLock::new(), Arc::default());
+        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving, agents, runs }
+    }
+
+    /// It takes agents that prove themselves with this secret.
+    pub fn takes_agents(&self, secret: &Secret) {
+        // Called once, at the start.
+        self.agents.get_or_init(|| self.authorities.mark_of_agents(secret));
+    }
+
+    /// The members that answer and take agents with another secret than this
+    /// one does.
+    pub async fn other_agents(&self) -> Vec<ReplicaId> {
+        let Some(own) = self.agents.get() else { return Vec::new() };
+        let mut others = Vec::new();
+        for id in self.members().into_keys().filter(|id| *id != self.own.replica) {
+            match self.introduced(id).await {
+                Ok(Introduction { agents: Some(theirs), .. }) if theirs != *own => others.push(id),
+                _ => {}
+            }
+        }
+        others
     }
 
     /// From now on it takes part.
@@ -157,47 +198,54 @@ impl Node {
             has_log: self.had_log || !members.is_empty(),
             members: members.into_iter().map(|(id, member)| (ReplicaId(id.0), member.member.folder)).collect(),
             authority: self.authority(),
+            agents: self.agents.get().copied(),
         }
     }
 
     /// Asks another replica who it is.
     pub async fn introduced(&self, to: ReplicaId) -> Result<Introduction, Failure> {
-        match self.question(to, &Question::Introduce).await? {
+        match self.question(to, &Question::Introduce, QUESTION_TIMEOUT).await? {
             Answer::Introduction(introduction) => Ok(introduction),
             other => Err(Failure::NoAnswer(format!("{other:?} is no introduction"))),
         }
     }
 
-    async fn question(&self, to: ReplicaId, question: &Question) -> Result<Answer, Failure> {
+    async fn question(&self, to: ReplicaId, question: &Question, within: Duration) -> Result<Answer, Failure> {
         let asked = self.dialer.ask(to, Lane::Replication, Service::Cluster, frame::encode(question));
-        let answer = tokio::time::timeout(QUESTION_TIMEOUT + TRANSFER_TIMEOUT, asked).await;
+        let answer = tokio::time::timeout(within, asked).await;
         let answer = answer.map_err(|_| Failure::NoAnswer("in time".to_owned()))??;
         frame::decode(&answer).map_err(|error| Failure::NoAnswer(error.to_string()))
     }
 
-    /// Has the leader carry out a wish, wherever it is.
+    /// Has the leader carry out a wish, wherever it is. One whose answer was
+    /// lost is asked again where that changes nothing.
     pub async fn wish(&self, wish: Wish) -> Result<(), WishError> {
         let Some(serving) = self.serving.get() else { return Err(WishError::NoLeader) };
         let deadline = Instant::now() + WISH_TIMEOUT;
+        let mut asked = None;
         loop {
-            let answer = match serving.replica.status().leader {
-                Some(leader) if leader.0 == self.own.replica.0 => self.carry_out(serving, wish.clone()).await,
-                Some(leader) => match self.question(ReplicaId(leader.0), &Question::Do(wish.clone())).await {
+            let answer = match serving.replica.status().leader.map(|leader| ReplicaId(leader.0)) {
+                Some(leader) if leader == self.own.replica => self.carry_out(serving, wish.clone()).await,
+                Some(leader) => match self.question(leader, &Question::Do(wish.clone()), CARRY_OUT_TIMEOUT).await {
                     Ok(answer) => answer,
                     Err(failure) => {
-                        tracing::debug!(%leader, %failure, "the leader was not asked");
+                        tracing::debug!(%leader, %failure, "the leader did not answer");
+                        if matches!(failure, Failure::NoAnswer(_)) {
+                            asked = Some(leader);
+                        }
                         Answer::NotLeader
                     }
                 },
                 None => Answer::NotLeader,
             };
-            match answer {
-                Answer::Done => return Ok(()),
-                Answer::Refused(reason) => return Err(WishError::Refused(reason)),
-                Answer::NotLeader | Answer::Introduction(_) if Instant::now() >= deadline => {
-                    return Err(WishError::NoLeader);
-                }
-                Answer::NotLeader | Answer::Introduction(_) => tokio::time::sleep(WISH_RETRY).await,
+            let is_over = Instant::now() >= deadline || (asked.is_some() && wish == Wish::RotateCertificates);
+            match (answer, asked) {
+                (Answer::Done, _) => return Ok(()),
+                (Answer::Refused(reason), _) => return Err(WishError::Refused(reason)),
+                (_, Some(leader)) if is_over => return Err(WishError::UnderWay { leader }),
+                (Answer::Busy, None) if is_over => return Err(WishError::Busy),
+                _ if is_over => return Err(WishError::NoLeader),
+                _ => tokio::time::sleep(WISH_RETRY).await,
             }
         }
     }
@@ -214,10 +262,7 @@ impl Node {
                 serving.replica.add_learner(raft_id(replica), member).await.map_err(refusal)
             }
             Wish::RotateCertificates => self.rotate(serving).await,
-            Wish::RaiseFormat(to) => serving.replica.raise_format(to).await.map_err(|error| match error {
-                RaiseError::NotLeader { .. } => Answer::NotLeader,
-                error => Answer::Refused(error.to_string()),
-            }),
+            Wish::RaiseFormat(to) => raise_format(serving, to).await,
         };
         match done {
             Ok(()) => Answer::Done,
@@ -290,6 +335,15 @@ impl Node {
         let serving = self.serving.get().ok_or(Status::NotServing)?;
         if let Err(reason) = check_address(&join.address) {
             return Ok(Joined::Refused(reason));
+        }
+        let format = serving.replica.status().format;
+        if join.format_max < format {
+            let text = format!(
+                "the log is written in format {format}, and the new replica reads up to {}: give it this build, or \
+                 another `format_max` in `[cluster]`",
+                join.format_max
+            );
+            return Ok(Joined::Refused(text));
         }
         // Looked up first: a token that is used up brings nothing into the log.
         let fleet = serving.broker.fleet();
@@ -369,7 +423,7 @@ impl Answers for Node {
         if hello.to.is_some_and(|to| to != self.own.replica) {
             return Err(Unwelcome::NotMe(self.own.replica));
         }
-        let (Speaker::Replica { id, folder }, Some(serving)) = (&hello.speaker, self.serving.get()) else {
+        let (Speaker::Replica { id, folder, .. }, Some(serving)) = (&hello.speaker, self.serving.get()) else {
             return Ok(());
         };
         let members = serving.replica.members();
@@ -389,6 +443,17 @@ impl Answers for Node {
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn visit(&self, speaker: &Speaker) -> Result<Option<Visit>, Unwelcome> {
+        match speaker {
+            Speaker::Invited(_) => Ok(None),
+            Speaker::Replica { id, .. } if *id == self.own.replica => Err(Unwelcome::Doubled { id: *id }),
+            Speaker::Replica { id, run, .. } => match self.runs.enter(*id, *run) {
+                Some(visit) => Ok(Some(visit)),
+                None => Err(Unwelcome::Doubled { id: *id }),
+            },
         }
     }
 
@@ -435,6 +500,24 @@ impl Answers for Node {
             }
         })
     }
+}
+
+/// Raises the format, unless a replica was let in that is no member yet: what
+/// it reads was compared with the format of then, and nobody can ask it now.
+async fn raise_format(serving: &Serving, to: u16) -> Result<(), Answer> {
+    let fleet = serving.broker.current().await.map_err(|error| unavailable(&error))?;
+    let expected = fleet.cluster().admitted.keys().find(|id| !serving.replica.is_member(raft_id(**id)));
+    if let Some(id) = expected {
+        let text = format!(
+            "replica {id} was let in and has not come yet; start it, or remove it, before the format is raised"
+        );
+        return Err(Answer::Refused(text));
+    }
+    serving.replica.raise_format(to).await.map_err(|error| match error {
+        RaiseError::NotLeader { .. } => Answer::NotLeader,
+        RaiseError::MembersChange => Answer::Busy,
+        error => Answer::Refused(error.to_string()),
+    })
 }
 
 async fn transfer(replica: &Replica<Machine>, own: ReplicaId, to: Option<ReplicaId>) -> Result<(), Answer> {
@@ -491,7 +574,8 @@ const fn raft_id(id: ReplicaId) -> berth_raft::ReplicaId {
 
 fn refusal(error: MemberError) -> Answer {
     match error {
-        MemberError::NotLeader { .. } | MemberError::InProgress => Answer::NotLeader,
+        MemberError::NotLeader { .. } => Answer::NotLeader,
+        MemberError::InProgress => Answer::Busy,
         error => Answer::Refused(error.to_string()),
     }
 }
@@ -523,10 +607,33 @@ impl Node {
             return Err(WishError::Refused(text.to_owned()));
         }
         let id = InvitationId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
-        let command = Command::InviteReplica { id: id.clone(), within, replaces };
+        let command = Command::InviteReplica { id: id.clone(), within, replaces, by: self.own.replica };
         match serving.broker.propose(vec![command]).await?.first() {
             Some(Outcome::Refused(refusal)) => Err(WishError::Refused(refusal.to_string())),
             _ => Ok(id),
+        }
+    }
+
+    /// Takes an invitation back that was not used.
+    pub async fn revoke(&self, id: InvitationId) -> Result<(), WishError> {
+        let serving = self.serving.get().ok_or(WishError::NoLeader)?;
+        match serving.broker.propose(vec![Command::RevokeInvitation { id: id.clone() }]).await?.first() {
+            Some(Outcome::Refused(Refusal::InvitationUsed)) => {
+                let fleet = serving.broker.fleet();
+                let mut admitted = fleet.cluster().admitted.iter();
+                let by = admitted.find(|(_, admission)| admission.invitation == id);
+                let by = by.map_or_else(|| "a replica".to_owned(), |(replica, _)| format!("replica {replica}"));
+                Err(WishError::Refused(format!("it was used by {by}; `berth cluster remove` removes that one")))
+            }
+            Some(Outcome::Refused(Refusal::UnknownInvitation)) => {
+                let text = "there is no such invitation, or it has expired; see `berth cluster invitations`";
+                Err(WishError::Refused(text.to_owned()))
+            }
+            Some(Outcome::Refused(refusal)) => Err(WishError::Refused(refusal.to_string())),
+            _ => {
+                tracing::info!(invitation = %id, "an invitation was taken back");
+                Ok(())
+            }
         }
     }
 

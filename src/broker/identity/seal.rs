@@ -5,8 +5,8 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// The key that seals what the log must not show in clear. It lives in a file
-/// beside the log and is shared by the replicas of a cluster.
+/// The key that seals what the log must not show in clear: derived from the
+/// cluster's secret, which lives in a file beside the log.
 pub struct ClusterKey(RandomizedNonceKey);
 
 /// Why something cannot be sealed or opened.
@@ -26,9 +26,9 @@ pub enum SealError {
 }
 
 impl ClusterKey {
-    /// Takes the key from its secret text.
+    /// Derives the key from the cluster's secret.
     pub fn new(secret: &Secret) -> Result<Self, SealError> {
-        let bytes = secret.bytes_256().ok_or(SealError::Key)?;
+        let bytes = secret.root().ok_or(SealError::Key)?.key::<32>("sealing");
         RandomizedNonceKey::new(&AES_256_GCM, &*bytes).map(Self).map_err(|_| SealError::Key)
     }
 
@@ -57,6 +57,15 @@ impl ClusterKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_secret_itself_is_no_key() {
+        let secret = Secret::random();
+        let sealed = ClusterKey::new(&secret).expect("32 bytes").seal("a", b"private").expect("sealed");
+        let bytes = secret.bytes_256().expect("32 bytes");
+        let same = ClusterKey(RandomizedNonceKey::new(&AES_256_GCM, &*bytes).expect("32 bytes"));
+        assert!(same.open("a", &sealed).is_err());
+    }
 
     #[test]
     fn what_is_sealed_opens_only_with_the_same_key_and_context() {

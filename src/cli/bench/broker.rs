@@ -40,7 +40,6 @@ pub(super) struct Args {
     folder: Option<PathBuf>,
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     if args.clients.iter().any(|clients| !(1..=10_000).contains(clients)) {
         bail!("--clients must be 1 to 10000");
@@ -52,15 +51,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     result.and(removed)
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
     let yardstick = sync_rate(folder, Duration::from_secs(args.seconds.min(3)))?;
-    println!("yardstick: {yardstick:.0} appends of 1 KiB with fdatasync per second, one after the other");
+    say!("yardstick: {yardstick:.0} appends of 1 KiB with fdatasync per second, one after the other");
 
     let started = Instant::now();
     let config = broker_config(folder);
     let running = broker::start(config).await?;
-    println!("start: {} ms from an empty folder to serving", started.elapsed().as_millis());
+    say!("start: {} ms from an empty folder to serving", started.elapsed().as_millis());
     let url = format!("https://127.0.0.1:{}", running.client_address.port());
     let client = running.identity.register("bench").await?;
     let credentials =
@@ -146,7 +144,6 @@ async fn wait_for_servers(api: &Api, number: u32) -> anyhow::Result<()> {
 }
 
 /// Sessions created one a call, by so many clients with a connection each.
-#[allow(clippy::print_stdout)] // a command's output
 async fn creates<F>(connect: impl Fn() -> F, clients: usize, time: Duration, yardstick: f64) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<Api>>,
@@ -184,15 +181,11 @@ where
     let seconds = started.elapsed().as_secs_f64();
     let rate = count(latencies.len()) / seconds;
     let times = Quantiles::of(latencies);
-    println!(
-        "create, {clients} clients: {rate:.0} durable per second ({:.2} of the yardstick), {times}",
-        rate / yardstick
-    );
+    say!("create, {clients} clients: {rate:.0} durable per second ({:.2} of the yardstick), {times}", rate / yardstick);
     Ok(())
 }
 
 /// Pages of sessions, described one after the other.
-#[allow(clippy::print_stdout)] // a command's output
 async fn describes(api: &Api, rows: u64, time: Duration) -> anyhow::Result<()> {
     for page in [1, rows] {
         let body = json!({ "MaxResults": page });
@@ -209,7 +202,7 @@ async fn describes(api: &Api, rows: u64, time: Duration) -> anyhow::Result<()> {
                 bail!("asked for {page} sessions, got {found}; measure for longer so that there are enough");
             }
         }
-        println!("describe, {page} rows ({bytes} bytes): {}", Quantiles::of(latencies));
+        say!("describe, {page} rows ({bytes} bytes): {}", Quantiles::of(latencies));
     }
     Ok(())
 }

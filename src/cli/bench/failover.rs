@@ -269,7 +269,6 @@ impl Client {
     }
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 fn tell(args: &Args, gaps: &[(Event, Duration, Duration)], tally: &Tally) -> anyhow::Result<()> {
     let rows = Event::ALL.into_iter().filter_map(|event| {
         let of = |pick: fn(&(Event, Duration, Duration)) -> Duration| -> Vec<Duration> {
@@ -294,7 +293,7 @@ fn tell(args: &Args, gaps: &[(Event, Duration, Duration)], tally: &Tally) -> any
             "failures": tally.failures,
             "hand_overs_refused": tally.refused,
         });
-        println!("{}", serde_json::to_string_pretty(&told)?);
+        say!("{}", serde_json::to_string_pretty(&told)?);
     } else {
         let mut table = Table::new();
         let heads = ["EVENT", "TIMES", "WRITES P50", "P99", "MAX", "READS P50", "P99", "MAX"];
@@ -306,13 +305,13 @@ fn tell(args: &Args, gaps: &[(Event, Duration, Duration)], tally: &Tally) -> any
             }
             table.add_row(line);
         }
-        println!("{table}");
-        println!("{} calls, {} retried, {} failed after one retry", tally.calls, tally.retried, tally.failed);
+        say!("{table}");
+        say!("{} calls, {} retried, {} failed after one retry", tally.calls, tally.retried, tally.failed);
         if tally.refused > 0 {
-            println!("{} hand-overs were refused by the leader and are not in the table", tally.refused);
+            say!("{} hand-overs were refused by the leader and are not in the table", tally.refused);
         }
         for failure in &tally.failures {
-            println!("  {failure}");
+            say!("  {failure}");
         }
     }
     if tally.calls == 0 {

@@ -37,7 +37,6 @@ pub(super) struct Args {
     rounds: u32,
 }
 
-#[allow(clippy::print_stdout)] // what the bench is for
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let expressions = expressions()?;
     let mut fleets = Vec::new();
@@ -48,7 +47,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         for expression in expressions.iter().chain(&expressions) {
             fleet.place(1, std::slice::from_ref(expression))?;
         }
-        println!("{servers} servers, {} expressions: ready after {:.1?}", expressions.len(), started.elapsed());
+        say!("{servers} servers, {} expressions: ready after {:.1?}", expressions.len(), started.elapsed());
         fleets.push((*servers, fleet, Vec::new()));
     }
     for _ in 0..args.rounds {
@@ -62,7 +61,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         let median = times.get(times.len() / 2).copied().context("there must be a round")?;
         let rate = f64::from(args.placements) / median.as_secs_f64();
         let ratio = rate / *first.get_or_insert(rate);
-        println!("{servers:>8} servers: {rate:>9.0} placements/s, {ratio:.2} of the first");
+        say!("{servers:>8} servers: {rate:>9.0} placements/s, {ratio:.2} of the first");
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ impl Replica {
     }
 
     fn socket(&self) -> Socket {
-        Socket { data_folder: self.data_folder() }
+        Socket::of(self.data_folder())
     }
 
     /// Starts it; it may not serve yet.

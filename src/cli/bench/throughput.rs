@@ -184,7 +184,6 @@ fn middle(loads: &[Load]) -> Option<Load> {
     sorted.get(sorted.len() / 2).copied()
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 fn tell(args: &Args, etcd_version: Option<&str>, rows: &[Row], elections: u64) -> anyhow::Result<()> {
     let micros = |load: &Load| load.server_cpu.as_secs_f64() * 1e6;
     if args.json {
@@ -210,7 +209,7 @@ fn tell(args: &Args, etcd_version: Option<&str>, rows: &[Row], elections: u64) -
             "elections_under_load": elections,
             "clients": rows.collect::<Vec<Value>>(),
         });
-        println!("{}", serde_json::to_string_pretty(&told)?);
+        say!("{}", serde_json::to_string_pretty(&told)?);
         return Ok(());
     }
     let mut table = Table::new();
@@ -243,11 +242,11 @@ fn tell(args: &Args, etcd_version: Option<&str>, rows: &[Row], elections: u64) -
         let line = [vec![row.clients.to_string()], cells(berth).to_vec(), cells(etcd).to_vec(), vec![ratio]].concat();
         table.add_row(line);
     }
-    println!("{table}");
+    say!("{table}");
     match etcd_version {
-        Some(version) => println!("etcd {version}, values of {VALUE_BYTES} bytes"),
-        None => println!("etcd was left out"),
+        Some(version) => say!("etcd {version}, values of {VALUE_BYTES} bytes"),
+        None => say!("etcd was left out"),
     }
-    println!("elections under load: {elections}");
+    say!("elections under load: {elections}");
     Ok(())
 }

@@ -155,12 +155,13 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
         Command::DeactivateClient { id } => operators::deactivate_client(t, id),
         Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
-        Command::InviteReplica { id, within, replaces } => replicas::invite(t, id, within, replaces),
+        Command::InviteReplica { id, within, replaces, by } => replicas::invite(t, id, within, replaces, by),
         Command::AdmitReplica { invitation, folder, address, proof, above } => {
             replicas::admit(t, invitation, folder, address, proof, above)
         }
         Command::RetireReplica { replica } => replicas::retire(t, replica),
         Command::RotateAuthority { to } => replicas::rotate_authority(t, to),
+        Command::RevokeInvitation { id } => replicas::revoke(t, id),
         Command::Once { client, key, fingerprint, request_id, commands } => {
             requests::once(t, client, key, fingerprint, request_id, commands)
         }

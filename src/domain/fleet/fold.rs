@@ -238,6 +238,7 @@ impl Fleet {
                 self.cluster.admitted.remove(replica);
             }
             Event::AuthorityRotated { to } => self.cluster.authority = *to,
+            Event::InvitationRevoked { id } => drop(self.cluster.invitations.remove(id)),
             Event::SessionRefused { .. } => {}
         }
     }

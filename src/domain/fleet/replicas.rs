@@ -10,7 +10,13 @@ use crate::domain::request::Fingerprint;
 use crate::domain::time::Millis;
 
 /// Opens an invitation. The same again is no error: its answer was lost.
-pub(super) fn invite(t: &mut Transition<'_>, id: InvitationId, within: Millis, replaces: Option<ReplicaId>) -> Outcome {
+pub(super) fn invite(
+    t: &mut Transition<'_>,
+    id: InvitationId,
+    within: Millis,
+    replaces: Option<ReplicaId>,
+    by: ReplicaId,
+) -> Outcome {
     let now = t.stamp.at;
     let open = t.fleet.cluster.invitations.values().filter(|invitation| invitation.expires_at > now).count();
     match t.fleet.cluster.invitations.get(&id) {
@@ -18,10 +24,22 @@ pub(super) fn invite(t: &mut Transition<'_>, id: InvitationId, within: Millis, r
         Some(_) => Outcome::Refused(Refusal::Exists),
         None if open >= INVITATIONS_MAX => Outcome::Refused(Refusal::TooMany),
         None => {
-            t.emit(Event::ReplicaInvited { id, invitation: Invitation { expires_at: now + within, replaces } });
+            t.emit(Event::ReplicaInvited { id, invitation: Invitation { expires_at: now + within, replaces, by } });
             Outcome::Done
         }
     }
+}
+
+/// Takes an invitation back: nobody comes with it any more.
+pub(super) fn revoke(t: &mut Transition<'_>, id: InvitationId) -> Outcome {
+    if t.fleet.cluster.admitted.values().any(|admission| admission.invitation == id) {
+        return Outcome::Refused(Refusal::InvitationUsed);
+    }
+    if !t.fleet.cluster.invitations.contains_key(&id) {
+        return Outcome::Refused(Refusal::UnknownInvitation);
+    }
+    t.emit(Event::InvitationRevoked { id });
+    Outcome::Done
 }
 
 /// Lets a replica in, under a number that was never given before: also above
@@ -102,7 +120,7 @@ mod tests {
     }
 
     fn invite(id: &str) -> Command {
-        Command::InviteReplica { id: invitation(id), within: Millis(1_000), replaces: None }
+        Command::InviteReplica { id: invitation(id), within: Millis(1_000), replaces: None, by: ReplicaId(1) }
     }
 
     fn admit(id: &str, folder: &str) -> Command {
@@ -153,12 +171,25 @@ mod tests {
         let mut fleet = Fleet::default();
         run(&mut fleet, 1, invite("a"));
         run(&mut fleet, 2, admit("a", "f"));
-        let replacing =
-            Command::InviteReplica { id: invitation("b"), within: Millis(1_000), replaces: Some(ReplicaId(4)) };
+        let (id, replaces) = (invitation("b"), Some(ReplicaId(4)));
+        let replacing = Command::InviteReplica { id, within: Millis(1_000), replaces, by: ReplicaId(1) };
         run(&mut fleet, 3, replacing);
         assert!(fleet.cluster().admitted.contains_key(&ReplicaId(4)), "it is there until the other one comes");
         assert_eq!(run(&mut fleet, 4, admit("b", "g")), Outcome::Admitted { replica: ReplicaId(5) });
         assert_eq!(fleet.cluster().admitted.keys().collect::<Vec<_>>(), [&ReplicaId(5)]);
+    }
+
+    #[test]
+    fn an_invitation_that_was_taken_back_lets_nobody_in() {
+        let mut fleet = Fleet::default();
+        let revoke = |id: &str| Command::RevokeInvitation { id: invitation(id) };
+        run(&mut fleet, 1, invite("a"));
+        run(&mut fleet, 2, invite("b"));
+        assert_eq!(run(&mut fleet, 3, revoke("a")), Outcome::Done);
+        assert_eq!(run(&mut fleet, 4, admit("a", "f")), Outcome::Refused(Refusal::UnknownInvitation));
+        assert_eq!(run(&mut fleet, 5, revoke("a")), Outcome::Refused(Refusal::UnknownInvitation));
+        run(&mut fleet, 6, admit("b", "f"));
+        assert_eq!(run(&mut fleet, 7, revoke("b")), Outcome::Refused(Refusal::InvitationUsed), "it is too late");
     }
 
     #[test]

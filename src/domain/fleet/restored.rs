@@ -55,8 +55,12 @@ mod tests {
     fn fleet() -> Fleet {
         let mut fleet = Fleet::default();
         let invitation = |text: &str| InvitationId::new(text).expect("valid");
-        let invite =
-            |text: &str| Command::InviteReplica { id: invitation(text), within: Millis(60_000), replaces: None };
+        let invite = |text: &str| Command::InviteReplica {
+            id: invitation(text),
+            within: Millis(60_000),
+            replaces: None,
+            by: ReplicaId(1),
+        };
         let connect = |server: &str, via: u64| Command::ConnectAgent {
             server: ServerId::new(server).expect("valid"),
             instance: AgentInstance::new("run").expect("valid"),

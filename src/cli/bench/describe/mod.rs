@@ -53,7 +53,6 @@ pub(super) struct Args {
     seed: u64,
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let [few, many] = args.sessions[..] else { bail!("--sessions takes two numbers, the smaller first") };
     let has_pages = |sessions: usize, groups: u16| sessions / usize::from(groups) >= usize::from(args.rows);
@@ -66,18 +65,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     result.and(removed)
 }
 
-#[allow(clippy::print_stdout)] // a command's output
 async fn measure(args: &Args, few: usize, many: usize, folder: &std::path::Path) -> anyhow::Result<()> {
     let mut random = StdRng::seed_from_u64(args.seed);
     let before = resident_bytes()?;
     let large = build(many, args.groups.into(), &mut random)?;
     let bytes = resident_bytes()?.saturating_sub(before) / many;
-    println!("{many} sessions on {} servers: {bytes} bytes for each session, all told", many / SESSIONS_PER_SERVER);
+    say!("{many} sessions on {} servers: {bytes} bytes for each session, all told", many / SESSIONS_PER_SERVER);
     let small = build(few, GROUPS_SMALL.into(), &mut random)?;
     let (small, large) = (Subject::new(small, GROUPS_SMALL, folder)?, Subject::new(large, args.groups, folder)?);
 
-    println!("pages of {}; medians of {} repetitions of {} pages", args.rows, args.repetitions, args.pages);
-    println!("| what | which | of {few} | of {many} | ratio |\n|---|---|---|---|---|");
+    say!("pages of {}; medians of {} repetitions of {} pages", args.rows, args.repetitions, args.pages);
+    say!("| what | which | of {few} | of {many} | ratio |\n|---|---|---|---|---|");
     let mut tables = (Vec::new(), Vec::new());
     for kind in [Kind::All, Kind::Owner, Kind::Tag] {
         let walks = (small.walk(kind, args.rows)?, large.walk(kind, args.rows)?);
@@ -102,7 +100,7 @@ async fn measure(args: &Args, few: usize, many: usize, folder: &std::path::Path)
         tables.1.push(line("call", kind, median(calls.0), median(calls.1)));
     }
     for line in tables.0.into_iter().chain(tables.1) {
-        println!("{line}");
+        say!("{line}");
     }
     small.served.stop();
     large.served.stop();

@@ -117,6 +117,7 @@ kinds! {
     ReplicaAdmitted,
     ReplicaRetired,
     AuthorityRotated,
+    InvitationRevoked,
 }
 
 impl Serialize for Kind {
@@ -174,6 +175,7 @@ impl Kind {
             Happened::ReplicaAdmitted { .. } => Self::ReplicaAdmitted,
             Happened::ReplicaRetired { .. } => Self::ReplicaRetired,
             Happened::AuthorityRotated { .. } => Self::AuthorityRotated,
+            Happened::InvitationRevoked { .. } => Self::InvitationRevoked,
         }
     }
 }
@@ -270,6 +272,9 @@ enum Details<'a> {
         expires_at: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         replaces: Option<u64>,
+    },
+    Revoked {
+        invitation_id: &'a str,
     },
     Replica {
         replica: u64,
@@ -441,6 +446,7 @@ impl<'a> Details<'a> {
             },
             Happened::ReplicaRetired { replica } => Self::Replica { replica: replica.0, address: None, replaces: None },
             Happened::AuthorityRotated { to } => Self::Rotated { authority: *to },
+            Happened::InvitationRevoked { id } => Self::Revoked { invitation_id: id.as_str() },
             Happened::RequestKept(_)
             | Happened::SessionReady { .. }
             | Happened::SessionConflictEnded { .. }

@@ -251,7 +251,7 @@ fn each_event_has_the_form_that_clients_were_promised() {
         (
             Happened::ReplicaInvited {
                 id: InvitationId::new("i-1").unwrap(),
-                invitation: Invitation { expires_at: Timestamp(0), replaces: Some(ReplicaId(3)) },
+                invitation: Invitation { expires_at: Timestamp(0), replaces: Some(ReplicaId(3)), by: ReplicaId(1) },
             },
             json!({
                 "Kind": "ReplicaInvited",
@@ -274,6 +274,10 @@ fn each_event_has_the_form_that_clients_were_promised() {
         (
             Happened::ReplicaRetired { replica: ReplicaId(3) },
             json!({ "Kind": "ReplicaRetired", "Details": { "Replica": 3 } }),
+        ),
+        (
+            Happened::InvitationRevoked { id: InvitationId::new("i-1").unwrap() },
+            json!({ "Kind": "InvitationRevoked", "Details": { "InvitationId": "i-1" } }),
         ),
         (Happened::AuthorityRotated { to: 1 }, json!({ "Kind": "AuthorityRotated", "Details": { "Authority": 1 } })),
     ];

@@ -245,7 +245,8 @@ impl Shadow {
             | Event::ReplicaInvited { .. }
             | Event::ReplicaAdmitted { .. }
             | Event::ReplicaRetired { .. }
-            | Event::AuthorityRotated { .. } => {}
+            | Event::AuthorityRotated { .. }
+            | Event::InvitationRevoked { .. } => {}
             _ => self.read_of_session(at, causes, event)?,
         }
         Ok(())
