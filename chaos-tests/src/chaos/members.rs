@@ -90,11 +90,7 @@ pub(super) async fn remove_spare(world: &World, mut spare: Replica) -> anyhow::R
 /// With a replica away, has the others go on until they have made snapshots
 /// without it.
 pub(super) async fn go_on_without(world: &World, place: usize) -> anyhow::Result<Tried> {
-    let applied = |world: &World| {
-        let views = world.replicas.iter().filter(|replica| replica.is_up());
-        views.filter_map(|replica| replica.view().ok()).map(|view| view.applied).max()
-    };
-    let start = applied(world).context("nobody is left")?;
+    let start = world.applied().context("nobody is left")?;
     let goal = start + 3 * SNAPSHOT_AFTER_ENTRIES;
     let begun = Instant::now();
     loop {
@@ -106,26 +102,28 @@ pub(super) async fn go_on_without(world: &World, place: usize) -> anyhow::Result
             }
         });
         join_all(calls).await;
-        let now = applied(world).unwrap_or_default();
+        let now = world.applied().unwrap_or_default();
         if now >= goal || begun.elapsed() > WHOLE_LIMIT {
             return Ok((format!("{} entries", now.saturating_sub(start)), u64::from(now >= goal)));
         }
     }
 }
 
-/// Starts a replica that was away for long, and waits until it has taken over a
-/// snapshot; tells how many.
+/// Starts a replica that was away for long, and waits until it has caught up;
+/// tells how many snapshots it took over for that.
 pub(super) async fn take_over_snapshot(world: &mut World, place: usize) -> anyhow::Result<u64> {
+    let goal = world.applied().context("nobody is left")?;
     let replica = &mut world.replicas[place];
     let before = replica.broker.said(TAKEN_OVER)?;
     replica.start()?;
     let begun = Instant::now();
     loop {
         ensure!(replica.is_running()?, "it ended: {}", replica.broker.last_words()?);
-        let taken = replica.broker.said(TAKEN_OVER)? - before;
-        if taken > 0 || begun.elapsed() > WHOLE_LIMIT {
-            return Ok(taken);
+        let has_caught_up = replica.view().is_ok_and(|view| view.applied >= goal);
+        if has_caught_up {
+            return Ok(replica.broker.said(TAKEN_OVER)? - before);
         }
+        ensure!(begun.elapsed() < WHOLE_LIMIT, "replica {} does not come to entry {goal}", replica.number);
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }

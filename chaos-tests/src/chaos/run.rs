@@ -370,3 +370,16 @@ async fn until(history: &History, mut attempt: impl AsyncFnMut() -> anyhow::Resu
 fn names(round: &Round) -> String {
     round.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hiccup_is_told_from_a_finding_however_deep_it_lies() {
+        let hiccup = anyhow::anyhow!("nft is gone").context(Hiccup).context("Ring").context("round 7");
+        assert!(hiccup.downcast_ref::<Hiccup>().is_some());
+        let finding = anyhow::anyhow!("a session is lost").context("at rest");
+        assert!(finding.downcast_ref::<Hiccup>().is_none());
+    }
+}

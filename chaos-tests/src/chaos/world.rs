@@ -329,6 +329,12 @@ impl World {
         self.replicas.iter().position(|replica| Some(replica.number) == newest.leader)
     }
 
+    /// The last entry that a replica that is up has applied.
+    pub fn applied(&self) -> Option<u64> {
+        let views = self.replicas.iter().filter(|replica| replica.is_up()).filter_map(|replica| replica.view().ok());
+        views.map(|view| view.applied).max()
+    }
+
     /// Whatever is broken is mended: the network, disks, clocks, and who is dead
     /// or stands still is up again.
     pub fn mend(&mut self) -> anyhow::Result<()> {
