@@ -41,7 +41,11 @@ fn faults_of_every_kind_are_survived() -> anyhow::Result<()> {
         Ok(report) => report,
         Err(failed) => {
             let kept = place.keep();
-            return Err(failed.error.context(format!("BERTH_SEED={}; everything is in {}", failed.seed, kept.display())));
+            return Err(failed.error.context(format!(
+                "BERTH_SEED={}; everything is in {}",
+                failed.seed,
+                kept.display()
+            )));
         }
     };
     println!("{report}");

@@ -56,11 +56,12 @@ pub enum Kind {
     AgentLate,
     AgentRepeats,
     AgentLies,
+    PauseAll,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Kill,
         Self::KillMajority,
         Self::KillAll,
@@ -104,6 +105,7 @@ impl Kind {
         Self::AgentLate,
         Self::AgentRepeats,
         Self::AgentLies,
+        Self::PauseAll,
     ];
 
     /// What it does.
@@ -114,6 +116,7 @@ impl Kind {
             Self::KillAll => "all replicas are killed",
             Self::Pause => "replicas, fewer than a majority, stand still and go on (SIGSTOP)",
             Self::PauseMajority => "a majority of replicas stands still and goes on",
+            Self::PauseAll => "all replicas stand still and go on",
             Self::Restart => "a replica is ended in order (SIGTERM) and started",
             Self::RestartAll => "all replicas are ended in order at once, and started",
             Self::RollingRestart => "one replica after the other is ended in order and started",
@@ -159,7 +162,7 @@ impl Kind {
     pub const fn unit(self) -> &'static str {
         match self {
             Self::Kill | Self::KillMajority | Self::KillAll | Self::AgentDeath => "processes killed",
-            Self::Pause | Self::PauseMajority => "processes seen standing still",
+            Self::Pause | Self::PauseMajority | Self::PauseAll => "processes seen standing still",
             Self::Restart | Self::RestartAll | Self::RollingRestart => "processes ended in order",
             Self::PowerLoss | Self::PowerLossOfAll => "changes lost that were not synced",
             Self::OneOff | Self::Halves | Self::Ring | Self::OneWay => "packets dropped",
@@ -285,6 +288,8 @@ pub struct Fault {
     pub kind: Kind,
     /// The places of the replicas that it hits, if it hits any.
     pub victims: Vec<usize>,
+    /// Whoever leads when it begins is the first of them.
+    pub aims_at_leader: bool,
     /// Decides what else there is to decide.
     pub seed: u64,
 }
@@ -297,7 +302,12 @@ impl Fault {
         let count = match kind {
             Kind::Kill | Kind::Pause => 1 + below(random, minority.max(1)),
             Kind::KillMajority | Kind::PauseMajority => majority,
-            Kind::KillAll | Kind::RestartAll | Kind::PowerLossOfAll | Kind::RollingRestart | Kind::Ring => replicas,
+            Kind::KillAll
+            | Kind::PauseAll
+            | Kind::RestartAll
+            | Kind::PowerLossOfAll
+            | Kind::RollingRestart
+            | Kind::Ring => replicas,
             Kind::Halves => minority.max(1),
             Kind::OneWay => 2.min(replicas),
             Kind::Rotation
@@ -318,7 +328,19 @@ impl Fault {
         };
         let mut places: Vec<usize> = (0..replicas).collect();
         let victims = (0..count).map(|_| places.swap_remove(below(random, places.len()))).collect();
-        Self { kind, victims, seed: random.next() }
+        Self { kind, victims, aims_at_leader: random.below(2) == 0, seed: random.next() }
+    }
+
+    /// The same with the leader as its first victim, if it aims at the leader.
+    #[must_use]
+    pub fn aimed(mut self, leader: Option<usize>) -> Self {
+        if let (true, Some(leader), Some(first)) = (self.aims_at_leader, leader, self.victims.first().copied()) {
+            if let Some(place) = self.victims.iter().position(|victim| *victim == leader) {
+                self.victims[place] = first;
+            }
+            self.victims[0] = leader;
+        }
+        self
     }
 }
 
@@ -502,6 +524,15 @@ mod tests {
             }
         }
         assert!(combined > 50, "{combined}");
+    }
+
+    #[test]
+    fn a_fault_can_be_aimed_at_who_leads() {
+        let fault = |aims_at_leader| Fault { kind: Kind::OneWay, victims: vec![0, 2], aims_at_leader, seed: 1 };
+        assert_eq!(fault(true).aimed(Some(1)).victims, [1, 2]);
+        assert_eq!(fault(true).aimed(Some(2)).victims, [2, 0]);
+        assert_eq!(fault(true).aimed(None).victims, [0, 2]);
+        assert_eq!(fault(false).aimed(Some(1)).victims, [0, 2]);
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub(super) async fn until_refused(
 /// Does damage; tells where. None when there is no such thing.
 fn harm(data: &Path, kind: Kind, random: &mut Random) -> anyhow::Result<Option<String>> {
     let folder = data.join("replica");
-    let of_log = |path: &Path| path.starts_with(folder.join("log")) && path.file_name().is_some_and(|name| name == "db");
+    let of_log =
+        |path: &Path| path.starts_with(folder.join("log")) && path.file_name().is_some_and(|name| name == "db");
     let of_snapshot = |path: &Path| path.extension().is_some_and(|name| name == "snapshot");
     let any = |path: &Path| path.starts_with(&folder) && !path.ends_with("LOCK");
     let files = match kind {

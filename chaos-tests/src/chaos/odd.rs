@@ -35,6 +35,8 @@ use crate::simulation::trace::Trace;
 
 /// How often it reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it lies: as often as a report may come.
+const LIE_INTERVAL: Duration = Duration::from_millis(200);
 /// Before it tries the next replica.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long an instruction takes.
@@ -242,7 +244,7 @@ impl Life {
         for id in again {
             self.answer(line, id).await?;
         }
-        let mut reports = interval(REPORT_INTERVAL);
+        let mut reports = interval(if matches!(manner, Manner::Lies(_)) { LIE_INTERVAL } else { REPORT_INTERVAL });
         let mut pings = interval(PING_INTERVAL);
         let (mut heard_at, mut number) = (Instant::now(), 0);
         loop {

@@ -135,13 +135,7 @@ pub fn remove(through: &Broker, number: u64) -> anyhow::Result<()> {
 
 /// Has a replica with an empty folder join, in the place of another one that is
 /// gone, or beside those that are there; its number.
-pub fn join(
-    through: &Broker,
-    gone: Option<u64>,
-    new: &Broker,
-    address: Ipv4Addr,
-    token: &Path,
-) -> anyhow::Result<u64> {
+pub fn join(through: &Broker, gone: Option<u64>, new: &Broker, address: Ipv4Addr, token: &Path) -> anyhow::Result<u64> {
     let gone = gone.map(|gone| gone.to_string());
     let replaced = gone.as_deref().map(|gone| ["--replace", gone]);
     let arguments: Vec<&str> = ["cluster", "add"].into_iter().chain(replaced.into_iter().flatten()).collect();

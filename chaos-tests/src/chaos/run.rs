@@ -16,6 +16,7 @@ use super::strike::{self, Struck, SwarmSize};
 use super::world::{self, CLIENTS_HOST, World};
 use crate::history::History;
 use crate::operators::{Doorkeeper, Waiter};
+use crate::process::Program;
 use crate::random::Random;
 use crate::traffic::{Client, Traffic};
 
@@ -96,9 +97,13 @@ pub fn run(settings: &Settings, place: &Path, tell: &mut (dyn FnMut(String) + Se
     // The first cluster has the run's seed, so that any one can be repeated by its own.
     let mut settings = settings.clone();
     let mut seeds = Random::new(settings.seed);
+    let program = match Program::take(place) {
+        Ok(program) => program,
+        Err(error) => return Err(Box::new(Failed { error, seed: settings.seed, report })),
+    };
     loop {
         let seed = settings.seed;
-        let (one, result) = run_cluster(&settings, begun, &place.join(format!("{seed:016x}")), tell);
+        let (one, result) = run_cluster(&settings, &program, begun, &place.join(format!("{seed:016x}")), tell);
         report.merge(one);
         if let Err(error) = result {
             if error.downcast_ref::<Hiccup>().is_none() || report.hiccups.len() >= HICCUPS_MAX {
@@ -117,6 +122,7 @@ pub fn run(settings: &Settings, place: &Path, tell: &mut (dyn FnMut(String) + Se
 /// One cluster, in a folder of its own, which goes with it unless something was found.
 fn run_cluster(
     settings: &Settings,
+    program: &Program,
     begun: Instant,
     place: &Path,
     tell: &mut (dyn FnMut(String) + Send),
@@ -133,7 +139,8 @@ fn run_cluster(
         host.inside(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(async {
-                let world = World::start(lab, place, settings.replicas, settings.agents, &mut random).await;
+                let program = program.clone();
+                let world = World::start(lab, program, place, settings.replicas, settings.agents, &mut random).await;
                 let world = world.context("a new cluster")?;
                 tell("the cluster is formed, and whole".to_owned());
                 let actors = Actors::new(&world, settings.clients, &mut random)?;
@@ -367,6 +374,7 @@ async fn until(history: &History, mut attempt: impl AsyncFnMut() -> anyhow::Resu
     Ok(())
 }
 
+/// The kinds of a round and whom they hit.
 fn names(round: &Round) -> String {
     round.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ")
 }

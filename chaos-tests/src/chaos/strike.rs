@@ -50,6 +50,8 @@ pub struct SwarmSize(pub usize);
 #[derive(Debug)]
 pub struct Begun {
     fault: Fault,
+    /// Who led when it began is among its victims.
+    leads: bool,
     told: String,
     /// What was hit so far and is not counted by itself.
     hits: u64,
@@ -79,6 +81,8 @@ pub struct Struck {
 /// Begins a fault.
 pub async fn begin(world: &mut World, fault: &Fault, swarm: SwarmSize) -> anyhow::Result<Begun> {
     let mut random = Random::new(fault.seed);
+    let leader = if fault.victims.is_empty() { None } else { world.leader() };
+    let fault = &fault.clone().aimed(leader);
     let counted = counted(world, fault).context(Hiccup)?;
     let (mut copy, mut spare) = (None, None);
     let (told, hits) = match fault.kind {
@@ -95,7 +99,8 @@ pub async fn begin(world: &mut World, fault: &Fault, swarm: SwarmSize) -> anyhow
         Kind::SwarmReturns => swarm_returns(world, swarm).await?,
         _ => strike(world, fault, &mut random).await?,
     };
-    Ok(Begun { fault: fault.clone(), told, hits, counted, copy, spare })
+    let leads = leader.is_some_and(|leader| fault.victims.contains(&leader));
+    Ok(Begun { fault: fault.clone(), leads, told, hits, counted, copy, spare })
 }
 
 /// Nothing to tell but a number.
@@ -108,7 +113,7 @@ async fn strike(world: &mut World, fault: &Fault, random: &mut Random) -> anyhow
     let victims = &fault.victims;
     match fault.kind {
         Kind::Kill | Kind::KillMajority | Kind::KillAll => return Ok(done(kill(world, victims)?)),
-        Kind::Pause | Kind::PauseMajority => {
+        Kind::Pause | Kind::PauseMajority | Kind::PauseAll => {
             for &place in victims {
                 world.replicas[place].pause(true)?;
             }
@@ -249,7 +254,7 @@ fn counted(world: &World, fault: &Fault) -> anyhow::Result<u64> {
 
 /// Ends a fault, as far as that is more than mending; before everything is mended.
 pub async fn end(world: &mut World, begun: Begun) -> anyhow::Result<Struck> {
-    let Begun { fault, told, mut hits, counted: before, copy, spare } = begun;
+    let Begun { fault, leads, told, mut hits, counted: before, copy, spare } = begun;
     let mut random = Random::new(fault.seed ^ 1);
     match fault.kind {
         Kind::SyncError | Kind::WriteError => {
@@ -281,7 +286,7 @@ pub async fn end(world: &mut World, begun: Begun) -> anyhow::Result<Struck> {
             }
         }
         Kind::LongAbsence => hits = members::take_over_snapshot(world, fault.victims[0]).await?,
-        Kind::Pause | Kind::PauseMajority => {
+        Kind::Pause | Kind::PauseMajority | Kind::PauseAll => {
             for &place in &fault.victims {
                 hits += u64::from(world.replicas[place].stands_still()?);
             }
@@ -310,7 +315,8 @@ pub async fn end(world: &mut World, begun: Begun) -> anyhow::Result<Struck> {
         Kind::AgentLies => world.liar.behave(Manner::Proper),
         _ => {}
     }
-    let told = if told.is_empty() { fault.to_string() } else { format!("{fault} ({told})") };
+    let victim = if leads { ", the leader hit" } else { "" };
+    let told = if told.is_empty() { format!("{fault}{victim}") } else { format!("{fault}{victim} ({told})") };
     Ok(Struck { kind: fault.kind, told, hits })
 }
 
@@ -405,7 +411,9 @@ async fn flap(world: &World, random: &mut Random) -> anyhow::Result<members::Tri
 async fn lie(world: &World) -> anyhow::Result<members::Tried> {
     let own = json!([{ "Name": DUPE, "Owner": DUPE, "Type": "CONSOLE" }]);
     let own = match world.api(0).call("createSessions", &own).await {
-        Answer::Done(answer) => format!("{} session of its own", answer["SuccessfulList"].as_array().map_or(0, Vec::len)),
+        Answer::Done(answer) => {
+            format!("{} session of its own", answer["SuccessfulList"].as_array().map_or(0, Vec::len))
+        }
         other => format!("no session of its own: {other:?}"),
     };
     let Ok(mut others) = world.api(0).sessions(&[]).await else {

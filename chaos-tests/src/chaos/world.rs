@@ -199,12 +199,12 @@ impl World {
     /// clients' host.
     pub async fn start(
         lab: Lab,
+        program: Program,
         place: &Path,
         replicas: usize,
         agents: usize,
         random: &mut Random,
     ) -> anyhow::Result<Self> {
-        let program = Program::take(place)?;
         let library = Library::build(place)?;
         let secret = place.join("secret");
         plug::write_secret(&secret, random)?;
@@ -541,7 +541,8 @@ impl World {
             Err(problem) => return Ok(Err(format!("{problem:#}"))),
         };
         let left = seen.iter().find(|session| {
-            session.state != "DELETED" && (session.owner == DUPE || session.server.as_deref() == Some(self.liar.server()))
+            session.state != "DELETED"
+                && (session.owner == DUPE || session.server.as_deref() == Some(self.liar.server()))
         });
         let left = left.map(|session| format!("{session:?} is what a liar said, and stays"));
         let observed = self.observed(seen)?;

@@ -120,7 +120,8 @@ impl Lab {
                 namespace: Namespace::create(lab, name)?,
             }));
         }
-        let mut made = Self { switch: None, hosts, hub: None, dropped: AtomicU64::new(0), is_cut: AtomicBool::new(false) };
+        let mut made =
+            Self { switch: None, hosts, hub: None, dropped: AtomicU64::new(0), is_cut: AtomicBool::new(false) };
         match wiring {
             Wiring::Bridge => made.hub = Some(made.connect_by_bridge(lab)?),
             Wiring::Switch => made.switch = Some(made.connect_by_switch(random)?),
