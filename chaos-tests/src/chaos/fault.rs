@@ -231,10 +231,13 @@ impl Kind {
         if self == other || is_pair(Self::AgentDeath, Self::AgentLies) {
             return false;
         }
-        let allowed = |a: Class, b: Class| match (a, b) {
-            (Weather | Clock, Agent) | (Weather, Clock) | (Connections, Clock) | (Members, Clock | Agent) => true,
-            (Replica | Cut, Weather | Clock | Agent) | (Replica, Cut | Replica) | (Agent, Agent) => true,
-            _ => false,
+        let allowed = |a: Class, b: Class| match a {
+            Weather => matches!(b, Clock | Agent),
+            Clock | Agent => b == Agent,
+            Cut => matches!(b, Weather | Clock | Agent),
+            Replica => matches!(b, Weather | Clock | Agent | Cut | Replica),
+            Members => matches!(b, Clock | Agent),
+            Connections => b == Clock,
         };
         // On a line that loses much it would take minutes, as it would anywhere.
         let joins = |a: Self, b: Self| {

@@ -22,8 +22,9 @@ use crate::traffic::{Client, Traffic};
 
 /// Rounds after which everything comes to rest and is judged.
 const ROUNDS_PER_JUDGEMENT: u64 = 5;
-/// Rounds of one cluster in a long run: about as many as it takes to draw every kind.
-const ROUNDS_PER_CLUSTER: u64 = 30;
+/// Rounds of one cluster in a long run. What it keeps, snapshots with the whole
+/// journal among it, grows with each.
+const ROUNDS_PER_CLUSTER: u64 = 20;
 /// Clusters that the harness may give up before it counts as broken itself.
 const HICCUPS_MAX: usize = 5;
 /// A run in which less succeeds, for each round, does not count.
@@ -34,7 +35,7 @@ const CALM: Duration = Duration::from_millis(500);
 const QUEUE_LIMIT: Duration = Duration::from_mins(1);
 /// A client pauses for less than this between two requests: what it makes is
 /// read whole at each judgement.
-const PAUSE_MS: u64 = 150;
+const PAUSE_MS: u64 = 250;
 
 /// Said of an error of the harness's own: nothing was found out about the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
