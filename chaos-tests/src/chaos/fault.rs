@@ -216,6 +216,7 @@ impl Kind {
             | Self::Addition
             | Self::Removal
             | Self::LongAbsence
+            | Self::Rotation
             | Self::RollingRestart => Class::Members,
             Self::AgentClone | Self::SwarmReturns => Class::Connections,
             _ => Class::Replica,
