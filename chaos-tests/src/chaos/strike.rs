@@ -30,6 +30,8 @@ const FAILURE_LIMIT: Duration = Duration::from_secs(30);
 const SWARM_LIMIT: Duration = Duration::from_mins(2);
 /// How long an odd agent may take to have behaved so, while it gets sessions.
 const ODD_LIMIT: Duration = Duration::from_secs(15);
+/// Reports of a liar that are to be in the log before it stops.
+const LIES_MIN: u64 = 10;
 /// Times that an agent that flaps loses its network, the first time for so long
 /// that its connection is given up.
 const FLAPS: u32 = 3;
@@ -303,7 +305,7 @@ pub async fn end(world: &mut World, begun: Begun) -> anyhow::Result<Struck> {
         Kind::AgentLate => until_counted(|| world.odd.counts().late() > before).await,
         Kind::AgentRepeats => until_counted(|| world.odd.counts().repeated() > before).await,
         Kind::AgentLies => {
-            until_counted(|| world.liar.counts().lies() > before).await;
+            until_counted(|| world.liar.counts().lies() >= before + LIES_MIN).await;
             let deleted = world.api(0).call("deleteSessions", &dupes(world).await).await;
             world.note(format!("the liar's own session is to end: {deleted:?}"));
         }
