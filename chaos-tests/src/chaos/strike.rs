@@ -89,8 +89,13 @@ pub async fn begin(world: &mut World, fault: &Fault, swarm: SwarmSize) -> anyhow
     let (mut copy, mut spare) = (None, None);
     let (told, hits) = match fault.kind {
         Kind::AgentClone => {
-            copy = Some(clone(world, &mut random)?);
-            done(0)
+            // A host that was lost long enough is anybody's: its copy would rightly
+            // take its place.
+            let are_connected = world.agents_come(ODD_LIMIT).await;
+            if are_connected {
+                copy = Some(clone(world, &mut random)?);
+            }
+            (if are_connected { String::new() } else { "agents are away".to_owned() }, 0)
         }
         Kind::Addition => {
             let added = world.add_spare(&format!("spare-{:x}", random.next())).await?;

@@ -584,6 +584,20 @@ impl World {
         self.auditor.count()
     }
 
+    /// Waits until every agent is connected; tells whether they came in time.
+    pub async fn agents_come(&self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            if self.connected().await.is_ok_and(|connected| connected > self.agents.len()) {
+                return true;
+            }
+            if begun.elapsed() > limit {
+                return false;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
     async fn connected(&self) -> anyhow::Result<usize> {
         let available: BTreeSet<String> = self.apis[0].available_servers().await?.into_iter().collect();
         let servers = self.agents.iter().filter_map(|(agent, _)| agent.server());
