@@ -192,17 +192,16 @@ impl Cluster {
 /// An agent, and its process while it runs.
 pub(crate) type Hosted = (Agent, Option<Process>);
 
-/// Kills an agent and its desktops, if it runs.
-pub(crate) fn kill_agent((agent, process): &mut Hosted, history: &History) -> anyhow::Result<()> {
-    if let Some(mut process) = process.take() {
-        process.lives().context("an agent")?;
-        let sent = history.now();
-        process.kill()?;
-        let span = history.since(sent);
-        // Without an id it had not begun yet.
-        history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
-    }
-    Ok(())
+/// Kills an agent and its desktops; tells whether it ran.
+pub(crate) fn kill_agent((agent, process): &mut Hosted, history: &History) -> anyhow::Result<bool> {
+    let Some(mut process) = process.take() else { return Ok(false) };
+    process.lives().context("an agent")?;
+    let sent = history.now();
+    process.kill()?;
+    let span = history.since(sent);
+    // Without an id it had not begun yet.
+    history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
+    Ok(true)
 }
 
 /// Starts those agents that do not run.

@@ -127,6 +127,13 @@ impl Process {
         }
     }
 
+    /// Whether it was stopped by a signal and has not gone on.
+    pub fn stands_still(&self) -> anyhow::Result<bool> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        Ok(state.starts_with('T'))
+    }
+
     /// Memory of the process that is resident, in KiB.
     pub fn resident_kib(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
@@ -287,9 +294,20 @@ impl Broker {
         Ok(lines[lines.len().saturating_sub(LINES)..].join("\n"))
     }
 
+    /// How many lines of what it said in all its lives hold a text.
+    pub fn said(&self, text: &str) -> anyhow::Result<u64> {
+        lines_with(&self.log(), text)
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.join("broker.log")
     }
+}
+
+/// How many lines of a file hold a text.
+fn lines_with(path: &Path, text: &str) -> anyhow::Result<u64> {
+    let said = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(said.lines().filter(|line| line.contains(text)).count() as u64)
 }
 
 /// An agent with simulated desktops: what stays over its deaths.
@@ -358,6 +376,15 @@ impl Agent {
     pub fn server(&self) -> Option<String> {
         let text = std::fs::read_to_string(self.folder.join("data/server-id")).ok()?;
         Some(text.trim().to_owned())
+    }
+
+    /// How many lines of what it said in all its lives hold a text.
+    pub fn said(&self, text: &str) -> anyhow::Result<u64> {
+        let mut count = 0;
+        for entry in std::fs::read_dir(self.folder.join("log"))? {
+            count += lines_with(&entry?.path(), text)?;
+        }
+        Ok(count)
     }
 
     /// What really happened to its desktops.

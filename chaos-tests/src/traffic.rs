@@ -79,6 +79,7 @@ pub struct Client {
     name: String,
     random: Random,
     history: Arc<History>,
+    pause_ms: u64,
     /// Sessions asked for so far.
     asked: u64,
     /// Ids of its sessions that it has not deleted, or not for certain.
@@ -97,14 +98,22 @@ impl Actor for Client {
     }
 
     fn pause(&mut self) -> Duration {
-        Duration::from_millis(self.random.below(PAUSE_MS))
+        Duration::from_millis(self.random.below(self.pause_ms))
     }
 }
 
 impl Client {
     /// A client with a name that no other has.
     pub fn new(api: impl Into<Caller>, name: String, random: Random, history: Arc<History>) -> Self {
-        Self { api: api.into(), name, random, history, asked: 0, own: Vec::new(), deleted: Vec::new() }
+        let (own, deleted) = (Vec::new(), Vec::new());
+        Self { api: api.into(), name, random, history, pause_ms: PAUSE_MS, asked: 0, own, deleted }
+    }
+
+    /// Has it pause for less than this between two requests.
+    #[must_use]
+    pub const fn pausing(mut self, pause_ms: u64) -> Self {
+        self.pause_ms = pause_ms;
+        self
     }
 
     /// One item in half of the requests, several in the others.

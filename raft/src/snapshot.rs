@@ -268,7 +268,9 @@ fn try_install<M: StateMachine>(
         SnapshotData::Received { writer, meta, index } => {
             let sealed = writer.seal(&meta, *index).map_err(|error| storage_error(&error))?;
             let read = read_state(&sealed, formats)?;
-            (read, writer.finish(meta, *index).map_err(|error| storage_error(&error))?)
+            let finished = writer.finish(meta, *index).map_err(|error| storage_error(&error))?;
+            tracing::info!(index = finished.index(), bytes = finished.length(), "snapshot of another replica taken over");
+            (read, finished)
         }
     };
     let newest = read.header.meta.last_log_id.map_or(0, |last| last.index);

@@ -271,14 +271,17 @@ pub fn make_data_folder(config: &Config) -> Result<(), FileError> {
 pub(crate) fn replica_config(config: &Config, id: ReplicaId, starts: u64) -> berth_raft::Config {
     let folder = config.data_folder.join(cluster::identity::STORE);
     let cluster = &config.cluster;
+    let new = berth_raft::Config::new(folder, berth_raft::ReplicaId(id.0));
     berth_raft::Config {
         election_timeout_ms: cluster.election_timeout_ms,
         heartbeat_ms: cluster.heartbeat_ms,
         snapshot_after_entries: cluster.snapshot_after_entries,
+        // Who wants a short log gets one.
+        keep_entries: new.keep_entries.min(cluster.snapshot_after_entries),
         request_timeout_ms: cluster.request_timeout_seconds * 1_000,
         incarnation: starts,
         formats: 1..=cluster.format_max,
-        ..berth_raft::Config::new(folder, berth_raft::ReplicaId(id.0))
+        ..new
     }
 }
 

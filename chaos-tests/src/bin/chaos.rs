@@ -13,10 +13,10 @@ use clap::Parser;
 /// clients saw. Needs root; see docs/reliability.md.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How long to go on.
+    /// How long to go on, with one cluster after the other.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
-    /// Rounds, instead of a time.
+    /// Rounds of one cluster, instead of a time.
     #[arg(long)]
     rounds: Option<u64>,
     /// Repeats a run as far as processes let themselves be repeated.
@@ -74,9 +74,10 @@ fn main() -> anyhow::Result<()> {
             println!("{report}\nseed {}: nothing lost, nothing doubled, nothing out of order", settings.seed);
             Ok(())
         }
-        Err(error) => {
-            let kept = place.keep();
-            Err(error.context(format!("--seed {}; everything is in {}", settings.seed, kept.display())))
+        Err(failed) => {
+            let (kept, seed) = (place.keep(), failed.seed);
+            println!("{}", failed.report);
+            Err(failed.error.context(format!("FAILED: --seed {seed}; everything is in {}", kept.display())))
         }
     }
 }

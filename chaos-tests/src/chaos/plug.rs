@@ -18,7 +18,7 @@ pub const AGENTS_PORT: u16 = 8445;
 /// Port between replicas.
 const PEERS_PORT: u16 = 47_100;
 /// Often, so that a replica that was away needs one.
-pub const SNAPSHOT_AFTER_ENTRIES: u64 = 400;
+pub const SNAPSHOT_AFTER_ENTRIES: u64 = 300;
 
 /// What every replica is told beside the others' addresses. Nothing ends by
 /// itself: what was ever acknowledged must be seen for ever, and a clock that
@@ -86,6 +86,8 @@ pub struct View {
     pub others: Vec<u64>,
     /// Replicas that came to another state from the same log.
     pub different: Vec<u64>,
+    /// The authority of the certificates that replicas show.
+    pub authority: u64,
 }
 
 /// Asks a replica.
@@ -110,6 +112,7 @@ fn parse(view: &Value) -> anyhow::Result<View> {
         voters: of_members(true).collect(),
         others: of_members(false).chain(list(&view["joining"])).collect(),
         different: list(&view["checkpoint"]["different"]),
+        authority: number(&view["authority"]).unwrap_or_default(),
     })
 }
 
@@ -125,10 +128,18 @@ pub fn rotate(through: &Broker) -> anyhow::Result<()> {
     through.operator(&["cluster", "rotate-certificates"]).map(drop)
 }
 
-/// Puts a replica with an empty folder in the place of another one, which is
-/// gone; its number.
-pub fn replace(through: &Broker, gone: u64, new: &Broker, address: Ipv4Addr, token: &Path) -> anyhow::Result<u64> {
-    let printed = through.operator(&["cluster", "add", "--replace", &gone.to_string()])?;
+/// Removes a replica for good.
+pub fn remove(through: &Broker, number: u64) -> anyhow::Result<()> {
+    through.operator(&["cluster", "remove", &number.to_string()]).map(drop)
+}
+
+/// Has a replica with an empty folder join, in the place of another one that is
+/// gone, or beside those that are there; its number.
+pub fn join(through: &Broker, gone: Option<u64>, new: &Broker, address: Ipv4Addr, token: &Path) -> anyhow::Result<u64> {
+    let gone = gone.map(|gone| gone.to_string());
+    let replaced = gone.as_deref().map(|gone| ["--replace", gone]);
+    let arguments: Vec<&str> = ["cluster", "add"].into_iter().chain(replaced.into_iter().flatten()).collect();
+    let printed = through.operator(&arguments)?;
     std::fs::write(token, printed)?;
     new.configure(&joining(address))?;
     let printed = new.prepare(&["cluster", "join"], Some(token))?;
@@ -147,7 +158,7 @@ mod tests {
     #[test]
     fn a_view_is_read() {
         let view = json!({
-            "cluster": "c", "replica": 2, "leader": 1, "term": 7, "applied": 90,
+            "cluster": "c", "replica": 2, "leader": 1, "term": 7, "applied": 90, "authority": 3,
             "members": [{ "replica": 1, "is_voter": true }, { "replica": 2, "is_voter": true }, { "replica": 5, "is_voter": false }],
             "joining": [6],
             "checkpoint": { "index": 64, "same": [1], "different": [9] }
@@ -155,6 +166,7 @@ mod tests {
         let read = parse(&view).unwrap();
         assert_eq!((read.replica, read.leader, read.term, read.applied), (2, Some(1), 7, 90));
         assert_eq!((read.voters, read.others, read.different), (vec![1, 2], vec![5, 6], vec![9]));
+        assert_eq!(read.authority, 3);
         let early = parse(&json!({ "replica": 2, "leader": null, "members": [], "checkpoint": null })).unwrap();
         assert_eq!((early.leader, early.different.len()), (None, 0));
     }

@@ -1,7 +1,8 @@
 //! A run: rounds of faults under load, and in between everything comes to rest
-//! and is judged.
+//! and is judged. A long run has one cluster after the other, so that what they
+//! keep does not outgrow the time there is to judge it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -10,22 +11,41 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::fault::{Kind, Plan, Round};
-use super::strike::{self, Effect, Struck, SwarmSize};
+use super::report::{Report, Tally};
+use super::strike::{self, Struck, SwarmSize};
 use super::world::{self, CLIENTS_HOST, World};
-use crate::history::{Event, History, Outcome};
-use crate::lab::switch::Counts;
+use crate::history::History;
 use crate::operators::{Doorkeeper, Waiter};
+use crate::process::Program;
 use crate::random::Random;
 use crate::traffic::{Client, Traffic};
 
 /// Rounds after which everything comes to rest and is judged.
 const ROUNDS_PER_JUDGEMENT: u64 = 5;
+/// Rounds of one cluster in a long run. What it keeps, snapshots with the whole
+/// journal among it, grows with each.
+const ROUNDS_PER_CLUSTER: u64 = 20;
+/// Clusters that the harness may give up before it counts as broken itself.
+const HICCUPS_MAX: usize = 5;
 /// A run in which less succeeds, for each round, does not count.
 const ACKNOWLEDGED_PER_ROUND_MIN: u64 = 10;
 /// Time under load before the first fault of a round.
 const CALM: Duration = Duration::from_millis(500);
 /// How long a queue may take to empty when nobody joins it.
 const QUEUE_LIMIT: Duration = Duration::from_mins(1);
+/// A client pauses for less than this between two requests: what it makes is
+/// read whole at each judgement.
+const PAUSE_MS: u64 = 250;
+
+/// Said of an error of the harness's own: nothing was found out about the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hiccup;
+
+impl fmt::Display for Hiccup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the harness cannot go on")
+    }
+}
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
@@ -51,132 +71,98 @@ pub struct Settings {
 pub enum Length {
     /// After this time, at the end of a round.
     Time(Duration),
-    /// After so many rounds, in combination.
+    /// After so many rounds of one cluster.
     Rounds(u64),
-    /// When every kind was done once, alone, or this time has passed.
+    /// When every kind has struck one cluster, as many at a time as is sound, or
+    /// this time has passed.
     EveryKind(Duration),
 }
 
-/// What happened.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// How often each kind was done.
-    pub faults: BTreeMap<Kind, u64>,
-    /// Faults that could not be done when they were drawn.
-    pub refused: u64,
-    /// Rounds.
-    pub rounds: u64,
-    /// Times that everything was judged.
-    pub judgements: u64,
-    /// What clients were told.
-    pub tally: Tally,
-    /// Calls of all clients, those that were tried again, and those for which
-    /// that did not help either.
-    pub calls: [u64; 3],
-    /// Answers that said they may be out of date.
-    pub stale: u64,
-    /// Events of the journal that were compared and audited.
-    pub events: u64,
-    /// How long the cluster took to be whole after each round.
-    pub whole: Vec<Duration>,
-    /// What the network did.
-    pub packets: Counts,
+/// A run that found something, or could not be done.
+#[derive(Debug)]
+pub struct Failed {
+    /// What.
+    pub error: anyhow::Error,
+    /// The seed that repeats the cluster in which it was, as far as processes let
+    /// themselves be repeated.
+    pub seed: u64,
+    /// All that happened until then.
+    pub report: Report,
 }
 
-/// What clients were told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
-    /// Acknowledged.
-    pub creates: u64,
-    /// Acknowledged.
-    pub deletes: u64,
-    /// Acknowledged: servers opened, closed and drained.
-    pub doors: u64,
-    /// Had no effect.
-    pub refused: u64,
-    /// May have had an effect.
-    pub in_doubt: u64,
-    /// Sessions, servers and queues that were looked at.
-    pub looks: u64,
-    /// Replicas killed.
-    pub broker_kills: u64,
-    /// Agents killed.
-    pub agent_kills: u64,
-}
-
-impl Tally {
-    /// Counts a history.
-    pub fn of(events: &[Event]) -> Self {
-        let mut tally = Self::default();
-        for event in events {
-            let counter = match event {
-                Event::Create { outcome: Outcome::Acknowledged(_), .. } => &mut tally.creates,
-                Event::Delete { outcome: Outcome::Acknowledged(()), .. } => &mut tally.deletes,
-                Event::Door { outcome: Outcome::Acknowledged(()), .. } => &mut tally.doors,
-                Event::Create { outcome: Outcome::Unknown(_), .. }
-                | Event::Delete { outcome: Outcome::Unknown(_), .. }
-                | Event::Door { outcome: Outcome::Unknown(_), .. } => &mut tally.in_doubt,
-                Event::Create { .. } | Event::Delete { .. } | Event::Door { .. } => &mut tally.refused,
-                Event::Look { .. } | Event::DoorSeen { .. } | Event::QueueSeen { .. } => &mut tally.looks,
-                Event::BrokerKilled { .. } => &mut tally.broker_kills,
-                Event::AgentKilled { .. } => &mut tally.agent_kills,
-                Event::Fault { .. } => continue,
-            };
-            *counter += 1;
-        }
-        tally
-    }
-
-    const fn acknowledged(&self) -> u64 {
-        self.creates + self.deletes + self.doors
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut whole = self.whole.clone();
-        whole.sort();
-        let at = |part: usize| whole.get((whole.len() * part / 100).min(whole.len().saturating_sub(1))).copied();
-        writeln!(f, "{} rounds, judged {} times, {} faults refused", self.rounds, self.judgements, self.refused)?;
-        for (kind, count) in &self.faults {
-            writeln!(f, "  {count:4} {kind}: {}", kind.about())?;
-        }
-        writeln!(f, "{:?}", self.tally)?;
-        let [calls, retried, failed] = self.calls;
-        writeln!(f, "{calls} calls, {retried} tried again, {failed} without success; {} stale answers", self.stale)?;
-        writeln!(f, "{} events compared and audited", self.events)?;
-        writeln!(f, "whole again after p50 {:?}, p99 {:?}, at most {:?}", at(50), at(99), whole.last())?;
-        write!(f, "{:?}", self.packets)
-    }
-}
-
-/// Runs in a lab of its own, and tells what it does through `tell`. Whatever is
+/// Runs, in labs of its own, and tells what it does through `tell`. Whatever is
 /// needed to look for the cause of an error is in `place` then.
-pub fn run(settings: &Settings, place: &Path, tell: &mut (dyn FnMut(String) + Send)) -> anyhow::Result<Report> {
-    let mut random = Random::new(settings.seed);
-    super::swarm::raise_files_max(settings.swarm as u64 * 8 + 1000)?;
-    let lab = world::lab(settings.replicas, settings.agents, &mut random)?;
-    let host = lab.named(CLIENTS_HOST)?.clone();
-    host.inside(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(async {
-            let world = World::start(lab, place, settings.replicas, settings.agents, &mut random).await;
-            let world = world.context("a new cluster")?;
-            tell("the cluster is formed, and whole".to_owned());
-            let actors = Actors::new(&world, settings.clients, &mut random)?;
-            let mut running = Run { world, settings, report: Report::default(), actors: Some(actors), tell };
-            let result = running.rounds(&mut random).await;
-            let history = place.join("history.jsonl");
-            running.world.history.write(&history)?;
-            if result.is_err() {
-                for (replica, words) in running.world.last_words() {
-                    (running.tell)(format!("last words of replica {replica}:\n{words}"));
-                }
+pub fn run(settings: &Settings, place: &Path, tell: &mut (dyn FnMut(String) + Send)) -> Result<Report, Box<Failed>> {
+    let begun = Instant::now();
+    let mut report = Report::default();
+    // The first cluster has the run's seed, so that any one can be repeated by its own.
+    let mut settings = settings.clone();
+    let mut seeds = Random::new(settings.seed);
+    let program = match Program::take(place) {
+        Ok(program) => program,
+        Err(error) => return Err(Box::new(Failed { error, seed: settings.seed, report })),
+    };
+    loop {
+        let seed = settings.seed;
+        let (one, result) = run_cluster(&settings, &program, begun, &place.join(format!("{seed:016x}")), tell);
+        report.merge(one);
+        if let Err(error) = result {
+            if error.downcast_ref::<Hiccup>().is_none() || report.hiccups.len() >= HICCUPS_MAX {
+                return Err(Box::new(Failed { error, seed, report }));
             }
-            result.with_context(|| format!("history in {}", history.display()))?;
-            Ok(running.report)
+            tell(format!("given up, --seed {seed}: {error:#}"));
+            report.hiccups.push(format!("--seed {seed}: {error:#}"));
+        }
+        match settings.length {
+            Length::Time(time) if begun.elapsed() < time => settings.seed = seeds.next(),
+            _ => return Ok(report),
+        }
+    }
+}
+
+/// One cluster, in a folder of its own, which goes with it unless something was found.
+fn run_cluster(
+    settings: &Settings,
+    program: &Program,
+    begun: Instant,
+    place: &Path,
+    tell: &mut (dyn FnMut(String) + Send),
+) -> (Report, anyhow::Result<()>) {
+    let mut report = Report { clusters: 1, ..Report::default() };
+    let filled = &mut report;
+    let result = (move || {
+        std::fs::create_dir_all(place).context(Hiccup)?;
+        tell(format!("a new cluster, --seed {}", settings.seed));
+        let mut random = Random::new(settings.seed);
+        super::swarm::raise_files_max(settings.swarm as u64 * 8 + 1000).context(Hiccup)?;
+        let lab = world::lab(settings.replicas, settings.agents, &mut random).context(Hiccup)?;
+        let host = lab.named(CLIENTS_HOST)?.clone();
+        host.inside(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(async {
+                let program = program.clone();
+                let world = World::start(lab, program, place, settings.replicas, settings.agents, &mut random).await;
+                let world = world.context("a new cluster")?;
+                tell("the cluster is formed, and whole".to_owned());
+                let actors = Actors::new(&world, settings.clients, &mut random)?;
+                let mut running = Run { world, settings, begun, report: filled, actors: Some(actors), tell };
+                let result = running.rounds(&mut random).await;
+                running.sum_up()?;
+                if result.is_err() {
+                    running.world.history.write(&place.join("history.jsonl"))?;
+                    for (replica, words) in running.world.last_words() {
+                        (running.tell)(format!("last words of replica {replica}:\n{words}"));
+                    }
+                }
+                result.with_context(|| format!("everything is in {}", place.display()))
+            })
         })
-    })
+    })();
+    if result.is_ok() {
+        // It is in a temporary folder anyway.
+        let _ = std::fs::remove_dir_all(place);
+    }
+    (report, result)
 }
 
 /// All who make load.
@@ -189,7 +175,9 @@ struct Actors {
 impl Actors {
     fn new(world: &World, clients: usize, random: &mut Random) -> anyhow::Result<Self> {
         let history = || std::sync::Arc::clone(&world.history);
-        let mut client = |number| Client::new(world.portal(random), format!("user{number}"), random.fork(), history());
+        let mut client = |number| {
+            Client::new(world.portal(random), format!("user{number}"), random.fork(), history()).pausing(PAUSE_MS)
+        };
         let clients = (0..clients).map(&mut client).collect();
         let doorkeepers = vec![Doorkeeper::new(world.portal(random), world.server(0)?, random.fork(), history())];
         let waiters = vec![Waiter::new(world.portal(random), "waiter0".to_owned(), random.fork(), history())];
@@ -231,30 +219,44 @@ impl Load {
 struct Run<'a> {
     world: World,
     settings: &'a Settings,
-    report: Report,
+    /// Of the whole run.
+    begun: Instant,
+    report: &'a mut Report,
     actors: Option<Actors>,
     tell: &'a mut (dyn FnMut(String) + Send),
 }
 
 impl Run<'_> {
     async fn rounds(&mut self, random: &mut Random) -> anyhow::Result<()> {
-        let begun = Instant::now();
         let mut plan = Plan::new(&self.settings.kinds, self.settings.replicas, random.fork());
         if matches!(self.settings.length, Length::EveryKind(_)) {
-            plan = plan.alone();
+            plan = plan.dense();
         }
-        while !self.is_over(begun) {
+        while !self.is_over() {
             let mut load = self.actors.take().context("clients are at rest")?.start();
+            let mut result = Ok(());
             for _ in 0..ROUNDS_PER_JUDGEMENT {
-                if self.is_over(begun) {
+                if self.is_over() {
                     break;
                 }
                 let round = plan.draw();
                 let number = self.report.rounds;
-                self.round(&round, &mut load).await.with_context(|| format!("round {number}: {}", names(&round)))?;
+                result = self.round(&round, &mut plan, &mut load).await;
+                result = result.with_context(|| format!("round {number}: {}", names(&round)));
+                if result.is_err() {
+                    break;
+                }
+            }
+            // The harness stumbled: what happened until then is judged all the same.
+            if result.as_ref().is_err_and(|error| error.downcast_ref::<Hiccup>().is_some()) {
+                self.world.mend().context(Hiccup)?;
+            } else {
+                result?;
+                result = Ok(());
             }
             self.actors = Some(load.stop().await?);
             self.judge().await.context("at rest")?;
+            result?;
         }
         let least = self.report.rounds * ACKNOWLEDGED_PER_ROUND_MIN;
         let acknowledged = self.report.tally.acknowledged();
@@ -265,56 +267,66 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn is_over(&self, begun: Instant) -> bool {
+    fn is_over(&self) -> bool {
         match self.settings.length {
-            Length::Time(time) => begun.elapsed() >= time,
+            Length::Time(time) => self.begun.elapsed() >= time || self.report.rounds >= ROUNDS_PER_CLUSTER,
             Length::Rounds(rounds) => self.report.rounds >= rounds,
             Length::EveryKind(time) => {
-                let is_done = |kind: &Kind| self.report.faults.contains_key(kind);
-                begun.elapsed() >= time || self.settings.kinds.iter().all(is_done)
+                let has_struck = |kind: &Kind| self.report.has_struck(*kind);
+                self.begun.elapsed() >= time || self.settings.kinds.iter().all(has_struck)
             }
         }
     }
 
-    async fn round(&mut self, round: &Round, load: &mut Load) -> anyhow::Result<()> {
+    async fn round(&mut self, round: &Round, plan: &mut Plan, load: &mut Load) -> anyhow::Result<()> {
         let begun = Instant::now();
         tokio::time::sleep(CALM).await;
-        let mut struck = Struck::default();
-        let mut told = Vec::new();
+        let (mut of_agents, mut others) = (Vec::new(), Vec::new());
         for fault in &round.faults {
             self.world.note(format!("begins: {fault}"));
-            let effect = strike::begin(&mut self.world, fault, SwarmSize(self.settings.swarm), &mut struck).await;
-            match effect.with_context(|| fault.to_string())? {
-                Effect::Done(what) => {
-                    *self.report.faults.entry(fault.kind).or_default() += 1;
-                    told.push(if what.is_empty() { fault.to_string() } else { format!("{fault} ({what})") });
-                }
-                Effect::Refused(why) => {
-                    self.report.refused += 1;
-                    told.push(format!("{fault} was refused ({why})"));
-                }
-            }
+            let under_way = strike::begin(&mut self.world, fault, SwarmSize(self.settings.swarm)).await;
+            let under_way = under_way.with_context(|| fault.to_string())?;
+            if fault.kind.is_of_agents() { &mut of_agents } else { &mut others }.push(under_way);
         }
         // Not to wait for something: the faults last.
         tokio::time::sleep(round.hold).await;
-        for fault in &round.faults {
-            strike::end(&mut self.world, fault, &mut struck).await.with_context(|| fault.to_string())?;
+        let held = begun.elapsed();
+        let mut told = Vec::new();
+        for under_way in others {
+            self.end(under_way, plan, &mut told).await?;
         }
-        self.world.mend()?;
+        self.world.mend().context(Hiccup)?;
         self.world.note("mended".to_owned());
         let whole = self.world.whole().await?;
         self.world.note("whole".to_owned());
+        // An agent can behave in whatever way it likes only towards a cluster.
+        for under_way in of_agents {
+            self.end(under_way, plan, &mut told).await?;
+        }
         load.check()?;
         self.report.whole.push(whole);
         (self.tell)(format!(
-            "round {}: {}; held {} ms, whole after {} ms, {} ms in all",
+            "round {}: {}; begun and held {} ms, whole after {} ms, {} ms in all",
             self.report.rounds,
             told.join(" + "),
-            round.hold.as_millis(),
+            held.as_millis(),
             whole.as_millis(),
             begun.elapsed().as_millis()
         ));
         self.report.rounds += 1;
+        Ok(())
+    }
+
+    async fn end(&mut self, under_way: strike::Begun, plan: &mut Plan, told: &mut Vec<String>) -> anyhow::Result<()> {
+        let name = under_way.to_string();
+        let Struck { kind, told: what, hits } = strike::end(&mut self.world, under_way).await.context(name)?;
+        self.report.add(kind, hits);
+        if hits == 0 {
+            plan.again(kind);
+            told.push(format!("{what}: did not strike"));
+        } else {
+            told.push(format!("{what}: {hits} {}", kind.unit()));
+        }
         Ok(())
     }
 
@@ -328,8 +340,20 @@ impl Run<'_> {
         }
         let begun = Instant::now();
         let observed = self.world.rest().await?;
-        let report = &mut self.report;
-        report.judgements += 1;
+        self.report.judgements += 1;
+        self.sum_up()?;
+        (self.tell)(format!(
+            "judged in {} ms: {} sessions, {:?}",
+            begun.elapsed().as_millis(),
+            observed.sessions.len(),
+            self.report.tally
+        ));
+        Ok(())
+    }
+
+    /// Notes what clients and the network came to.
+    fn sum_up(&mut self) -> anyhow::Result<()> {
+        let report = &mut *self.report;
         report.tally = Tally::of(&self.world.history.events());
         let counters = &self.world.counters;
         report.calls =
@@ -337,12 +361,6 @@ impl Run<'_> {
         report.stale = counters.stale.load(Ordering::Relaxed);
         report.events = self.world.events_audited();
         report.packets = self.world.lab.switch()?.counts();
-        (self.tell)(format!(
-            "judged in {} ms: {} sessions, {:?}",
-            begun.elapsed().as_millis(),
-            observed.sessions.len(),
-            report.tally
-        ));
         Ok(())
     }
 }
@@ -357,6 +375,20 @@ async fn until(history: &History, mut attempt: impl AsyncFnMut() -> anyhow::Resu
     Ok(())
 }
 
+/// The kinds of a round and whom they hit.
 fn names(round: &Round) -> String {
     round.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hiccup_is_told_from_a_finding_however_deep_it_lies() {
+        let hiccup = anyhow::anyhow!("nft is gone").context(Hiccup).context("Ring").context("round 7");
+        assert!(hiccup.downcast_ref::<Hiccup>().is_some());
+        let finding = anyhow::anyhow!("a session is lost").context("at rest");
+        assert!(finding.downcast_ref::<Hiccup>().is_none());
+    }
 }

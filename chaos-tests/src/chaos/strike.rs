@@ -1,7 +1,7 @@
-//! How each fault is done, and what is left to do when it is over. What lasts is
-//! mended by [`World::mend`].
+//! How each fault is done, what is left to do when it is over, and how often it
+//! struck: something was hit that worked until then, and it is counted where it
+//! was hit. What lasts is mended by [`World::mend`].
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -9,13 +9,14 @@ use rustix::io::Errno;
 use serde_json::json;
 
 use super::fault::{Fault, Kind};
-use super::plug::{self, SNAPSHOT_AFTER_ENTRIES};
+use super::odd::Manner;
+use super::run::Hiccup;
 use super::swarm::{self, Swarm};
-use super::world::{SESSIONS_PER_SERVER_MAX, SWARM_HOST, WHOLE_LIMIT, World};
-use crate::client;
+use super::world::{DUPE, Replica, SESSIONS_PER_SERVER_MAX, SWARM_HOST, World};
+use super::{harm, members};
+use crate::client::Answer;
 use crate::desktops::Desktops;
 use crate::faultfs::control::{Class, Control, Extent};
-use crate::faultfs::damage;
 use crate::faultfs::power::Kept;
 use crate::history::Event;
 use crate::lab::cut::Cut;
@@ -23,48 +24,103 @@ use crate::lab::weather::{Climate, Weather};
 use crate::process::{Agent, Process};
 use crate::random::Random;
 
-/// How long an operator tries before something else is done.
-const OPERATOR_LIMIT: Duration = Duration::from_secs(10);
 /// How long a disk that fails may go unnoticed under load.
 const FAILURE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a swarm may take to be connected, for the first time and again.
 const SWARM_LIMIT: Duration = Duration::from_mins(2);
-/// Times that an agent that flaps loses its network.
+/// How long an odd agent may take to have behaved so, while it gets sessions.
+const ODD_LIMIT: Duration = Duration::from_secs(15);
+/// Reports of a liar that are to be in the log before it stops.
+const LIES_MIN: u64 = 10;
+/// Times that an agent that flaps loses its network, the first time for so long
+/// that its connection is given up.
 const FLAPS: u32 = 3;
+const LONG_FLAP: Duration = Duration::from_millis(3_500);
 const MINUTE_MS: i64 = 60_000;
-
-/// What came of a strike.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// It took place; what there is to tell of it.
-    Done(String),
-    /// It could not be done now.
-    Refused(String),
-}
-
-impl Effect {
-    const fn done() -> Self {
-        Self::Done(String::new())
-    }
-}
-
-/// Faults of a round that are under way, and what is needed to end them.
-#[derive(Debug, Default)]
-pub struct Struck {
-    clone: Option<(Agent, Process)>,
-}
+/// The slowest sync.
+const SYNC_MS_MAX: u64 = 10_000;
+/// What an agent says that is refused because another one has its id.
+const COPY_REFUSED: &str = "this server id is in use by another agent";
+/// What an agent says when it is connected.
+const LINKED: &str = "linked to the broker";
 
 /// Thousands of agents, and how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SwarmSize(pub usize);
 
+/// A fault that has begun, and what is needed to end it.
+#[derive(Debug)]
+pub struct Begun {
+    fault: Fault,
+    /// Who led when it began is among its victims.
+    leads: bool,
+    told: String,
+    /// What was hit so far and is not counted by itself.
+    hits: u64,
+    /// What counts by itself, when it began.
+    counted: u64,
+    copy: Option<(Agent, Process)>,
+    spare: Option<Replica>,
+}
+
+impl std::fmt::Display for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.fault.fmt(f)
+    }
+}
+
+/// A fault that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Struck {
+    /// Its kind.
+    pub kind: Kind,
+    /// What there is to tell of it.
+    pub told: String,
+    /// What it hit, in the [`unit`](Kind::unit) of its kind; 0: it did not strike.
+    pub hits: u64,
+}
+
 /// Begins a fault.
-pub async fn begin(world: &mut World, fault: &Fault, swarm: SwarmSize, struck: &mut Struck) -> anyhow::Result<Effect> {
+pub async fn begin(world: &mut World, fault: &Fault, swarm: SwarmSize) -> anyhow::Result<Begun> {
     let mut random = Random::new(fault.seed);
+    let leader = if fault.victims.is_empty() { None } else { world.leader() };
+    let fault = &fault.clone().aimed(leader);
+    let counted = counted(world, fault).context(Hiccup)?;
+    let (mut copy, mut spare) = (None, None);
+    let (told, hits) = match fault.kind {
+        Kind::AgentClone => {
+            // A host that was lost long enough is anybody's: its copy would rightly
+            // take its place.
+            let are_connected = world.agents_come(ODD_LIMIT).await;
+            if are_connected {
+                copy = Some(clone(world, &mut random)?);
+            }
+            (if are_connected { String::new() } else { "agents are away".to_owned() }, 0)
+        }
+        Kind::Addition => {
+            let added = world.add_spare(&format!("spare-{:x}", random.next())).await?;
+            let number = added.number;
+            spare = Some(added);
+            (format!("number {number}"), 0)
+        }
+        Kind::SwarmReturns => swarm_returns(world, swarm).await?,
+        _ => strike(world, fault, &mut random).await?,
+    };
+    let leads = leader.is_some_and(|leader| fault.victims.contains(&leader));
+    Ok(Begun { fault: fault.clone(), leads, told, hits, counted, copy, spare })
+}
+
+/// Nothing to tell but a number.
+const fn done(hits: u64) -> members::Tried {
+    (String::new(), hits)
+}
+
+/// Does it. Tells what there is to tell, and what was hit that is not counted by itself.
+async fn strike(world: &mut World, fault: &Fault, random: &mut Random) -> anyhow::Result<members::Tried> {
     let victims = &fault.victims;
     match fault.kind {
-        Kind::Kill | Kind::KillMajority | Kind::KillAll => kill(world, victims)?,
-        Kind::Pause | Kind::PauseMajority => {
+        Kind::Kill | Kind::KillMajority | Kind::KillAll => return Ok(done(kill(world, victims)?)),
+        Kind::Pause | Kind::PauseMajority | Kind::PauseAll => {
             for &place in victims {
                 world.replicas[place].pause(true)?;
             }
@@ -73,19 +129,23 @@ pub async fn begin(world: &mut World, fault: &Fault, swarm: SwarmSize, struck: &
             for &place in victims {
                 world.replicas[place].tell_to_end()?;
             }
+            let mut ended = 0;
             for &place in victims {
-                world.replicas[place].ends(true).await?;
+                ended += u64::from(world.replicas[place].ends().await?);
             }
+            return Ok(done(ended));
         }
         Kind::RollingRestart => {
+            let mut ended = 0;
             for &place in victims {
                 world.replicas[place].tell_to_end()?;
-                world.replicas[place].ends(true).await?;
+                ended += u64::from(world.replicas[place].ends().await?);
                 world.replicas[place].start()?;
                 world.whole().await.context("while one after the other is restarted")?;
             }
+            return Ok(done(ended));
         }
-        Kind::PowerLoss | Kind::PowerLossOfAll => return lose_power(world, victims, &mut random),
+        Kind::PowerLoss | Kind::PowerLossOfAll => return lose_power(world, victims, random),
         Kind::OneOff => {
             let cut = Cut::one_off(world.replicas[victims[0]].host()?, &world.all_hosts());
             cut_more(world, &cut)?;
@@ -106,116 +166,206 @@ pub async fn begin(world: &mut World, fault: &Fault, swarm: SwarmSize, struck: &
             cut_more(world, &Cut::one_way(hosts[victims[0]], hosts[victims[1]]))?;
         }
         Kind::Delay | Kind::Loss | Kind::Doubling | Kind::Reordering => {
-            let weather = weather(fault.kind, &mut random);
+            let weather = weather(fault.kind, random);
             world.lab.switch()?.set(Climate::same(weather));
-            return Ok(Effect::Done(format!("{weather:?}")));
+            return Ok((format!("{weather:?}"), 0));
         }
         Kind::ClockJump => {
             let minutes = 1 + i64::try_from(random.below(10))?;
             let jump_ms = if random.below(2) == 0 { minutes } else { -minutes } * MINUTE_MS;
-            control(world, victims[0])?.shift_clock(jump_ms)?;
-            return Ok(Effect::Done(format!("by {jump_ms} ms")));
+            control(world, victims[0])?.shift_clock(jump_ms).context(Hiccup)?;
+            return Ok((format!("by {jump_ms} ms"), 0));
         }
         Kind::ClockDrift => {
             let ppm = 1000 + i64::try_from(random.below(100_000))?;
             let ppm = if random.below(2) == 0 { ppm } else { -ppm };
-            control(world, victims[0])?.let_clock_drift(ppm)?;
-            return Ok(Effect::Done(format!("by {ppm} of a million")));
+            control(world, victims[0])?.let_clock_drift(ppm).context(Hiccup)?;
+            return Ok((format!("by {ppm} of a million"), 0));
         }
         Kind::SyncError | Kind::WriteError => {
             world.replicas[victims[0]].may_end = true;
             let class = if fault.kind == Kind::SyncError { Class::Syncs } else { Class::Writes };
-            control(world, victims[0])?.fail(class, Extent::All, Errno::IO)?;
+            control(world, victims[0])?.fail(class, Extent::All, Errno::IO).context(Hiccup)?;
         }
         Kind::ReadError => {
             world.replicas[victims[0]].may_end = true;
-            control(world, victims[0])?.fail(Class::Reads, Extent::Next(1 + random.below(3)), Errno::IO)?;
+            let extent = Extent::Next(1 + random.below(3));
+            control(world, victims[0])?.fail(Class::Reads, extent, Errno::IO).context(Hiccup)?;
         }
-        Kind::ShortWrites => control(world, victims[0])?.shorten_writes(Extent::All)?,
-        Kind::FullDisk => control(world, victims[0])?.fail(Class::Writes, Extent::All, Errno::NOSPC)?,
+        Kind::ShortWrites => control(world, victims[0])?.shorten_writes(Extent::All).context(Hiccup)?,
+        Kind::FullDisk => {
+            control(world, victims[0])?.fail(Class::Writes, Extent::All, Errno::NOSPC).context(Hiccup)?;
+        }
         Kind::SlowSync => {
-            let delay = Duration::from_millis(1000 + random.below(9000));
-            control(world, victims[0])?.slow_syncs(delay)?;
-            return Ok(Effect::Done(format!("{delay:?} each")));
+            let delay_ms = if random.below(2) == 0 { SYNC_MS_MAX } else { 1000 + random.below(SYNC_MS_MAX - 1000) };
+            control(world, victims[0])?.slow_syncs(Duration::from_millis(delay_ms)).context(Hiccup)?;
+            return Ok((format!("{delay_ms} ms each"), 0));
         }
-        Kind::FlippedBit | Kind::MissingFile => return harm(world, fault, &mut random).await,
-        Kind::HandOver => return hand_over(world, &mut random).await,
-        Kind::Replacement => world.replace(victims[0]).await?,
-        Kind::Rotation => {
-            return Ok(match world.operate(None, OPERATOR_LIMIT, plug::rotate).await {
-                Ok(()) => Effect::done(),
-                Err(error) => Effect::Refused(format!("{error:#}")),
-            });
+        Kind::FlippedLog | Kind::FlippedVote | Kind::FlippedSnapshot | Kind::MissingFile => {
+            kill(world, victims)?;
+            return harm::until_refused(world, victims[0], fault.kind, random).await;
         }
-        Kind::LongAbsence => return be_away(world, victims[0]).await,
+        Kind::HandOver => return members::hand_over(world, random).await,
+        Kind::Replacement => {
+            world.replace(victims[0], false).await?;
+            return Ok(done(1));
+        }
+        Kind::Removal => return members::remove(world, victims[0]).await,
+        Kind::Rotation => return members::rotate(world).await,
+        Kind::LongAbsence => {
+            kill(world, victims)?;
+            return Ok((members::go_on_without(world, victims[0]).await?.0, 0));
+        }
         Kind::AgentDeath => {
             let count = world.agents_count();
             let everybody = random.below(3) == 0;
             let one = usize::try_from(random.below(count as u64))?;
+            let mut killed = 0;
             for number in (0..count).filter(|&number| everybody || number == one) {
-                world.kill_agent(number)?;
+                killed += u64::from(world.kill_agent(number)?);
             }
+            return Ok(done(killed));
         }
-        Kind::AgentFlaps => flap(world, &mut random).await?,
-        Kind::AgentClone => struck.clone = Some(clone(world, &mut random)?),
-        Kind::SwarmReturns => return swarm_returns(world, swarm).await,
+        Kind::AgentFlaps => return flap(world, random).await,
+        Kind::AgentLate => world.odd.behave(Manner::Late),
+        Kind::AgentRepeats => world.odd.behave(Manner::Repeats),
+        Kind::AgentLies => return lie(world).await,
+        // Begun by themselves.
+        Kind::AgentClone | Kind::Addition | Kind::SwarmReturns => {}
     }
-    Ok(Effect::done())
+    Ok(done(0))
+}
+
+/// What counts by itself how often a fault of this kind strikes.
+fn counted(world: &World, fault: &Fault) -> anyhow::Result<u64> {
+    let control = || control(world, fault.victims[0]);
+    let packets = || anyhow::Ok(world.lab.switch()?.counts());
+    match fault.kind {
+        Kind::OneOff | Kind::Halves | Kind::Ring | Kind::OneWay => world.lab.dropped(),
+        Kind::Delay => Ok(packets()?.delayed),
+        Kind::Loss => Ok(packets()?.lost),
+        Kind::Doubling => Ok(packets()?.doubled),
+        Kind::Reordering => Ok(packets()?.overtaken),
+        Kind::ClockJump | Kind::ClockDrift => control()?.clock_reads(),
+        Kind::SyncError => control()?.hits(Class::Syncs),
+        Kind::WriteError | Kind::FullDisk => control()?.hits(Class::Writes),
+        Kind::ReadError => control()?.hits(Class::Reads),
+        Kind::ShortWrites => control()?.shortened(),
+        Kind::SlowSync => control()?.slowed(),
+        Kind::AgentLate => Ok(world.odd.counts().late()),
+        Kind::AgentRepeats => Ok(world.odd.counts().repeated()),
+        Kind::AgentLies => Ok(world.liar.counts().lies()),
+        _ => Ok(0),
+    }
 }
 
 /// Ends a fault, as far as that is more than mending; before everything is mended.
-pub async fn end(world: &mut World, fault: &Fault, struck: &mut Struck) -> anyhow::Result<()> {
+pub async fn end(world: &mut World, begun: Begun) -> anyhow::Result<Struck> {
+    let Begun { fault, leads, told, mut hits, counted: before, copy, spare } = begun;
     let mut random = Random::new(fault.seed ^ 1);
     match fault.kind {
         Kind::SyncError | Kind::WriteError => {
             let place = fault.victims[0];
             fails(world, place).await?;
             // Whoever meets such a disk does not trust the machine's memory of it either.
-            let loss = world.replicas[place].faults()?.lose_power(Kept::Some, &mut random)?;
+            let loss = world.replicas[place].faults()?.lose_power(Kept::Some, &mut random).context(Hiccup)?;
             world.note(format!("the power of replica {} was lost as well: {loss:?}", place + 1));
         }
+        Kind::ReadError => {
+            let place = fault.victims[0];
+            // What a replica needs it has in memory, until it is started.
+            if counted(world, &fault)? == before {
+                kill(world, &[place])?;
+                control(world, place)?.fail(Class::Reads, Extent::All, Errno::IO).context(Hiccup)?;
+                world.replicas[place].start()?;
+                fails(world, place).await?;
+            }
+        }
         // What is damaged and was not noticed must not lie there any longer.
-        Kind::FlippedBit | Kind::MissingFile => world.replace(fault.victims[0]).await?,
+        Kind::FlippedLog | Kind::FlippedVote | Kind::FlippedSnapshot | Kind::MissingFile => {
+            world.replace(fault.victims[0], false).await?;
+        }
+        Kind::Removal => world.replace(fault.victims[0], true).await?,
+        Kind::Addition => {
+            if let Some(spare) = spare {
+                members::remove_spare(world, spare).await?;
+                hits = 1;
+            }
+        }
+        Kind::LongAbsence => hits = members::take_over_snapshot(world, fault.victims[0]).await?,
+        Kind::Pause | Kind::PauseMajority | Kind::PauseAll => {
+            for &place in &fault.victims {
+                hits += u64::from(world.replicas[place].stands_still()?);
+            }
+        }
         Kind::AgentClone => {
-            if let Some((agent, mut process)) = struck.clone.take() {
+            if let Some((agent, mut process)) = copy {
                 process.lives().context("the copied agent")?;
                 process.kill()?;
+                hits = agent.said(COPY_REFUSED)?;
                 let desktops = Desktops::read("copy", &agent.trace()).unwrap_or_default();
                 ensure!(desktops.live.is_empty(), "the agent of a copied host made desktops: {desktops:?}");
             }
         }
+        Kind::AgentLate => until_counted(|| world.odd.counts().late() > before).await,
+        Kind::AgentRepeats => until_counted(|| world.odd.counts().repeated() > before).await,
+        Kind::AgentLies => {
+            until_counted(|| world.liar.counts().lies() >= before + LIES_MIN).await;
+            let deleted = world.api(0).call("deleteSessions", &dupes(world).await).await;
+            world.note(format!("the liar's own session is to end: {deleted:?}"));
+        }
         _ => {}
     }
-    Ok(())
+    hits += counted(world, &fault).context(Hiccup)? - before;
+    match fault.kind {
+        Kind::AgentLate | Kind::AgentRepeats => world.odd.behave(Manner::Proper),
+        Kind::AgentLies => world.liar.behave(Manner::Proper),
+        _ => {}
+    }
+    let victim = if leads { ", the leader hit" } else { "" };
+    let told = if told.is_empty() { format!("{fault}{victim}") } else { format!("{fault}{victim} ({told})") };
+    Ok(Struck { kind: fault.kind, told, hits })
+}
+
+/// Waits a little for what depends on clients and agents.
+async fn until_counted(is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() && begun.elapsed() < ODD_LIMIT {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn control(world: &World, place: usize) -> anyhow::Result<&Control> {
     Ok(world.replicas[place].faults()?.control())
 }
 
-fn kill(world: &mut World, places: &[usize]) -> anyhow::Result<()> {
+/// Kills replicas; tells how many ran.
+fn kill(world: &mut World, places: &[usize]) -> anyhow::Result<u64> {
+    let mut killed = 0;
     for &place in places {
         let sent = world.history.now();
-        world.replicas[place].kill()?;
+        killed += u64::from(world.replicas[place].kill()?);
         let span = world.history.since(sent);
         world.history.add([Event::BrokerKilled { span }]);
     }
-    Ok(())
+    Ok(killed)
 }
 
-fn lose_power(world: &mut World, places: &[usize], random: &mut Random) -> anyhow::Result<Effect> {
+fn lose_power(world: &mut World, places: &[usize], random: &mut Random) -> anyhow::Result<members::Tried> {
     kill(world, places)?;
-    let mut told = Vec::new();
+    let (mut told, mut hits) = (Vec::new(), 0);
     for &place in places {
         let kept = if random.below(2) == 0 { Kept::Nothing } else { Kept::Some };
-        told.push(format!("{kept:?} kept: {:?}", world.replicas[place].faults()?.lose_power(kept, random)?));
+        let loss = world.replicas[place].faults()?.lose_power(kept, random).context(Hiccup)?;
+        hits += loss.changes - loss.kept + loss.names - loss.names_kept;
+        told.push(format!("{kept:?} kept: {loss:?}"));
     }
-    Ok(Effect::Done(told.join("; ")))
+    Ok((told.join("; "), hits))
 }
 
 fn cut_more(world: &mut World, cut: &Cut) -> anyhow::Result<()> {
     world.cut = std::mem::take(&mut world.cut).and(cut);
-    world.lab.cut(&world.cut)
+    world.lab.cut(&world.cut).context(Hiccup)
 }
 
 fn weather(kind: Kind, random: &mut Random) -> Weather {
@@ -248,87 +398,47 @@ async fn fails(world: &mut World, place: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn harm(world: &mut World, fault: &Fault, random: &mut Random) -> anyhow::Result<Effect> {
-    let place = fault.victims[0];
-    kill(world, &[place])?;
-    let replica = &mut world.replicas[place];
-    replica.may_end = true;
-    let data = replica.broker.data_folder().to_owned();
-    let is_meant = |path: &Path| path.starts_with(data.join("replica")) && !path.ends_with("LOCK");
-    let files = damage::files(&data, is_meant)?;
-    ensure!(!files.is_empty(), "nothing to damage in {}", data.display());
-    let file = &files[usize::try_from(random.below(files.len() as u64))?];
-    let length = std::fs::metadata(file)?.len();
-    if fault.kind == Kind::FlippedBit && length > 0 {
-        damage::flip_bit(file, 0..length, random)?;
-    } else {
-        std::fs::remove_file(file)?;
-    }
-    replica.start()?;
-    let shown = file.strip_prefix(&data).unwrap_or(file).display().to_string();
-    let begun = Instant::now();
-    loop {
-        if !replica.is_running()? {
-            let words = replica.broker.last_words()?;
-            ensure!(words.contains(&data.display().to_string()), "{shown} is damaged, and it says only: {words}");
-            return Ok(Effect::Done(format!("{shown}: refused")));
-        }
-        if client::unready(&replica.broker).await.is_none() {
-            return Ok(Effect::Done(format!("{shown}: serves")));
-        }
-        ensure!(begun.elapsed() < WHOLE_LIMIT, "{shown} is damaged, and it neither serves nor ends");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn hand_over(world: &World, random: &mut Random) -> anyhow::Result<Effect> {
-    let place = usize::try_from(random.below(world.replicas.len() as u64))?;
-    let to = (random.below(3) > 0).then(|| world.replicas[place].number);
-    Ok(match world.operate(None, OPERATOR_LIMIT, |broker| plug::hand_over(broker, to)).await {
-        Ok(()) => Effect::Done(format!("to {to:?}")),
-        Err(error) => Effect::Refused(format!("{error:#}")),
-    })
-}
-
-/// Kills a replica until the others have made snapshots without it.
-async fn be_away(world: &mut World, place: usize) -> anyhow::Result<Effect> {
-    let applied = |world: &World| {
-        let views = world.replicas.iter().filter(|replica| replica.is_up());
-        views
-            .filter_map(|replica| tokio::task::block_in_place(|| plug::view(&replica.broker)).ok())
-            .map(|view| view.applied)
-            .max()
-    };
-    kill(world, &[place])?;
-    let start = applied(world).context("nobody is left")?;
-    let goal = start + 3 * SNAPSHOT_AFTER_ENTRIES;
-    let begun = Instant::now();
-    loop {
-        for _ in 0..50 {
-            for other in (0..world.replicas.len()).filter(|other| *other != place) {
-                let _ = world.api(other).call("openServers", &json!([{ "ServerId": "nowhere" }])).await;
-            }
-        }
-        let now = applied(world).unwrap_or_default();
-        if now >= goal {
-            return Ok(Effect::Done(format!("{} entries", now - start)));
-        }
-        if begun.elapsed() > WHOLE_LIMIT {
-            return Ok(Effect::Refused(format!("only {} entries came", now.saturating_sub(start))));
-        }
-    }
-}
-
-async fn flap(world: &World, random: &mut Random) -> anyhow::Result<()> {
+/// Has an agent lose its network again and again; tells how often it connected.
+async fn flap(world: &World, random: &mut Random) -> anyhow::Result<members::Tried> {
     let number = usize::try_from(random.below(world.agents_count() as u64))?;
+    let before = world.agent(number).said(LINKED)?;
     let off = Cut::one_off(world.agent_host(number)?.id(), &world.all_hosts());
-    for _ in 0..FLAPS {
-        world.lab.cut(&world.cut.clone().and(&off))?;
-        tokio::time::sleep(Duration::from_millis(random.below(4000))).await;
-        world.lab.cut(&world.cut)?;
+    for flap in 0..FLAPS {
+        world.lab.cut(&world.cut.clone().and(&off)).context(Hiccup)?;
+        let short = Duration::from_millis(random.below(1000));
+        tokio::time::sleep(if flap == 0 { LONG_FLAP } else { short }).await;
+        world.lab.cut(&world.cut).context(Hiccup)?;
         tokio::time::sleep(Duration::from_millis(random.below(1000))).await;
     }
-    Ok(())
+    until_counted(|| world.agent(number).said(LINKED).is_ok_and(|now| now > before)).await;
+    Ok(done(world.agent(number).said(LINKED)? - before))
+}
+
+/// Gives the liar a session that it says it has made, and sessions to claim.
+async fn lie(world: &World) -> anyhow::Result<members::Tried> {
+    let own = json!([{ "Name": DUPE, "Owner": DUPE, "Type": "CONSOLE" }]);
+    let own = match world.api(0).call("createSessions", &own).await {
+        Answer::Done(answer) => {
+            format!("{} session of its own", answer["SuccessfulList"].as_array().map_or(0, Vec::len))
+        }
+        other => format!("no session of its own: {other:?}"),
+    };
+    let Ok(mut others) = world.api(0).sessions(&[]).await else {
+        return Ok(("nothing to claim could be seen".to_owned(), 0));
+    };
+    others.retain(|session| session.state == "READY" && session.owner != DUPE);
+    let told = format!("{own}, {} of others", others.len());
+    if !others.is_empty() {
+        world.liar.behave(Manner::Lies(others.into()));
+    }
+    Ok((told, 0))
+}
+
+/// The sessions that the liar was given, to be deleted.
+async fn dupes(world: &World) -> serde_json::Value {
+    let seen = world.api(0).sessions(&[]).await.unwrap_or_default();
+    let own = seen.iter().filter(|session| session.owner == DUPE && session.state != "DELETED");
+    own.map(|session| json!({ "SessionId": session.id, "Owner": DUPE, "Force": true })).collect()
 }
 
 /// Starts a copy of an agent on another host.
@@ -344,21 +454,21 @@ fn clone(world: &World, random: &mut Random) -> anyhow::Result<(Agent, Process)>
 }
 
 /// Connects a swarm, takes its network away, and gives it back.
-async fn swarm_returns(world: &World, SwarmSize(count): SwarmSize) -> anyhow::Result<Effect> {
+async fn swarm_returns(world: &World, SwarmSize(count): SwarmSize) -> anyhow::Result<members::Tried> {
     let host = world.lab.named(SWARM_HOST)?;
     let swarm = Swarm::start(host, &world.place.join("swarm"), &world.home, count)?;
     let came = connected(world, count).await.context("a swarm does not connect")?;
     let off = Cut::one_off(host.id(), &world.all_hosts());
-    world.lab.cut(&world.cut.clone().and(&off))?;
+    world.lab.cut(&world.cut.clone().and(&off)).context(Hiccup)?;
     let begun = Instant::now();
     while swarm_connected(world).await? > 0 {
         ensure!(begun.elapsed() < SWARM_LIMIT, "agents without a network count as connected");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    world.lab.cut(&world.cut)?;
+    world.lab.cut(&world.cut).context(Hiccup)?;
     let back = connected(world, count).await.context("a swarm does not return")?;
     tokio::task::block_in_place(|| swarm.stop())?;
-    Ok(Effect::Done(format!("{count} agents came within {came:?}, and returned within {back:?}")))
+    Ok((format!("{count} agents came within {came:?}, and returned within {back:?}"), count as u64))
 }
 
 /// Waits until so many agents of the swarm are connected; tells how long it took.

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 
 use super::journal::{self, Auditor};
+use super::odd::{Odd, Room};
 use super::plug;
-use crate::client::{self, Answer, Api};
+use crate::client::{self, Answer, Api, Seen};
 use crate::cluster::{Hosted, kill_agent, list, start_agents};
 use crate::desktops::Desktops;
 use crate::faultfs::{Faults, Library};
@@ -27,6 +28,12 @@ use crate::random::Random;
 pub const CLIENTS_HOST: &str = "clients";
 /// Where the swarm is.
 pub const SWARM_HOST: &str = "swarm";
+/// Where odd agents are.
+const ODD_HOST: &str = "odd";
+/// Where a further replica is.
+pub const SPARE_HOST: &str = "spare";
+/// Owns the session that a liar is given; what becomes of it nobody judges.
+pub const DUPE: &str = "dupe";
 /// Sessions that one agent takes.
 pub const SESSIONS_PER_SERVER_MAX: u32 = 100;
 /// How long a call may take.
@@ -45,7 +52,7 @@ pub fn lab(replicas: usize, agents: usize, random: &mut Random) -> anyhow::Resul
     let names: Vec<String> = (1..=replicas)
         .map(|number| format!("replica-{number}"))
         .chain((1..=agents).map(|number| format!("agent-{number}")))
-        .chain([CLIENTS_HOST, SWARM_HOST].map(str::to_owned))
+        .chain([CLIENTS_HOST, SWARM_HOST, ODD_HOST, SPARE_HOST].map(str::to_owned))
         .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     Lab::new(&names, Wiring::Switch, random.fork())
@@ -80,6 +87,11 @@ impl Replica {
         self.process.is_some() && !self.is_paused
     }
 
+    /// Whether its process is there and stands still.
+    pub fn stands_still(&self) -> anyhow::Result<bool> {
+        self.process.as_ref().map_or(Ok(false), Process::stands_still)
+    }
+
     /// Starts it, unless it runs; it may not serve yet.
     pub fn start(&mut self) -> anyhow::Result<()> {
         if self.process.is_none() {
@@ -89,10 +101,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Kills it, if it runs.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
+    /// Kills it; tells whether it ran.
+    pub fn kill(&mut self) -> anyhow::Result<bool> {
         self.is_paused = false;
-        self.process.take().map_or(Ok(()), Process::kill)
+        let Some(process) = self.process.take() else { return Ok(false) };
+        process.kill()?;
+        Ok(true)
     }
 
     /// Has it stand still, or go on.
@@ -109,9 +123,9 @@ impl Replica {
         self.process.as_ref().map_or(Ok(()), |process| process.signal(Signal::TERM))
     }
 
-    /// Waits until it has ended; with an error, if that is what is wanted.
-    pub async fn ends(&mut self, well: bool) -> anyhow::Result<()> {
-        let Some(process) = &mut self.process else { return Ok(()) };
+    /// Waits until it has ended in order; tells whether it ran.
+    pub async fn ends(&mut self) -> anyhow::Result<bool> {
+        let Some(process) = &mut self.process else { return Ok(false) };
         let deadline = Instant::now() + END_LIMIT;
         let status = loop {
             if let Some(status) = process.ended()? {
@@ -122,8 +136,8 @@ impl Replica {
         };
         self.process = None;
         let words = || self.broker.last_words().unwrap_or_default();
-        ensure!(status.success() == well, "replica {} ended with {status}: {}", self.number, words());
-        Ok(())
+        ensure!(status.success(), "replica {} ended with {status}: {}", self.number, words());
+        Ok(true)
     }
 
     /// Whether its process is there. Whatever ended it, it is noticed.
@@ -143,7 +157,8 @@ impl Replica {
         Ok(())
     }
 
-    fn view(&self) -> anyhow::Result<plug::View> {
+    /// The cluster as it sees it.
+    pub fn view(&self) -> anyhow::Result<plug::View> {
         tokio::task::block_in_place(|| plug::view(&self.broker))
     }
 }
@@ -154,6 +169,10 @@ pub struct World {
     /// Replicas by their places, which outlive their numbers.
     pub replicas: Vec<Replica>,
     agents: Vec<Hosted>,
+    /// Answers late or says things twice, when it is told to.
+    pub odd: Odd,
+    /// Lies, when it is told to.
+    pub liar: Odd,
     /// How agents find the replicas.
     pub home: Home,
     /// What happened.
@@ -180,12 +199,12 @@ impl World {
     /// clients' host.
     pub async fn start(
         lab: Lab,
+        program: Program,
         place: &Path,
         replicas: usize,
         agents: usize,
         random: &mut Random,
     ) -> anyhow::Result<Self> {
-        let program = Program::take(place)?;
         let library = Library::build(place)?;
         let secret = place.join("secret");
         plug::write_secret(&secret, random)?;
@@ -219,9 +238,16 @@ impl World {
         std::fs::copy(first.broker.data_folder().join("agent-secret"), &home.secret_file)?;
         let apis =
             all.iter().map(|replica| api.at(&replica.broker, &home.ca_file, CALL_LIMIT)).collect::<Result<_, _>>()?;
+        let doors: Vec<_> = all.iter().map(|replica| replica.broker.agents_address()).collect();
+        let place_of_odd = lab.named(ODD_HOST)?;
+        let room = Room::Virtual(SESSIONS_PER_SERVER_MAX);
+        let odd = Odd::start(place_of_odd, "odd", doors.clone(), &home, room, random)?;
+        let liar = Odd::start(place_of_odd, "liar", doors, &home, Room::Console, random)?;
         let mut world = Self {
             replicas: all,
             agents: Vec::new(),
+            odd,
+            liar,
             home,
             history: Arc::default(),
             counters: Arc::default(),
@@ -276,13 +302,18 @@ impl World {
         self.agents.len()
     }
 
+    /// An agent.
+    pub fn agent(&self, number: usize) -> &Agent {
+        &self.agents[number].0
+    }
+
     /// Id of an agent's server.
     pub fn server(&self, number: usize) -> anyhow::Result<String> {
         self.agents[number].0.server().context("the agent has no id yet")
     }
 
-    /// Kills an agent and its desktops.
-    pub fn kill_agent(&mut self, number: usize) -> anyhow::Result<()> {
+    /// Kills an agent and its desktops; tells whether it ran.
+    pub fn kill_agent(&mut self, number: usize) -> anyhow::Result<bool> {
         kill_agent(&mut self.agents[number], &self.history)
     }
 
@@ -296,6 +327,12 @@ impl World {
         let views = self.replicas.iter().filter(|replica| replica.is_up()).filter_map(|replica| replica.view().ok());
         let newest = views.filter(|view| view.leader.is_some()).max_by_key(|view| view.term)?;
         self.replicas.iter().position(|replica| Some(replica.number) == newest.leader)
+    }
+
+    /// The last entry that a replica that is up has applied.
+    pub fn applied(&self) -> Option<u64> {
+        let views = self.replicas.iter().filter(|replica| replica.is_up()).filter_map(|replica| replica.view().ok());
+        views.map(|view| view.applied).max()
     }
 
     /// Whatever is broken is mended: the network, disks, clocks, and who is dead
@@ -349,22 +386,51 @@ impl World {
         }
     }
 
-    /// Takes a replica's disk away, and has another one join in its place.
-    pub async fn replace(&mut self, place: usize) -> anyhow::Result<()> {
+    /// Takes a replica's disk away, and has another one join in its place: as a
+    /// replacement of its number, or beside the others if that was removed.
+    pub async fn replace(&mut self, place: usize, is_removed: bool) -> anyhow::Result<()> {
         self.replicas[place].kill()?;
-        let (gone, token) = (self.replicas[place].number, self.place.join("token"));
+        let token = self.place.join("token");
+        let gone = (!is_removed).then_some(self.replicas[place].number);
         let new = &self.replicas[place].broker;
         let address = new.host()?.address();
         let join = |through: &Broker| {
             std::fs::remove_dir_all(new.data_folder())?;
             std::fs::create_dir_all(new.data_folder())?;
             new.faults()?.forget()?;
-            plug::replace(through, gone, new, address, &token)
+            plug::join(through, gone, new, address, &token)
         };
         let number = self.operate(Some(place), WHOLE_LIMIT, join).await.context("a new replica cannot join")?;
         let replica = &mut self.replicas[place];
         replica.number = number;
         replica.start()
+    }
+
+    /// Has a further replica join on a host of its own, and waits until it votes.
+    pub async fn add_spare(&self, name: &str) -> anyhow::Result<Replica> {
+        let host = self.lab.named(SPARE_HOST)?.clone();
+        let address = host.address();
+        let folder = self.place.join(name);
+        let doors = ((address, plug::CLIENTS_PORT).into(), (address, plug::AGENTS_PORT).into());
+        let ground = Ground { host: Some(host), faults: None };
+        let settings = plug::joining(address);
+        let broker = Broker::placed(&self.program, &folder, &folder.join("data"), doors, ground, &settings)?;
+        std::fs::create_dir_all(broker.data_folder())?;
+        let token = self.place.join("token");
+        let join = |through: &Broker| plug::join(through, None, &broker, address, &token);
+        let number = self.operate(None, WHOLE_LIMIT, join).await.context("a further replica cannot join")?;
+        let process = Some(broker.start()?);
+        let mut spare = Replica { number, broker, process, is_paused: false, may_end: false };
+        let begun = Instant::now();
+        loop {
+            spare.check()?;
+            let votes = |replica: &Replica| replica.view().is_ok_and(|view| view.voters.contains(&number));
+            if spare.view().is_ok() && self.replicas.iter().filter(|replica| replica.is_up()).any(votes) {
+                return Ok(spare);
+            }
+            ensure!(begun.elapsed() < WHOLE_LIMIT, "a further replica does not get a vote within {WHOLE_LIMIT:?}");
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// Waits until the replica at a place serves.
@@ -433,36 +499,69 @@ impl World {
     pub async fn rest(&mut self) -> anyhow::Result<Observed> {
         let deadline = Instant::now() + REST_LIMIT;
         let observed = loop {
-            let observed = self.observe().await?;
-            let violations = judge(&self.history.events(), &observed, SESSIONS_PER_SERVER_MAX as usize);
             let late = Instant::now() > deadline;
-            if late || !violations.iter().all(Violation::may_pass) {
-                ensure!(violations.is_empty(), "{}", list(&violations));
-            }
-            let connected = self.connected().await?;
-            if violations.is_empty() && connected == self.agents.len() {
-                break observed;
-            }
-            if late {
-                bail!("only {connected} of {} agents are connected after {REST_LIMIT:?}", self.agents.len());
-            }
+            let problem = match self.at_rest(late).await? {
+                Ok(observed) => break observed,
+                Err(problem) => problem,
+            };
+            ensure!(!late, "no rest after {REST_LIMIT:?}: {problem}");
             tokio::time::sleep(LOOK_INTERVAL).await;
         };
         let untold = stories(&self.history.events(), &observed);
         ensure!(untold.is_empty(), "{}", list(&untold));
-        for place in 1..self.replicas.len() {
+        let mut first = None;
+        for place in 0..self.replicas.len() {
             let seen = self.apis[place].sessions(&[]).await?;
-            let differs = observed.sessions.iter().zip(&seen).find(|(one, other)| one != other);
+            let all = first.get_or_insert_with(|| seen.clone());
+            let differs = all.iter().zip(&seen).find(|(one, other)| one != other);
             ensure!(
-                differs.is_none() && seen.len() == observed.sessions.len(),
+                differs.is_none() && seen.len() == all.len(),
                 "replica {} shows {} sessions, another one {}: {differs:?}",
                 self.replicas[place].number,
                 seen.len(),
-                observed.sessions.len()
+                all.len()
             );
         }
         self.audit().await?;
         Ok(observed)
+    }
+
+    /// What there is when everything is at rest, or what is still to come; an error
+    /// when that will not pass, or comes too late.
+    async fn at_rest(&mut self, is_late: bool) -> anyhow::Result<Result<Observed, String>> {
+        for (agent, process) in &mut self.agents {
+            if let Some(process) = process {
+                process.lives().with_context(|| format!("the agent {:?}", agent.server()))?;
+            }
+        }
+        self.odd.check()?;
+        self.liar.check()?;
+        let seen = match self.apis[0].sessions(&[]).await {
+            Ok(seen) => seen,
+            Err(problem) => return Ok(Err(format!("{problem:#}"))),
+        };
+        let left = seen.iter().find(|session| {
+            session.state != "DELETED"
+                && (session.owner == DUPE || session.server.as_deref() == Some(self.liar.server()))
+        });
+        let left = left.map(|session| format!("{session:?} is what a liar said, and stays"));
+        let observed = self.observed(seen)?;
+        let violations = judge(&self.history.events(), &observed, SESSIONS_PER_SERVER_MAX as usize);
+        if is_late || !violations.iter().all(Violation::may_pass) {
+            ensure!(violations.is_empty(), "{}", list(&violations));
+        }
+        if let Some(problem) = left {
+            return Ok(Err(problem));
+        }
+        if !violations.is_empty() {
+            return Ok(Err(list(&violations)));
+        }
+        let goal = self.agents.len() + 1;
+        Ok(match self.connected().await {
+            Ok(connected) if connected == goal => Ok(observed),
+            Ok(connected) => Err(format!("only {connected} of {goal} agents are connected")),
+            Err(problem) => Err(format!("{problem:#}")),
+        })
     }
 
     /// The journals of all replicas are the same, and without contradiction.
@@ -485,19 +584,32 @@ impl World {
         self.auditor.count()
     }
 
+    /// Waits until every agent is connected; tells whether they came in time.
+    pub async fn agents_come(&self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        loop {
+            if self.connected().await.is_ok_and(|connected| connected > self.agents.len()) {
+                return true;
+            }
+            if begun.elapsed() > limit {
+                return false;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
     async fn connected(&self) -> anyhow::Result<usize> {
         let available: BTreeSet<String> = self.apis[0].available_servers().await?.into_iter().collect();
         let servers = self.agents.iter().filter_map(|(agent, _)| agent.server());
-        Ok(servers.filter(|server| available.contains(server)).count())
+        let all = servers.chain([self.odd.server().to_owned()]);
+        Ok(all.filter(|server| available.contains(server)).count())
     }
 
-    async fn observe(&mut self) -> anyhow::Result<Observed> {
-        let sessions = self.apis[0].sessions(&[]).await?;
-        let mut desktops = Vec::new();
-        for (agent, process) in &mut self.agents {
-            if let Some(process) = process {
-                process.lives().context("an agent")?;
-            }
+    /// Sessions that were seen, and the desktops that there are.
+    fn observed(&self, mut sessions: Vec<Seen>) -> anyhow::Result<Observed> {
+        sessions.retain(|session| session.owner != DUPE);
+        let mut desktops = vec![self.odd.desktops()];
+        for (agent, _) in &self.agents {
             // One that was just started has neither yet.
             if let Some(server) = agent.server()
                 && agent.trace().exists()

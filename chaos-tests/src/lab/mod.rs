@@ -21,7 +21,7 @@ pub mod weather;
 use std::net::Ipv4Addr;
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context, bail, ensure};
 
@@ -96,6 +96,9 @@ pub struct Lab {
     /// Goes with the lab.
     #[allow(dead_code)] // held, never looked at
     hub: Option<Namespace>,
+    /// Packets that cuts dropped which are over.
+    dropped: AtomicU64,
+    is_cut: AtomicBool,
 }
 
 impl Lab {
@@ -117,7 +120,8 @@ impl Lab {
                 namespace: Namespace::create(lab, name)?,
             }));
         }
-        let mut made = Self { switch: None, hosts, hub: None };
+        let mut made =
+            Self { switch: None, hosts, hub: None, dropped: AtomicU64::new(0), is_cut: AtomicBool::new(false) };
         match wiring {
             Wiring::Bridge => made.hub = Some(made.connect_by_bridge(lab)?),
             Wiring::Switch => made.switch = Some(made.connect_by_switch(random)?),
@@ -142,6 +146,9 @@ impl Lab {
 
     /// From now on exactly these paths are cut.
     pub fn cut(&self, cut: &Cut) -> anyhow::Result<()> {
+        if self.is_cut.swap(!cut.is_whole(), Ordering::Relaxed) {
+            self.dropped.fetch_add(self.dropped_now()?, Ordering::Relaxed);
+        }
         for host in &self.hosts {
             let unheard: Vec<String> = cut.unheard_by(host.id).map(|id| self.host(id).address.to_string()).collect();
             host.namespace
@@ -149,6 +156,22 @@ impl Lab {
                 .with_context(|| format!("{} cannot be cut off", host.name))?;
         }
         Ok(())
+    }
+
+    /// How many packets were dropped so far because a path was cut.
+    pub fn dropped(&self) -> anyhow::Result<u64> {
+        let now = if self.is_cut.load(Ordering::Relaxed) { self.dropped_now()? } else { 0 };
+        Ok(self.dropped.load(Ordering::Relaxed) + now)
+    }
+
+    /// Those of the cut that is in force.
+    fn dropped_now(&self) -> anyhow::Result<u64> {
+        let mut dropped = 0;
+        for host in &self.hosts {
+            let output = host.namespace.run(Command::new("nft").args(["list", "ruleset"]), "")?;
+            dropped += dropped_by(&String::from_utf8_lossy(&output.stdout));
+        }
+        Ok(dropped)
     }
 
     /// Nothing is cut any more.
@@ -212,9 +235,15 @@ fn rules(unheard: &[String]) -> String {
         rules.push_str("table ip lab {\n chain arriving {\n  type filter hook input priority -300;\n");
         rules.push_str("  ip saddr { ");
         rules.push_str(&unheard.join(", "));
-        rules.push_str(" } drop\n }\n}\n");
+        rules.push_str(" } counter drop\n }\n}\n");
     }
     rules
+}
+
+/// What a listing of a host's rules says that they dropped.
+fn dropped_by(listing: &str) -> u64 {
+    let counts = listing.lines().filter_map(|line| line.split_once("counter packets ")?.1.split(' ').next());
+    counts.filter_map(|count| count.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]
@@ -225,6 +254,13 @@ mod tests {
     fn the_rules_of_a_whole_network_are_none() {
         assert_eq!(rules(&[]), "table ip lab\ndelete table ip lab\n");
         let rules = rules(&["10.47.0.1".to_owned(), "10.47.0.2".to_owned()]);
-        assert!(rules.contains("ip saddr { 10.47.0.1, 10.47.0.2 } drop"), "{rules}");
+        assert!(rules.contains("ip saddr { 10.47.0.1, 10.47.0.2 } counter drop"), "{rules}");
+    }
+
+    #[test]
+    fn dropped_packets_are_counted() {
+        let listing = "table ip lab {\n\tchain arriving {\n\t\tip saddr { 10.47.0.1 } counter packets 27 bytes 1404 drop\n\t}\n}\n";
+        assert_eq!(dropped_by(listing), 27);
+        assert_eq!(dropped_by(""), 0);
     }
 }

@@ -47,6 +47,21 @@ pub struct Counts {
     pub stray: u64,
 }
 
+impl Counts {
+    /// Both together.
+    #[must_use]
+    pub const fn and(&self, other: &Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            lost: self.lost + other.lost,
+            doubled: self.doubled + other.doubled,
+            overtaken: self.overtaken + other.overtaken,
+            delayed: self.delayed + other.delayed,
+            stray: self.stray + other.stray,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Counters {
     passed: AtomicU64,
