@@ -269,7 +269,11 @@ fn try_install<M: StateMachine>(
             let sealed = writer.seal(&meta, *index).map_err(|error| storage_error(&error))?;
             let read = read_state(&sealed, formats)?;
             let finished = writer.finish(meta, *index).map_err(|error| storage_error(&error))?;
-            tracing::info!(index = finished.index(), bytes = finished.length(), "snapshot of another replica taken over");
+            tracing::info!(
+                index = finished.index(),
+                bytes = finished.length(),
+                "snapshot of another replica taken over"
+            );
             (read, finished)
         }
     };

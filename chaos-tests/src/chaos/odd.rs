@@ -315,7 +315,12 @@ impl Life {
                 }
             }
             FromBroker::Ping { number } => line.say(&FromAgent::Pong { number }).await?,
-            FromBroker::Welcome { .. } | FromBroker::Question { .. } | FromBroker::Pong { .. } => {}
+            // It does not look around first: whoever takes it will do.
+            FromBroker::CutOff { cut_off: true } => anyhow::bail!("this broker has no majority"),
+            FromBroker::Welcome { .. }
+            | FromBroker::Question { .. }
+            | FromBroker::Pong { .. }
+            | FromBroker::CutOff { cut_off: false } => {}
         }
         Ok(())
     }

@@ -167,6 +167,11 @@ impl Judge {
         self.state().desktops.retain(|_, there| there != host);
     }
 
+    /// A host has neither desktops nor a memory any more.
+    pub fn lost_all(&self, host: &str) {
+        self.state().made.retain(|(there, _)| there != host);
+    }
+
     /// A desktop that the broker wanted is gone.
     pub fn ended(&self, host: &str, session: &SessionId) {
         let mut state = self.state();

@@ -140,7 +140,7 @@ impl Node {
         world.trace.note(&format!("replica {} starts on a damaged disk: {damage:?}", self.id));
         match self.start(world).await {
             Some(Err(StartError::Storage { source, .. })) => {
-                world.trace.note(&format!("replica {} refused: {source}", self.id));
+                world.trace.note(&format!("replica {} refused: {:#}", self.id, anyhow::Error::from(source)));
                 world.count(name_of(damage), 1);
                 good.set_pace(Some(Arc::<DiskPace>::clone(&self.pace)));
                 self.state().disk = good;
@@ -148,7 +148,9 @@ impl Node {
             // A flipped bit in what is purged and not removed yet does no harm.
             Some(Ok(())) if damage == Damage::Entry => return,
             Some(Ok(())) => world.judge.violation(format!("replica {} did not notice {damage:?}", self.id)),
-            Some(Err(error)) => world.trace.note(&format!("replica {} did not start: {error}", self.id)),
+            Some(Err(error)) => {
+                world.trace.note(&format!("replica {} did not start: {:#}", self.id, anyhow::Error::from(error)));
+            }
             None => {}
         }
         self.state().down_until = Instant::now();
@@ -268,7 +270,7 @@ pub async fn care(world: Arc<World>, id: ReplicaId) {
                     world.trace.note(&format!("replica {id} runs, its log ends at {last:?}"));
                 }
                 Some(Err(error)) => {
-                    world.trace.note(&format!("replica {id} did not start: {error}"));
+                    world.trace.note(&format!("replica {id} did not start: {:#}", anyhow::Error::from(error)));
                     node.state().down_until = Instant::now() + Duration::from_secs(1);
                 }
                 None => {}

@@ -36,8 +36,6 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 const CARRY_OUT_TIMEOUT: Duration = Duration::from_secs(45);
 /// One that was silent for longer is not asked to lead.
 const TRANSFER_SILENCE_MAX: Duration = Duration::from_secs(2);
-/// How long a change of leader may take.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why an operator's wish was not carried out.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -3,8 +3,9 @@
 //! sled takes the first damaged byte of its log for the place where a crash cut
 //! it off, and forgets what follows without a word. So the number of each group
 //! is noted here after its sync: a database that ends before it has lost
-//! acknowledged writes, and must not be opened. The note itself is not synced:
-//! after a power cut it may be older than the truth, never newer.
+//! acknowledged writes, and must not be opened. The notes themselves are not
+//! synced: after a power cut the newest that is left may be older than the truth,
+//! never newer.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +13,16 @@ use crate::Error;
 use crate::codec::{self, Kind};
 use crate::files::{Files, Handle};
 
-/// The note is written to two places in turn, so that one torn by a power cut
-/// leaves the other.
-const PLACES: u64 = 2;
+/// The first place is written at the start only, and synced: a power cut may tear
+/// all that was not. The others take turns, so that the newest but one survives
+/// where a write is torn.
+const PLACES: u64 = 3;
 const PLACE_BYTES: usize = 4 << 10;
+
+/// Where a group is noted while the store is open.
+const fn place_of(group: u64) -> u64 {
+    1 + group % (PLACES - 1)
+}
 
 /// The open file.
 #[derive(Debug)]
@@ -32,7 +39,7 @@ impl Synced {
         let note = note(0);
         let mut place = vec![0; PLACE_BYTES];
         place[..note.len()].copy_from_slice(&note);
-        let places = place.repeat(usize::try_from(PLACES).expect("two fit"));
+        let places = place.repeat(usize::try_from(PLACES).expect("a few fit"));
         file.write_all_at(&places, 0).map_err(|error| Error::io("write", &beside, error))?;
         files.replace(&file, &beside, path)
     }
@@ -57,8 +64,9 @@ impl Synced {
         }
         match (newest, defect) {
             (Some(group), _) => {
-                let path = path.to_owned();
-                Ok((Self { path, file }, group))
+                let synced = Self { path: path.to_owned(), file };
+                synced.secure(group)?;
+                Ok((synced, group))
             }
             (None, Some(defect)) => Err(defect.into_error(path, "the note of the last group")),
             (None, None) => Err(Error::damaged(path, "the note of the last group", "none")),
@@ -67,8 +75,28 @@ impl Synced {
 
     /// Notes that `group` is durable.
     pub(crate) fn note(&self, group: u64) -> Result<(), Error> {
-        let offset = (group % PLACES) * PLACE_BYTES as u64;
+        self.write(place_of(group), group)
+    }
+
+    /// Puts what was found where no later write can tear it.
+    fn secure(&self, group: u64) -> Result<(), Error> {
+        // What was read may still be in memory only, left by a process that died.
+        self.sync()?;
+        match self.write(0, group) {
+            // The older note there does as well.
+            Err(error) if error.is_disk_full() => return Ok(()),
+            written => written?,
+        }
+        self.sync()
+    }
+
+    fn write(&self, place: u64, group: u64) -> Result<(), Error> {
+        let offset = place * PLACE_BYTES as u64;
         self.file.write_all_at(&note(group), offset).map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(|error| Error::io("sync", &self.path, error))
     }
 }
 

@@ -498,6 +498,20 @@ fn in_memory_a_power_cut_leaves_a_beginning_of_what_was_not_synced() {
     }
 }
 
+#[test]
+fn in_memory_a_power_cut_that_tears_all_that_was_not_synced_leaves_a_note() {
+    let disk = crate::memory::Disk::new();
+    let fixture = Fixture::new(Ground::Memory(disk.clone()));
+    for first in 0..3 {
+        append(&fixture.log(), entries(first..first + 1, 100));
+    }
+    // Of each write to a file, a few bytes.
+    assert!(disk.cut_power(&mut |limit| if limit == 3 { 1 } else { 5.min(limit - 1) }));
+    drop(fixture);
+    let after = Fixture::new(Ground::Memory(disk));
+    assert_eq!(read_all(&after.log(), 0..9), entries(0..3, 100));
+}
+
 fn append_and_run(fixture: &Fixture, held: &Held, entries: Vec<Entry>) {
     let (done, receiver) = done();
     fixture.log().append(entries, done).unwrap();
@@ -577,6 +591,9 @@ fn in_memory_an_io_error_stops_the_store_for_good() {
         assert!(matches!(wait(&receiver), Err(Error::Failed { .. })));
         assert!(matches!(fixture.log().condition(), Condition::Failed(_)));
         assert!(matches!(fixture.log().append(entries(5..6, 1), Box::new(drop)), Err(Error::Failed { .. })));
+        // Whoever still calls for the writer calls for nobody.
+        fixture.log().save_vote(b"late".to_vec(), Box::new(drop));
+        fixture.log().save_committed(b"late".to_vec());
         assert_eq!(disk.failures(), 1);
         drop(fixture);
         let after = Fixture::new(Ground::Memory(disk));

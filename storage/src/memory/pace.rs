@@ -120,17 +120,16 @@ impl Driver {
         let next = {
             // Taken by ourselves further up: a callback wrote something.
             let Ok(mut writer) = self.writer.try_lock() else { return };
-            match writer.as_mut() {
-                Some(working) => match working.take_turn(step, &self.called) {
-                    Turn::Next(next) => next,
-                    Turn::Ended(result) => {
-                        if let Some(ended) = writer.take() {
-                            drop(ended.finish(result));
-                        }
-                        None
+            // One that has ended takes nothing up any more, whoever calls.
+            let Some(working) = writer.as_mut() else { return };
+            match working.take_turn(step, &self.called) {
+                Turn::Next(next) => next,
+                Turn::Ended(result) => {
+                    if let Some(ended) = writer.take() {
+                        drop(ended.finish(result));
                     }
-                },
-                None => None,
+                    return;
+                }
             }
         };
         if let Some(next) = next {

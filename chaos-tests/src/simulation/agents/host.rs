@@ -221,6 +221,8 @@ impl Host {
                 self.end(&id);
             }
             self.ledger.clear();
+            // Nothing is left of what it carried out: it may do so again.
+            self.judge.lost_all(&self.name);
             return;
         }
         // A creation that was running is done if its desktop is there, and fails
