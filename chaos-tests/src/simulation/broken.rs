@@ -4,9 +4,12 @@
 /// What is wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
-    /// Disks report writes as durable that are not: a store that acknowledges
-    /// before it synced.
+    /// Disks report writes as durable that are not, from the first start of their
+    /// replica on: a store that acknowledges before it synced.
     LostSync,
+    /// The same, and a power cut leaves nothing of them, like an old image of a
+    /// machine: no store can notice that.
+    RolledBack,
     /// Clients are answered from the state that the replica has, unconfirmed, as
     /// if it were current.
     StaleRead,
@@ -21,18 +24,43 @@ pub enum Broken {
 
 impl Broken {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::LostSync, Self::StaleRead, Self::DoubledInstruction, Self::ForgottenVote, Self::LocalClock];
+    pub const ALL: [Self; 6] = [
+        Self::LostSync,
+        Self::RolledBack,
+        Self::StaleRead,
+        Self::DoubledInstruction,
+        Self::ForgottenVote,
+        Self::LocalClock,
+    ];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::LostSync => "lost-sync",
+            Self::RolledBack => "rolled-back",
             Self::StaleRead => "stale-read",
             Self::DoubledInstruction => "doubled-instruction",
             Self::ForgottenVote => "forgotten-vote",
             Self::LocalClock => "local-clock",
         }
+    }
+
+    /// Words of the judges when they find it, and not something else.
+    pub const fn shows(self) -> &'static [&'static str] {
+        match self {
+            // The store notes what it acknowledged.
+            Self::LostSync => &["was acknowledged; restore the folder"],
+            Self::RolledBack => &["was acknowledged, but", "differ at entry", "seen before it was asked"],
+            Self::StaleRead => &["was seen before it was asked"],
+            Self::DoubledInstruction => &["carried out instruction"],
+            Self::ForgottenVote => &["voted for", "lead in term"],
+            Self::LocalClock => &["differ at entry"],
+        }
+    }
+
+    /// Whether disks lie.
+    pub const fn is_of_disks(self) -> bool {
+        matches!(self, Self::LostSync | Self::RolledBack)
     }
 
     /// The one of a name.

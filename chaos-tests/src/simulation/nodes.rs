@@ -44,6 +44,8 @@ struct State {
     down_until: Instant,
     /// Counts starts.
     run: u64,
+    /// Why the last start came to nothing.
+    refusal: Option<String>,
 }
 
 impl Node {
@@ -57,7 +59,7 @@ impl Node {
         let pace = Arc::new(pace);
         let disk = Disk::new();
         disk.set_pace(Some(Arc::<DiskPace>::clone(&pace)));
-        let state = State { disk, host: None, replica: None, down_until: Instant::now(), run: 0 };
+        let state = State { disk, host: None, replica: None, down_until: Instant::now(), run: 0, refusal: None };
         Self { id, clock: Arc::new(clock), pace, applied: watch::Sender::new(0), state: Mutex::new(state) }
     }
 
@@ -70,6 +72,11 @@ impl Node {
     pub fn running(&self) -> Option<Station> {
         let state = self.state();
         Some(Station { host: state.host.clone()?, replica: state.replica.clone()? })
+    }
+
+    /// Why it does not run, if that is its own decision.
+    pub fn refusal(&self) -> Option<String> {
+        self.state().refusal.clone()
     }
 
     /// Its disk.
@@ -102,7 +109,8 @@ impl Node {
     pub fn cut_power(&self, world: &World, down: Duration) {
         self.kill(world, down);
         let disk = self.disk();
-        if disk.cut_power(&mut |limit| world.dice.below(limit)) {
+        let leaves_nothing = world.plan.broken == Some(Broken::RolledBack);
+        if disk.cut_power(&mut |limit| if leaves_nothing { 0 } else { world.dice.below(limit) }) {
             world.count("unsynced data lost in a power cut", 1);
         }
         if world.plan.broken == Some(Broken::ForgottenVote) && disk.damage(Damage::VoteForgotten, &mut |_| 0) {
@@ -173,7 +181,9 @@ impl Node {
         match started {
             Ok(Ok(replica)) => {
                 state.replica = Some(replica.clone());
+                state.refusal = None;
                 drop(state);
+                host.disk().set_lying(world.plan.broken.is_some_and(Broken::is_of_disks));
                 world.network.connect(self.id, Station { host, replica });
                 Some(Ok(()))
             }
@@ -270,8 +280,11 @@ pub async fn care(world: Arc<World>, id: ReplicaId) {
                     world.trace.note(&format!("replica {id} runs, its log ends at {last:?}"));
                 }
                 Some(Err(error)) => {
-                    world.trace.note(&format!("replica {id} did not start: {:#}", anyhow::Error::from(error)));
-                    node.state().down_until = Instant::now() + Duration::from_secs(1);
+                    let refusal = format!("{:#}", anyhow::Error::from(error));
+                    world.trace.note(&format!("replica {id} did not start: {refusal}"));
+                    let mut state = node.state();
+                    state.refusal = Some(refusal);
+                    state.down_until = Instant::now() + Duration::from_secs(1);
                 }
                 None => {}
             }

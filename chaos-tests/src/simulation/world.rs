@@ -94,7 +94,7 @@ impl Shape {
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| dice.in_thousand(share)).collect();
         // A defect shows only when what it is about happens.
         faults.extend(match broken {
-            Some(Broken::LostSync) => vec![Fault::PowerCut, Fault::PowerCutMany],
+            Some(Broken::LostSync | Broken::RolledBack) => vec![Fault::PowerCut, Fault::PowerCutMany],
             Some(Broken::ForgottenVote) => vec![Fault::PowerCut, Fault::PowerCutMany, Fault::Isolate],
             Some(Broken::StaleRead) => vec![Fault::Isolate, Fault::Storm],
             Some(Broken::DoubledInstruction) => vec![Fault::AgentsReturn, Fault::Agents],
@@ -266,7 +266,10 @@ impl World {
     fn defect(&self) -> Option<String> {
         let mut indexes = BTreeSet::new();
         for node in self.nodes.values() {
-            let Some(station) = node.running() else { return Some(format!("replica {} does not run", node.id)) };
+            let Some(station) = node.running() else {
+                let why = node.refusal().map(|refusal| format!(": {refusal}")).unwrap_or_default();
+                return Some(format!("replica {} does not run{why}", node.id));
+            };
             let status = station.replica.status();
             if let Some(reason) = status.stopped {
                 return Some(format!("replica {} has stopped: {reason}", node.id));
@@ -374,7 +377,6 @@ pub async fn live(seed: u64, plan: Plan) -> Report {
             let drift = i64::try_from(dice.below(20_000)).unwrap_or_default() - 10_000;
             let pace = DiskPace::new(Arc::clone(&dice), dice.below(4));
             let node = Node::new(ReplicaId(number), MachineClock::new(offset, drift), pace);
-            node.disk().set_lying(plan.broken == Some(Broken::LostSync));
             (ReplicaId(number), Arc::new(node))
         })
         .collect();
