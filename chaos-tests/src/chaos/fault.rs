@@ -232,6 +232,12 @@ impl Kind {
         if self == other || is_pair(Self::AgentDeath, Self::AgentLies) {
             return false;
         }
+        // Who stands still does not end when it is told to.
+        let pauses = |kind| matches!(kind, Self::Pause | Self::PauseMajority | Self::PauseAll);
+        let restarts = |kind| matches!(kind, Self::Restart | Self::RestartAll);
+        if (pauses(self) && restarts(other)) || (pauses(other) && restarts(self)) {
+            return false;
+        }
         let allowed = |a: Class, b: Class| match a {
             Weather => matches!(b, Clock | Agent),
             Clock | Agent => b == Agent,
