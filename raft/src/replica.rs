@@ -211,6 +211,10 @@ impl<M: StateMachine> Replica<M> {
             checkpoints,
             stop: stop.clone(),
         };
+        // Also when nothing is on its way that would tell the consensus core: a leader that cannot
+        // write must not keep others from being elected.
+        let failing = halt.clone();
+        log.on_failure(move |reason| failing.because(StopReason::Failed(format!("storage: {reason}"))));
         let applier = Applier::new(initial, observer, surroundings);
         let answer_timeout = Duration::from_millis(config.election_timeout_ms);
         let network = Network::new(Arc::clone(&peers), answer_timeout, config.snapshot_part_bytes);

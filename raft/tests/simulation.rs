@@ -3,8 +3,10 @@
 
 use berth_raft::testing::simulation::{self, Host};
 use berth_raft::testing::{Command, Ledger, LocalNetwork};
-use berth_raft::{Config, Formation, ManualClock, Member, Observer, ProposeError, Replica, ReplicaId, UnixMillis};
-use berth_storage::memory::{Disk, Pace, Step, Work};
+use berth_raft::{
+    Config, Formation, ManualClock, Member, Observer, ProposeError, Replica, ReplicaId, StopReason, UnixMillis,
+};
+use berth_storage::memory::{Disk, Operation, Pace, Step, Work};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -100,6 +102,46 @@ impl Pace for Stuck {
             work.run();
         }
     }
+}
+
+/// A disk that does at once what is urgent, and the rest half a second later.
+struct Lazy;
+
+impl Pace for Lazy {
+    fn arrange(&self, step: Step, work: Work) {
+        if step != Step::Tidy {
+            return work.run();
+        }
+        simulation::spawn(async move {
+            sleep(Duration::from_millis(500)).await;
+            work.run();
+        });
+    }
+}
+
+/// Once such a leader went on to lead, and nothing could be written any more, anywhere: the
+/// consensus core is only told of writes that it waits for.
+#[test]
+fn a_leader_whose_disk_fails_while_nothing_waits_for_it_makes_way() {
+    run(5, async {
+        let network = LocalNetwork::new();
+        let mut running = Vec::new();
+        for id in 1..=3 {
+            let disk = Disk::new();
+            disk.set_pace(Some(Arc::new(Lazy)));
+            running.push(start(&network, id, disk).await);
+        }
+        write_at_last(&running[0].0, &running[0].1, 0).await;
+        let leader = running[0].1.status().leader.unwrap();
+        let place = usize::try_from(leader.0).unwrap() - 1;
+        let other = usize::from(place == 0);
+        running[place].0.disk().fail(Operation::Write, 1);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(running[place].0.disk().failures(), 1, "what was committed is noted later");
+        write_at_last(&running[other].0, &running[other].1, 1).await;
+        let stopped = running[place].1.status().stopped;
+        assert!(matches!(&stopped, Some(StopReason::Failed(text)) if text.contains("cannot write")), "{stopped:?}");
+    });
 }
 
 /// Once a leader that was restarted went on to lead in its old term, although its followers had

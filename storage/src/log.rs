@@ -29,7 +29,7 @@ use crate::memory::Driver;
 use crate::{Error, Options};
 use assemble::Assembler;
 use database::Database;
-use shared::{Action, CommittedWaiting, Shared};
+use shared::{Action, CommittedWaiting, OnFailure, Shared};
 use synced::Synced;
 use view::{Found, Slot};
 pub(crate) use writer::{Turn, Writer};
@@ -320,6 +320,18 @@ impl Log {
     /// Whether the log can write.
     pub fn condition(&self) -> Condition {
         self.shared.state().condition.clone()
+    }
+
+    /// Calls `tell` with the reason once the log has stopped for good, at once if it has, and not
+    /// at all otherwise. It may stop while nobody waits for a write. One caller only: the last.
+    pub fn on_failure(&self, tell: impl FnOnce(Arc<str>) + Send + 'static) {
+        let mut state = self.shared.state();
+        if let Condition::Failed(reason) = &state.condition {
+            let reason = Arc::clone(reason);
+            drop(state);
+            return tell(reason);
+        }
+        state.on_failure = Some(OnFailure(Box::new(tell)));
     }
 
     /// Number of entries since the last purged one.

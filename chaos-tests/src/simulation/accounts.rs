@@ -30,8 +30,8 @@ pub struct Accounts {
 
 impl Accounts {
     /// Everything in which a state is not what was said. `adopted` are sessions
-    /// that hosts have shown: these may be anything.
-    pub fn errors(&self, fleet: &Fleet, adopted: &BTreeSet<SessionId>) -> Vec<String> {
+    /// that hosts have shown: these may be anything. `survivors` could not be ended.
+    pub fn errors(&self, fleet: &Fleet, adopted: &BTreeSet<SessionId>, survivors: &BTreeSet<SessionId>) -> Vec<String> {
         let mut named: BTreeMap<&str, Vec<&SessionId>> = BTreeMap::new();
         for session in fleet.sessions_from(None) {
             named.entry(&session.spec.name).or_default().push(&session.id);
@@ -51,7 +51,7 @@ impl Accounts {
                 _ => {}
             }
         }
-        for id in self.deleted.iter().filter(|id| !adopted.contains(*id)) {
+        for id in self.deleted.iter().filter(|id| !adopted.contains(*id) && !survivors.contains(*id)) {
             let phase = fleet.session(id).map(|session| &session.phase);
             if !phase.is_some_and(berth::domain::Phase::is_deleted) {
                 errors.push(format!("the end of session {id} was acknowledged, but it is {phase:?}"));

@@ -39,6 +39,7 @@ struct State {
     /// Sessions that came to the log by their hosts, on whose word alone they
     /// then stand.
     adopted: BTreeSet<SessionId>,
+    survivors: BTreeSet<SessionId>,
     /// Desktops that the broker had made and that run, and where.
     desktops: BTreeMap<SessionId, String>,
     /// Entries after which the invariants were worked out.
@@ -87,6 +88,11 @@ impl Judge {
         self.state().adopted.clone()
     }
 
+    /// Sessions that their hosts could not end, time and again: they live on.
+    pub fn survivors(&self) -> BTreeSet<SessionId> {
+        self.state().survivors.clone()
+    }
+
     /// A replica has applied entries.
     pub fn applied(&self, replica: ReplicaId, machine: &Replicated, events: &[Event]) {
         let fleet = machine.fleet();
@@ -94,6 +100,9 @@ impl Judge {
         // must be equal, and now and then each: that takes most of the time of a world.
         let compares = fleet.applied().0.is_multiple_of(COMPARE_EVERY) || events.is_empty();
         let is_first = self.state().inspected.insert(fleet.applied().0);
+        if is_first {
+            self.trace.detail(|| format!("entry {}: {events:?}", fleet.applied()));
+        }
         if is_first || compares {
             for violation in violations(fleet) {
                 self.violation(format!("replica {replica} at entry {}: {violation}", fleet.applied()));
@@ -103,7 +112,14 @@ impl Judge {
             Event::SessionAdopted { session, .. } => Some(session.id.clone()),
             _ => None,
         });
-        self.state().adopted.extend(adopted);
+        let survivors = events.iter().filter_map(|event| match event {
+            Event::SessionDeletionFailed { id, .. } => Some(id.clone()),
+            _ => None,
+        });
+        let mut state = self.state();
+        state.adopted.extend(adopted);
+        state.survivors.extend(survivors);
+        drop(state);
         if compares {
             self.compare(replica, machine);
         }

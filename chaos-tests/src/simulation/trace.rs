@@ -54,6 +54,14 @@ impl Trace {
         state.lines.push_back(line);
     }
 
+    /// What is of interest to who follows one world only.
+    #[expect(clippy::print_stdout, reason = "asked for, to follow one world")]
+    pub fn detail(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>7} ms    {}", self.now_ms(), text());
+        }
+    }
+
     /// Something happened that is not, but is to be the same each time.
     pub fn mark(&self, what: impl Hash) {
         let at = self.now_ms();

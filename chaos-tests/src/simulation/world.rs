@@ -357,7 +357,7 @@ impl World {
         }
         if let Some(station) = self.nodes.values().next().and_then(|node| node.running()) {
             let state = station.replica.local().state;
-            for error in self.accounts().errors(state.fleet(), &adopted) {
+            for error in self.accounts().errors(state.fleet(), &adopted, &self.judge.survivors()) {
                 self.judge.violation(error);
             }
         }

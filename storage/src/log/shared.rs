@@ -52,6 +52,17 @@ pub(crate) struct State {
     pub(crate) committed: Option<CommittedWaiting>,
     pub(crate) condition: Condition,
     pub(crate) closing: bool,
+    /// Whom to tell when the log stops for good.
+    pub(crate) on_failure: Option<OnFailure>,
+}
+
+/// Called once, with the reason.
+pub(crate) struct OnFailure(pub(crate) Box<dyn FnOnce(Arc<str>) + Send>);
+
+impl std::fmt::Debug for OnFailure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("OnFailure")
+    }
 }
 
 /// A committed marker that is not on disk yet.
@@ -113,6 +124,7 @@ impl Shared {
                 committed: None,
                 condition: Condition::Healthy,
                 closing: false,
+                on_failure: None,
             }),
             wake: Condvar::new(),
             driver: OnceLock::new(),
@@ -159,14 +171,18 @@ impl Shared {
 
     /// Stops the log for good, loudly. The writer then fails what is queued.
     pub(crate) fn fail(&self, error: &Error) {
-        let reason = chain(error);
+        let reason: Arc<str> = chain(error).into();
         let mut state = self.state();
         if !matches!(state.condition, Condition::Failed(_)) {
-            tracing::error!(folder = %self.folder.display(), reason, "storage has stopped");
-            state.condition = Condition::Failed(reason.into());
+            tracing::error!(folder = %self.folder.display(), reason = &*reason, "storage has stopped");
+            state.condition = Condition::Failed(Arc::clone(&reason));
         }
+        let told = state.on_failure.take();
         drop(state);
         self.wake.notify_all();
+        if let Some(OnFailure(tell)) = told {
+            tell(reason);
+        }
     }
 }
 
