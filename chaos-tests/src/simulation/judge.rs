@@ -41,7 +41,9 @@ struct State {
     adopted: BTreeSet<SessionId>,
     survivors: BTreeSet<SessionId>,
     /// Desktops that the broker had made and that run, and where.
-    desktops: BTreeMap<SessionId, String>,
+    desktops: BTreeMap<SessionId, (String, ServerId)>,
+    /// Servers of which a copy was taken for the original.
+    doubled: BTreeSet<ServerId>,
     /// Entries after which the invariants were worked out.
     inspected: BTreeSet<u64>,
     /// Creations that were carried out, and where.
@@ -175,19 +177,32 @@ impl Judge {
     pub fn made(&self, host: &str, server: &ServerId, session: &SessionId, by: InstructionId) {
         let mut state = self.state();
         let is_again = !state.made.insert((host.to_owned(), by));
-        let elsewhere = state.desktops.insert(session.clone(), host.to_owned()).filter(|other| other != host);
+        let there = (host.to_owned(), server.clone());
+        let elsewhere = if state.doubled.contains(server) {
+            None
+        } else {
+            state.desktops.insert(session.clone(), there).filter(|(other, _)| other != host)
+        };
         drop(state);
         if is_again {
             self.violation(format!("server {server} carried out instruction {by} twice"));
         }
-        if let Some(other) = elsewhere {
+        if let Some((other, _)) = elsewhere {
             self.violation(format!("session {session} has a desktop on {other} and on {host}"));
         }
     }
 
     /// What a host says of desktops is not so; those it has do not count.
     pub fn mistrusts(&self, host: &str) {
-        self.state().desktops.retain(|_, there| there != host);
+        self.state().desktops.retain(|_, (there, _)| there != host);
+    }
+
+    /// The broker took a copy for a server whose host was lost to it. What that one still has may
+    /// run elsewhere, and nobody can know.
+    pub fn mistrusts_server(&self, server: &ServerId) {
+        let mut state = self.state();
+        state.doubled.insert(server.clone());
+        state.desktops.retain(|_, (_, there)| there != server);
     }
 
     /// A host has neither desktops nor a memory any more.
@@ -198,7 +213,7 @@ impl Judge {
     /// A desktop that the broker wanted is gone.
     pub fn ended(&self, host: &str, session: &SessionId) {
         let mut state = self.state();
-        if state.desktops.get(session).is_some_and(|there| there == host) {
+        if state.desktops.get(session).is_some_and(|(there, _)| there == host) {
             state.desktops.remove(session);
         }
     }

@@ -35,8 +35,9 @@ pub struct Host {
     run: u64,
     desktops: BTreeMap<SessionId, ReportedSession>,
     ledger: BTreeMap<InstructionId, Entry>,
-    /// What the broker was told of on this connection.
-    told: BTreeMap<SessionId, ReportedSession>,
+    /// What the broker was told of on this connection; `None` for what it is to hear of again, or
+    /// that it is gone.
+    told: BTreeMap<SessionId, Option<ReportedSession>>,
     epoch: Epoch,
 }
 
@@ -91,7 +92,7 @@ impl Host {
 
     /// Everything.
     pub fn full_report(&mut self) -> Report {
-        self.told = self.desktops.clone();
+        self.tell_all();
         Report {
             facts: Some(facts(&self.name)),
             load: Some(HostLoad::default()),
@@ -102,13 +103,18 @@ impl Host {
 
     /// What changed.
     pub fn report(&mut self) -> Report {
-        let changed = self.desktops.values().filter(|found| self.told.get(&found.id) != Some(*found)).cloned();
+        let is_told = |found: &&ReportedSession| self.told.get(&found.id).and_then(Option::as_ref) == Some(*found);
+        let changed = self.desktops.values().filter(|found| !is_told(found)).cloned();
         let changed: Vec<ReportedSession> = changed.collect();
         let gone = self.told.keys().filter(|id| !self.desktops.contains_key(*id));
         let gone: Vec<EndedSession> = gone.map(|id| EndedSession { id: id.clone(), reason: None }).collect();
         let nothing = changed.is_empty() && gone.is_empty();
-        self.told = self.desktops.clone();
+        self.tell_all();
         Report { sessions: (!nothing).then_some(Inventory::Changes { changed, gone }), ..Report::default() }
+    }
+
+    fn tell_all(&mut self) {
+        self.told = self.desktops.iter().map(|(id, found)| (id.clone(), Some(found.clone()))).collect();
     }
 
     /// It is welcome. What it has to answer again.
@@ -202,14 +208,16 @@ impl Host {
             match self.desktops.get(&session) {
                 // The broker has it from the answer.
                 Some(found) if found.created_by == Some(id) => {
-                    self.told.insert(session, found.clone());
+                    self.told.insert(session, Some(found.clone()));
                     return Some(answer);
                 }
                 _ => answer = failed("it was made and has ended"),
             }
         }
-        // What is there all the same is told again.
-        self.told.remove(&session);
+        // Whether it is there all the same, or not, is told again.
+        if let Some(told) = self.told.get_mut(&session) {
+            *told = None;
+        }
         Some(answer)
     }
 

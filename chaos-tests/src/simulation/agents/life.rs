@@ -147,6 +147,11 @@ impl Agent {
                     match message {
                         Some(ToAgent::Welcome { epoch, oldest }) => {
                             is_welcome = true;
+                            if self.host.is_copy {
+                                // The broker takes it for the original, which was lost to it: what that
+                                // one still has may be made elsewhere.
+                                self.world.judge.mistrusts_server(&self.host.server);
+                            }
                             for id in self.host.welcomed(epoch, oldest) {
                                 self.answer(to_broker, id);
                             }
