@@ -3,7 +3,6 @@
 use crate::applier::Applier;
 use crate::barrier::Reads;
 use crate::checkpoints::Checkpoints;
-use crate::clock::Clock;
 use crate::codec;
 use crate::config::Config;
 use crate::error::{ProposeError, ReadError, StopReason};
@@ -13,6 +12,7 @@ use crate::halt::Halt;
 use crate::handover::Holding;
 use crate::ids::{LogIndex, ReplicaId};
 use crate::incoming::SnapshotReceiver;
+use crate::log_time::LogTime;
 use crate::machine::StateMachine;
 use crate::peers::{Lane, PeerError, Peers};
 use crate::published::Published;
@@ -35,7 +35,7 @@ const LEADER_POLL: Duration = Duration::from_millis(20);
 
 pub(crate) struct Core<M: StateMachine> {
     pub(crate) config: Config,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: LogTime,
     pub(crate) raft: Raft<Types, Applier<M>>,
     pub(crate) log: Log,
     pub(crate) peers: Arc<dyn Peers>,

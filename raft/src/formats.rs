@@ -124,7 +124,7 @@ pub(crate) async fn raise<M: StateMachine>(core: &Core<M>, to: u16) -> Result<()
             return Err(RaiseError::NotRead { member, from: *reads.start(), to: *reads.end(), wanted: to });
         }
     }
-    let at = core.clock.now().max(core.published.latest().at);
+    let at = core.time.now(core.published.latest().at);
     let batch = Batch { at, work: Work::RaiseFormat(to) };
     let written = tokio::time::timeout(core.config.request_timeout(), core.raft.client_write(batch));
     match written.await {

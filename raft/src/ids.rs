@@ -23,7 +23,8 @@ pub struct Stamp {
     /// The entry's position in the log.
     pub index: LogIndex,
     /// The clock of the leader that proposed the entry, raised where needed so that it never runs
-    /// backwards from one entry to the next, also across elections and restarts.
+    /// backwards from one entry to the next, also across elections and restarts. While the log is
+    /// ahead of that clock, it goes on at half the speed of time.
     pub at: UnixMillis,
 }
 

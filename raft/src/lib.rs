@@ -35,6 +35,7 @@ mod handover;
 mod ids;
 mod incoming;
 mod log_store;
+mod log_time;
 mod machine;
 mod members;
 mod network;

@@ -11,7 +11,7 @@
 
 use crate::core::Core;
 use crate::error::ProposeError;
-use crate::ids::{LogIndex, UnixMillis};
+use crate::ids::LogIndex;
 use crate::machine::StateMachine;
 use crate::queue::{self, Gathered, Part, Unproposed, Waiting, WaitingProposals, refuse};
 use crate::replica::Proposed;
@@ -42,7 +42,6 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
     let mut in_flight = FuturesUnordered::new();
     let mut in_flight_bytes = 0;
     let mut left_over: Option<Waiting<M::Outcome>> = None;
-    let mut last_at = UnixMillis(0);
     let (mut stopping, mut core_ended) = (false, false);
     let mut leadership = core.raft.server_metrics();
     let mut holding = core.holding.watch();
@@ -93,9 +92,9 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
             refuse(parts, |_| Unproposed::Failed(error.clone()));
             continue;
         }
-        last_at = last_at.max(core.clock.now()).max(core.published.latest().at);
+        let at = core.time.now(core.published.latest().at);
         let calls = if remembered { calls } else { vec![without_ids(calls)] };
-        let batch = Batch { at: last_at, work: Work::Calls(calls) };
+        let batch = Batch { at, work: Work::Calls(calls) };
         let (responder, answer) = ProgressResponder::complete_only();
         if core.raft.client_write_ff(batch, Some(responder)).await.is_err() {
             // The message was not taken: the consensus core has ended.

@@ -15,6 +15,7 @@ use crate::handover::Holding;
 use crate::ids::{LogIndex, ReplicaId};
 use crate::incoming::{self, SnapshotReceiver};
 use crate::log_store::{LogStore, QUEUE_BYTES};
+use crate::log_time::LogTime;
 use crate::machine::{Observer, StateMachine};
 use crate::members::{self, Formation, Member};
 use crate::network::{Network, SNAPSHOT_TIMEOUT};
@@ -236,7 +237,7 @@ impl<M: StateMachine> Replica<M> {
         let incoming = SnapshotReceiver::new(snapshots, Arc::clone(&formats));
         let core = Arc::new(Core {
             config,
-            clock,
+            time: LogTime::new(clock),
             raft: raft.clone(),
             log,
             peers,

@@ -28,7 +28,7 @@ pub(crate) async fn tick<M: StateMachine>(core: Arc<Core<M>>) {
         let deadline = *deadlines.borrow_and_update();
         let due = async {
             match deadline {
-                Some(deadline) => core.clock.sleep_until(deadline).await,
+                Some(deadline) => core.time.sleep_until(deadline, || core.published.latest().at).await,
                 None => std::future::pending().await,
             }
         };
