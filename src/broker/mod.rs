@@ -279,7 +279,9 @@ pub(crate) fn replica_config(config: &Config, id: ReplicaId, starts: u64) -> ber
         // Who wants a short log gets one.
         keep_entries: new.keep_entries.min(cluster.snapshot_after_entries),
         request_timeout_ms: cluster.request_timeout_seconds * 1_000,
-        incarnation: starts,
+        // Grows with each start. Two copies of a folder that start equally often still differ: the
+        // call of one must not be answered with what a call of the other came to.
+        incarnation: (starts << 32) | u64::from(rand::random::<u32>()),
         formats: 1..=cluster.format_max,
         ..new
     }
