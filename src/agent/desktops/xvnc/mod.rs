@@ -45,6 +45,11 @@ use start::Plan;
 /// Time between two looks at the sessions, when nothing calls for one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often, and after which time each, an X server is looked at whose desktop has ended.
+const LAST_MOMENTS: u32 = 10;
+/// See [`LAST_MOMENTS`].
+const LAST_MOMENT: Duration = Duration::from_millis(50);
+
 /// Where an agent keeps its Xvnc desktops, and what it makes them of.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -463,7 +468,7 @@ impl Inner {
         }
         let folder = self.folder(session);
         let tail = |log| folder.as_ref().map_or_else(|_| String::new(), |folder| folder.tail(log));
-        let reason = if running.server.is_alive() {
+        let reason = if outlives(&running.server).await {
             format!("the session's window manager or init file ended: {}", tail("desktop"))
         } else {
             format!("the session's X server ended: {}", tail("xvnc"))
@@ -475,6 +480,18 @@ impl Inner {
         self.live().remove(session);
         self.state.send_modify(|state| state.end(session, &reason));
     }
+}
+
+/// Whether an X server goes on although its desktop has ended. One that is killed takes its
+/// clients along, and these may be gone a moment before it is.
+async fn outlives(server: &Process) -> bool {
+    for _ in 0..LAST_MOMENTS {
+        if !server.is_alive() {
+            return false;
+        }
+        tokio::time::sleep(LAST_MOMENT).await;
+    }
+    server.is_alive()
 }
 
 /// Looks at the sessions now and again, until the desktops are dropped.
