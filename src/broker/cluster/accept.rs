@@ -149,8 +149,10 @@ async fn converse(
     };
     let is_invited = matches!(hello.speaker, Speaker::Invited(_));
     match welcome {
-        Ok(_) if is_invited => timeout(INVITED_TIMEOUT, work(stream, hello.speaker, answers)).await.unwrap_or(Ok(())),
-        Ok(_visit) => work(stream, hello.speaker, answers).await,
+        Ok(visit) if is_invited => {
+            timeout(INVITED_TIMEOUT, work(stream, hello.speaker, answers, visit)).await.unwrap_or(Ok(()))
+        }
+        Ok(visit) => work(stream, hello.speaker, answers, visit).await,
         // Told already, and it comes again and again.
         Err(why @ Unwelcome::Doubled { .. }) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
         Err(why) => {
@@ -262,7 +264,12 @@ fn may_ask(speaker: &Speaker, service: Service) -> bool {
     }
 }
 
-async fn work(stream: TlsStream<TcpStream>, speaker: Speaker, answers: &Arc<dyn Answers>) -> io::Result<()> {
+async fn work(
+    stream: TlsStream<TcpStream>,
+    speaker: Speaker,
+    answers: &Arc<dyn Answers>,
+    visit: Option<Visit>,
+) -> io::Result<()> {
     let bytes_max = match &speaker {
         Speaker::Replica { .. } => FRAME_BYTES_MAX,
         Speaker::Invited(_) => STRANGERS_FRAME_BYTES_MAX,
@@ -273,7 +280,7 @@ async fn work(stream: TlsStream<TcpStream>, speaker: Speaker, answers: &Arc<dyn 
     // Calls that are under way when the connection ends are worked off: what
     // they do counts, only their answers are lost.
     tokio::select! {
-        ended = read_calls(frames, speaker, answers, outgoing) => ended,
+        ended = read_calls(frames, speaker, answers, outgoing, visit.as_ref()) => ended,
         ended = write_answers(FramedWrite::new(writing, Frames::new(FRAME_BYTES_MAX)), written) => ended,
     }
 }
@@ -283,6 +290,7 @@ async fn read_calls(
     speaker: Speaker,
     answers: &Arc<dyn Answers>,
     outgoing: mpsc::Sender<Frame>,
+    visit: Option<&Visit>,
 ) -> io::Result<()> {
     let calls_max = if matches!(speaker, Speaker::Invited(_)) { 1 } else { CALLS_MAX };
     let calls_room = Arc::new(Semaphore::new(calls_max));
@@ -291,6 +299,9 @@ async fn read_calls(
     loop {
         let frame = timeout(SILENCE_MAX, frames.next()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
         let Some(frame) = frame.transpose()? else { return Ok(()) };
+        if let Some(visit) = visit {
+            visit.heard();
+        }
         match frame.kind {
             Kind::Ping => outgoing.send(Frame::bare(Kind::Pong)).await.map_err(|_| ended())?,
             Kind::Call => {
