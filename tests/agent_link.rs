@@ -501,6 +501,19 @@ async fn a_broker_with_a_foreign_certificate_is_trusted_only_without_strictness(
     agent.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_cut_off_asks_its_balancer_again_when_no_other_broker_takes_it() {
+    let broker = Broker::start().await;
+    // Nobody listens there.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let other = berth::agent::brokers::Address { host: closed.ip().to_string(), port: closed.port() };
+    let agent = Agent::start(Config { brokers: vec![other], ..broker.config() });
+    let (mut cut_off, _) = broker.welcome(1).await;
+    cut_off.say(&FromBroker::CutOff { cut_off: true }).await;
+    let (_peer, _) = broker.welcome(2).await;
+    agent.stop().await;
+}
+
 /// The program itself, as a process of its own; killed when it is dropped.
 fn start_program(config_file: &Path) -> tokio::process::Child {
     tokio::process::Command::new(env!("CARGO_BIN_EXE_berth"))

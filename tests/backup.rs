@@ -262,8 +262,15 @@ async fn what_is_no_good_backup_or_no_empty_folder_is_refused() {
     new.configure(&format!("cluster.address = '{}'\ncluster.secret_file = '{}'\n", new.peers, same.display()));
     let refused = new.prepare(&["restore", text(&file)]).await.unwrap_err();
     assert!(refused.contains("--old-secret-file"), "{refused}");
-    // Nothing of all that took the folder.
     new.configure(&format!("cluster.address = '{}'\n", new.peers));
+    // Somebody else is about to use the folder.
+    std::fs::create_dir_all(new.data_folder()).unwrap();
+    let lock = std::fs::File::create(new.data_folder().join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let refused = new.prepare(&["restore", text(&file)]).await.unwrap_err();
+    assert!(refused.contains("is locked by another process"), "{refused}");
+    drop(lock);
+    // Nothing of all that took the folder.
     new.prepare(&["restore", text(&file)]).await.unwrap();
     for replica in [&new, &old] {
         let refused = replica.prepare(&["restore", text(&file)]).await.unwrap_err();

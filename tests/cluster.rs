@@ -98,8 +98,8 @@ async fn a_token_is_listed_until_it_is_taken_back_and_then_lets_nobody_in() {
     let listed = first.prepare(&["cluster", "invitations", "--json"]).await.unwrap();
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(
-        (listed.as_array().unwrap().len(), &listed[0]["by"], &listed[0]["used_by"]),
-        (1, &json!(1), &json!(null))
+        (listed.as_array().unwrap().len(), &listed[0]["by"], &listed[0]["used_by"], &listed[0]["seems_expired"]),
+        (1, &json!(1), &json!(null), &json!(false))
     );
     let id = listed[0]["id"].as_str().unwrap();
     first.operator(&["cluster", "revoke", id]).await.unwrap();

@@ -420,11 +420,12 @@ impl Link {
     /// is cut off. Looks are rare and at random moments: when no replica has a
     /// majority, thousands of agents look.
     async fn search(&self, current: usize) -> Found {
-        let mut candidates: Vec<_> = self.brokers.iter().enumerate().filter(|(number, _)| *number != current).collect();
-        if candidates.is_empty() {
-            // A balancer, or a name with several addresses, may lead elsewhere.
-            candidates.extend(self.brokers.iter().enumerate());
-        }
+        // The one at hand comes last: as a balancer, or a name with several
+        // addresses, it may lead elsewhere, also when others are named.
+        let mut order = Round::new(self.brokers.len());
+        order.begin(Some(current));
+        let candidates = order.left().into_iter().filter_map(|number| Some((number, self.brokers.get(number)?)));
+        let candidates: Vec<_> = candidates.collect();
         let mut pause = SEARCH_PAUSE_MIN;
         loop {
             sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;

@@ -189,7 +189,11 @@ fn show_invitations(invitations: &[InvitationView]) {
     table.load_style(TableStyle::new()).set_header(["INVITATION", "STATE", "GIVEN OUT BY", "UNTIL", "REPLACES"]);
     for invitation in invitations {
         let replica = |id: Option<u64>| id.map_or_else(|| "-".to_owned(), |id| format!("replica {id}"));
-        let state = invitation.used_by.map_or_else(|| "open".to_owned(), |id| format!("used by replica {id}"));
+        let state = match invitation.used_by {
+            Some(id) => format!("used by replica {id}"),
+            None if invitation.seems_expired => "seems expired".to_owned(),
+            None => "open".to_owned(),
+        };
         table.add_row([
             invitation.id.clone(),
             state,

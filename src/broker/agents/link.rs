@@ -14,8 +14,8 @@ use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Agents;
 use super::registry::{Asked, Registered};
+use super::{Agents, stray};
 use crate::broker::api::door::{Unavailable, UnavailableReason};
 use crate::broker::contact::Contact;
 use crate::broker::core::Broker;
@@ -111,7 +111,7 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
         }
     };
     let server = hello.server.clone();
-    let epoch = match admit(&mut socket, &agents.broker, hello).await {
+    let epoch = match admit(&mut socket, &agents, hello).await {
         Ok(epoch) => epoch,
         Err(farewell) => return part(&mut socket, Some(&server), farewell).await,
     };
@@ -275,15 +275,22 @@ fn bounded(answer: Answer) -> Answer {
 
 /// Has the log take a hello, as long as its agent waits for that. One that is
 /// proposed on after its agent went elsewhere could take the place of the newer
-/// connection, and its report of what is there would be out of date.
-async fn admit(socket: &mut WebSocket, broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
-    tokio::select! {
+/// connection, and its report of what is there would be out of date. What was
+/// under way by then may still be applied, and is ended.
+async fn admit(socket: &mut WebSocket, agents: &Agents, hello: Hello) -> Result<Epoch, Farewell> {
+    let server = hello.server.clone();
+    let admitted = tokio::select! {
         biased;
-        admitted = timeout(ADMIT_TIMEOUT, connect(broker, hello)) => {
+        admitted = timeout(ADMIT_TIMEOUT, connect(&agents.broker, hello)) => {
             admitted.unwrap_or_else(|_| Err(log_takes_nothing()))
         }
         ended = ended(socket) => Err(ended),
+    };
+    // Only a refusal by the log says that nothing will come of it.
+    if admitted.as_ref().is_err_and(|farewell| farewell.code != close::CLONED) {
+        agents.tasks.spawn(stray::disconnect(agents.clone(), server));
     }
+    admitted
 }
 
 /// Resolves when the agent does not wait any more. It says nothing before it is

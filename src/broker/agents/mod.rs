@@ -2,6 +2,7 @@
 //!
 //! - `registry.rs`: who is connected here,
 //! - `link.rs`: one connection,
+//! - `stray.rs`: ends connections that the log knows and nobody has,
 //! - `colleagues.rs`: questions to agents of other replicas,
 //! - `missing.rs`: tells the log which replicas are not heard of.
 
@@ -9,6 +10,7 @@ mod colleagues;
 mod link;
 mod missing;
 mod registry;
+mod stray;
 
 use std::sync::Arc;
 

@@ -79,6 +79,11 @@ impl Links {
         }
     }
 
+    /// Whether somebody here has this connection.
+    pub(super) fn holds(&self, server: &ServerId, epoch: Epoch) -> bool {
+        self.entries().get(server).is_some_and(|entry| entry.epoch == epoch)
+    }
+
     /// How many agents are connected here.
     pub fn count(&self) -> usize {
         self.entries().len()

@@ -38,6 +38,12 @@ pub enum RestoreError {
         /// Something in it.
         found: PathBuf,
     },
+    /// Another process uses the data folder.
+    #[error("the data folder {} is locked by another process; stop it, or restore into another folder", folder.display())]
+    Locked {
+        /// The data folder.
+        folder: PathBuf,
+    },
     /// A file or folder cannot be had.
     #[error(transparent)]
     File(#[from] FileError),
@@ -115,6 +121,11 @@ pub async fn restore(config: &Config, file: &Path, old_secret: Option<&Path>) ->
     let old = old_secret.map(|path| old_key(path, &backup.header.cluster)).transpose()?;
 
     crate::files::make_folder(folder, 0o700)?;
+    // Held to the end: a broker that is started meanwhile must not begin a
+    // cluster here. One may have while the backup was read.
+    let lock = crate::files::lock(&folder.join(identity::LOCK))?;
+    let _lock = lock.ok_or_else(|| RestoreError::Locked { folder: folder.clone() })?;
+    refuse_used(folder)?;
     let path = config.cluster.secret_file.clone().unwrap_or_else(|| folder.join(identity::SECRET));
     let secret = if path.exists() { Secret::read(&path)? } else { Secret::random() };
     let cluster = cluster_of(&path, &secret)?;

@@ -4,7 +4,7 @@
 //! says who it is, and is held to what the certificate allows. One with an
 //! invitation may ask to join, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -30,6 +30,7 @@ use super::frame::{
     Welcome,
 };
 use super::runs::Visit;
+use crate::domain::ids::InvitationId;
 
 /// How long TLS, and then the hello, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,8 +40,12 @@ const CONNECTIONS_MAX: usize = 256;
 /// Connections at a time that have shown none yet, in all and of one address.
 const STRANGERS_MAX: usize = 128;
 const STRANGERS_PER_ADDRESS_MAX: usize = 16;
-/// Connections at a time of those with an invitation, and how long each lasts.
+/// Connections at a time of those with an invitation.
 const INVITED_MAX: usize = 8;
+/// Those with the same invitation: one that joins, and one of its connections
+/// that is dying. A token that is of no use any more cannot take all places.
+const INVITED_EACH_MAX: usize = 2;
+/// How long each lasts.
 const INVITED_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls of one connection that are worked on at a time.
 const CALLS_MAX: usize = 4_096;
@@ -77,7 +82,7 @@ pub async fn serve(
     answers: Arc<dyn Answers>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Places::default());
+    let places = Arc::new(Places::new());
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -92,15 +97,16 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(stranger) = Places::stranger(&places, peer.ip()) else {
+        let Some(stranger) = Counts::take(&places.strangers, peer.ip()) else {
             tracing::debug!(%peer, "a connection to the peer port is refused: too many have shown no certificate yet");
             continue;
         };
         let (cluster, answers, stop) = (cluster.clone(), Arc::clone(&answers), stop.clone());
+        let places = Arc::clone(&places);
         let tls = Arc::clone(&tls.load().server);
         tasks.spawn(async move {
             let ended = tokio::select! {
-                ended = converse(stream, tls, &cluster, &answers, stranger) => ended,
+                ended = converse(stream, tls, &cluster, &answers, &places, stranger) => ended,
                 () = stop.cancelled() => Ok(()),
             };
             if let Err(error) = ended {
@@ -117,7 +123,8 @@ async fn converse(
     tls: Arc<rustls::ServerConfig>,
     cluster: &ClusterId,
     answers: &Arc<dyn Answers>,
-    stranger: Stranger,
+    places: &Places,
+    stranger: Counted<IpAddr>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
@@ -135,17 +142,17 @@ async fn converse(
     timeout(WRITE_TIMEOUT, FramedWrite::new(&mut stream, Frames::new(FRAME_BYTES_MAX)).send(frame))
         .await
         .map_err(late)??;
-    let places = Arc::clone(&stranger.places);
     drop(stranger);
-    let is_invited = matches!(hello.speaker, Speaker::Invited(_));
-    let room = if is_invited { &places.invited } else { &places.members };
-    let Ok(_place) = room.try_acquire() else {
+    let Some(_place) = places.take(&hello.speaker) else {
         tracing::warn!(speaker = ?hello.speaker, "a connection is refused: there are as many as allowed");
         return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
     };
+    let is_invited = matches!(hello.speaker, Speaker::Invited(_));
     match welcome {
-        Ok(_) if is_invited => timeout(INVITED_TIMEOUT, work(stream, hello.speaker, answers)).await.unwrap_or(Ok(())),
-        Ok(_visit) => work(stream, hello.speaker, answers).await,
+        Ok(visit) if is_invited => {
+            timeout(INVITED_TIMEOUT, work(stream, hello.speaker, answers, visit)).await.unwrap_or(Ok(()))
+        }
+        Ok(visit) => work(stream, hello.speaker, answers, visit).await,
         // Told already, and it comes again and again.
         Err(why @ Unwelcome::Doubled { .. }) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
         Err(why) => {
@@ -157,49 +164,74 @@ async fn converse(
 
 /// Who may be connected at a time.
 struct Places {
-    strangers: Mutex<HashMap<IpAddr, usize>>,
+    strangers: Arc<Counts<IpAddr>>,
     members: Semaphore,
-    invited: Semaphore,
+    invited: Arc<Counts<InvitationId>>,
 }
 
-impl Default for Places {
-    fn default() -> Self {
-        Self {
-            strangers: Mutex::default(),
-            members: Semaphore::new(CONNECTIONS_MAX),
-            invited: Semaphore::new(INVITED_MAX),
-        }
-    }
-}
-
-/// The place of a connection that has shown no certificate yet.
-struct Stranger {
-    places: Arc<Places>,
-    address: IpAddr,
+/// The place of a connection that has shown a certificate.
+enum Place<'a> {
+    Member { _permit: SemaphorePermit<'a> },
+    Invited { _counted: Counted<InvitationId> },
 }
 
 impl Places {
-    fn stranger(places: &Arc<Self>, address: IpAddr) -> Option<Stranger> {
-        let mut strangers = places.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if strangers.values().sum::<usize>() >= STRANGERS_MAX {
-            return None;
+    fn new() -> Self {
+        Self {
+            strangers: Arc::new(Counts::new(STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX)),
+            members: Semaphore::new(CONNECTIONS_MAX),
+            invited: Arc::new(Counts::new(INVITED_MAX, INVITED_EACH_MAX)),
         }
-        let count = strangers.entry(address).or_default();
-        if *count >= STRANGERS_PER_ADDRESS_MAX {
-            return None;
+    }
+
+    fn take(&self, speaker: &Speaker) -> Option<Place<'_>> {
+        match speaker {
+            Speaker::Replica { .. } => Some(Place::Member { _permit: self.members.try_acquire().ok()? }),
+            Speaker::Invited(id) => Some(Place::Invited { _counted: Counts::take(&self.invited, id.clone())? }),
         }
-        *count += 1;
-        Some(Stranger { places: Arc::clone(places), address })
     }
 }
 
-impl Drop for Stranger {
+/// Connections, counted by what they have in common.
+struct Counts<K: Ord> {
+    numbers: Mutex<BTreeMap<K, usize>>,
+    /// In all.
+    max: usize,
+    /// Of each.
+    each_max: usize,
+}
+
+/// A connection that counts as long as this is there.
+struct Counted<K: Ord> {
+    among: Arc<Counts<K>>,
+    key: K,
+}
+
+impl<K: Ord + Clone> Counts<K> {
+    const fn new(max: usize, each_max: usize) -> Self {
+        Self { numbers: Mutex::new(BTreeMap::new()), max, each_max }
+    }
+
+    /// Counts one more, if there is room.
+    fn take(among: &Arc<Self>, key: K) -> Option<Counted<K>> {
+        let mut counts = among.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = counts.get(&key).is_none_or(|count| *count < among.each_max);
+        if !has_room || counts.values().sum::<usize>() >= among.max {
+            return None;
+        }
+        *counts.entry(key.clone()).or_default() += 1;
+        drop(counts);
+        Some(Counted { among: Arc::clone(among), key })
+    }
+}
+
+impl<K: Ord> Drop for Counted<K> {
     fn drop(&mut self) {
-        let mut strangers = self.places.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = strangers.get_mut(&self.address) {
+        let mut counts = self.among.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                strangers.remove(&self.address);
+                counts.remove(&self.key);
             }
         }
     }
@@ -232,7 +264,12 @@ fn may_ask(speaker: &Speaker, service: Service) -> bool {
     }
 }
 
-async fn work(stream: TlsStream<TcpStream>, speaker: Speaker, answers: &Arc<dyn Answers>) -> io::Result<()> {
+async fn work(
+    stream: TlsStream<TcpStream>,
+    speaker: Speaker,
+    answers: &Arc<dyn Answers>,
+    visit: Option<Visit>,
+) -> io::Result<()> {
     let bytes_max = match &speaker {
         Speaker::Replica { .. } => FRAME_BYTES_MAX,
         Speaker::Invited(_) => STRANGERS_FRAME_BYTES_MAX,
@@ -243,7 +280,7 @@ async fn work(stream: TlsStream<TcpStream>, speaker: Speaker, answers: &Arc<dyn 
     // Calls that are under way when the connection ends are worked off: what
     // they do counts, only their answers are lost.
     tokio::select! {
-        ended = read_calls(frames, speaker, answers, outgoing) => ended,
+        ended = read_calls(frames, speaker, answers, outgoing, visit.as_ref()) => ended,
         ended = write_answers(FramedWrite::new(writing, Frames::new(FRAME_BYTES_MAX)), written) => ended,
     }
 }
@@ -253,6 +290,7 @@ async fn read_calls(
     speaker: Speaker,
     answers: &Arc<dyn Answers>,
     outgoing: mpsc::Sender<Frame>,
+    visit: Option<&Visit>,
 ) -> io::Result<()> {
     let calls_max = if matches!(speaker, Speaker::Invited(_)) { 1 } else { CALLS_MAX };
     let calls_room = Arc::new(Semaphore::new(calls_max));
@@ -261,6 +299,9 @@ async fn read_calls(
     loop {
         let frame = timeout(SILENCE_MAX, frames.next()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
         let Some(frame) = frame.transpose()? else { return Ok(()) };
+        if let Some(visit) = visit {
+            visit.heard();
+        }
         match frame.kind {
             Kind::Ping => outgoing.send(Frame::bare(Kind::Pong)).await.map_err(|_| ended())?,
             Kind::Call => {
@@ -309,4 +350,24 @@ async fn write_answers(
         timeout(WRITE_TIMEOUT, fed).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_invitation_cannot_take_the_places_of_others() {
+        let places = Places::new();
+        let invited = |number: usize| {
+            Speaker::Invited(InvitationId::new(&format!("invitation-{number}")).expect("a short text is an id"))
+        };
+        let mut held: Vec<_> = (0..INVITED_EACH_MAX).filter_map(|_| places.take(&invited(0))).collect();
+        assert_eq!(held.len(), INVITED_EACH_MAX);
+        assert!(places.take(&invited(0)).is_none(), "it has as many as one may");
+        held.extend((1..=INVITED_MAX).filter_map(|number| places.take(&invited(number))));
+        assert_eq!(held.len(), INVITED_MAX, "bounded in all");
+        held.clear();
+        assert!(places.take(&invited(0)).is_some(), "those that ended do not count");
+    }
 }

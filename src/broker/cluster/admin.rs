@@ -89,7 +89,8 @@ pub struct InviteAnswer {
 }
 
 /// An invitation as the log knows it. What was used is listed as long as its
-/// replica is there; what expired or was taken back is not.
+/// replica is there; what was taken back is not, and what expired only until
+/// the log drops it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvitationView {
     /// Its id, which stands in the token.
@@ -98,6 +99,10 @@ pub struct InvitationView {
     pub by: Option<u64>,
     /// Until when it is good, while it is open: RFC 3339.
     pub expires_at: Option<String>,
+    /// Whether it has expired by the clock of the replica that was asked. Who
+    /// comes with it is let in or not by the time of the log, which may be
+    /// behind.
+    pub seems_expired: bool,
     /// The replica whose place the new one takes.
     pub replaces: Option<u64>,
     /// The replica that came with it.
@@ -198,13 +203,14 @@ async fn invitations(State(operators): State<Operators>) -> Response {
         Ok(fleet) => fleet,
         Err(cause) => return failed(&cause.into()),
     };
-    // The log drops those that expired when the next one comes.
+    // The log drops those that expired when the next one comes. Until then all
+    // are told: a token that the leader's clock takes for good lets somebody in.
     let now = fleet.at().max(operators.broker.now());
-    let open = fleet.cluster().invitations.iter().filter(|(_, open)| open.expires_at > now);
-    let open = open.map(|(id, open)| InvitationView {
+    let open = fleet.cluster().invitations.iter().map(|(id, open)| InvitationView {
         id: id.as_str().to_owned(),
         by: Some(open.by.0),
         expires_at: Some(shown(open.expires_at)),
+        seems_expired: open.expires_at <= now,
         replaces: open.replaces.map(|replica| replica.0),
         used_by: None,
     });
@@ -212,6 +218,7 @@ async fn invitations(State(operators): State<Operators>) -> Response {
         id: admission.invitation.as_str().to_owned(),
         by: None,
         expires_at: None,
+        seems_expired: false,
         replaces: admission.replaces.map(|replica| replica.0),
         used_by: Some(replica.0),
     });

@@ -334,6 +334,16 @@ impl Node {
         if let Err(reason) = check_address(&join.address) {
             return Ok(Joined::Refused(reason));
         }
+        // What is applied here may lag: neither the invitation nor a newer
+        // format need be known. A token that is used up brings nothing into
+        // the log.
+        let fleet = serving.broker.current().await.map_err(|_| Status::NotServing)?;
+        let known = fleet.cluster();
+        let is_known = known.invitations.contains_key(invitation)
+            || known.admitted.values().any(|admission| admission.invitation == *invitation);
+        if !is_known {
+            return Ok(Joined::Refused(Refusal::UnknownInvitation.to_string()));
+        }
         let format = serving.replica.status().format;
         if join.format_max < format {
             let text = format!(
@@ -342,17 +352,6 @@ impl Node {
                 join.format_max
             );
             return Ok(Joined::Refused(text));
-        }
-        // Looked up first: a token that is used up brings nothing into the log.
-        let fleet = serving.broker.fleet();
-        let known = fleet.cluster();
-        let is_known = known.invitations.contains_key(invitation)
-            || known.admitted.values().any(|admission| admission.invitation == *invitation);
-        if !is_known {
-            let current = serving.broker.current().await.map_err(|_| Status::NotServing)?;
-            if !current.cluster().invitations.contains_key(invitation) {
-                return Ok(Joined::Refused(Refusal::UnknownInvitation.to_string()));
-            }
         }
         let proof = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, join.proof.as_bytes());
         let proof = <[u8; 32]>::try_from(proof.as_ref()).map(Fingerprint).map_err(|_| Status::NotServing)?;
