@@ -1,6 +1,7 @@
 //! Simulated worlds: those of many seeds are sound, each repeats itself, and
 //! what is broken on purpose is found. They run in a program that is built for
 //! speed, in a profile of its own.
+#![allow(clippy::print_stdout)] // the seeds, and what was done
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -96,8 +96,8 @@ mod tests {
         let (clock, time) = at(1_000);
         let ahead = UnixMillis(61_000);
         assert_eq!(time.now(ahead), ahead);
-        for _ in 0..1_000 {
-            tokio::time::advance(Duration::from_micros(3_000)).await;
+        for _ in 0..1_200 {
+            tokio::time::advance(Duration::from_micros(2_500)).await;
             time.now(ahead);
         }
         assert_eq!(time.now(ahead), UnixMillis(62_500));
