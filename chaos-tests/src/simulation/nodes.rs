@@ -90,6 +90,7 @@ impl Node {
             let status = station.replica.status();
             let (id, term, last) = (self.id, status.term, status.last_log);
             world.trace.note(&format!("replica {id} is killed in term {term}, its log ends at {last:?}"));
+            world.trace.detail(|| format!("its snapshot is of {:?}", status.snapshot));
         }
         world.network.disconnect(self.id);
         let mut state = self.state();
@@ -278,6 +279,8 @@ pub async fn care(world: Arc<World>, id: ReplicaId) {
                 Some(Ok(())) => {
                     let last = node.running().and_then(|station| station.replica.status().last_log);
                     world.trace.note(&format!("replica {id} runs, its log ends at {last:?}"));
+                    let snapshot = node.running().and_then(|station| station.replica.status().snapshot);
+                    world.trace.detail(|| format!("its snapshot is of {snapshot:?}"));
                 }
                 Some(Err(error)) => {
                     let refusal = format!("{:#}", anyhow::Error::from(error));
