@@ -68,20 +68,24 @@ impl Program {
 
 /// Has cargo build the binary, if it is not fresh. Answers with its path.
 fn build() -> anyhow::Result<PathBuf> {
+    let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+    built("berth", &[&["--workspace"], profile].concat())
+}
+
+/// Has cargo build a program of the workspace, if it is not fresh. Answers with
+/// its path.
+pub fn built(program: &str, options: &[&str]) -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace has a root")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--workspace", "--bin", "berth", "--message-format=json"]).current_dir(root);
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
+    cargo.args(["build", "--message-format=json", "--bin", program]).args(options).current_dir(root);
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    ensure!(output.status.success(), "the binary does not build");
+    ensure!(output.status.success(), "{program} does not build");
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "berth")
+        .filter(|message| message["target"]["name"] == program)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo does not say where the binary is")
+        .with_context(|| format!("cargo does not say where {program} is"))
 }
 
 /// A running process; killed when dropped.

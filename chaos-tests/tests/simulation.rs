@@ -3,13 +3,12 @@
 //! speed, in a profile of its own.
 #![allow(clippy::print_stdout)] // the seeds, and what was done
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, ensure};
+use berth_chaos_tests::process::built;
 use berth_chaos_tests::random::number_from;
 use berth_chaos_tests::simulation::Broken;
-use serde_json::Value;
 
 /// Seeds that are run; `BERTH_SIMULATION_SEEDS` says otherwise.
 const SEEDS: u64 = 1_000;
@@ -18,25 +17,10 @@ const TWICE: u64 = 20;
 /// By then each defect must have shown; most show in the first.
 const BROKEN_MAX: u64 = 50;
 
-/// Has cargo build the program. Answers with its path.
-fn build() -> anyhow::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace has a root")?;
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--profile", "simulation", "-p", "berth-chaos-tests", "--bin", "simulate"]);
-    cargo.arg("--message-format=json").current_dir(root);
-    let output = cargo.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    ensure!(output.status.success(), "the program does not build");
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "simulate")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo does not say where the program is")
-}
-
 /// Runs it to its end.
 fn simulate(arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(build()?).args(arguments).output()?;
+    let program = built("simulate", &["--profile", "simulation", "-p", "berth-chaos-tests"])?;
+    let output = Command::new(program).args(arguments).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     println!("simulate {}: {said}", arguments.join(" "));
     ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));

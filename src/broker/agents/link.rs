@@ -9,111 +9,44 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{Message, WebSocket};
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::farewell::Farewell;
 use super::registry::{Asked, Registered};
-use super::{Agents, stray};
+use super::{Agents, bounds, hello};
 use crate::broker::api::door::{Unavailable, UnavailableReason};
 use crate::broker::contact::Contact;
 use crate::broker::core::Broker;
-use crate::domain::host::Health;
-use crate::domain::instruction::Answer;
-use crate::domain::report::{Inventory, Report};
-use crate::domain::{Command, Epoch, InstructionId, Millis, Outcome, Refusal, ServerId};
+use crate::domain::{Command, Epoch, InstructionId, Outcome, Refusal, ServerId};
 use crate::protocol::{
-    self, CLONED_REASON, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, Hello, PING_INTERVAL_OF_BROKER,
-    REPORT_INTERVAL_MS_MAX, REPORT_INTERVAL_MS_MIN, Reply, SILENCE_MAX, WELCOME_TIMEOUT, close,
+    self, CONTEST_TIMEOUT, FromAgent, FromBroker, HELLO_TIMEOUT, PING_INTERVAL_OF_BROKER, Reply, SILENCE_MAX, close,
 };
 use crate::pulse::{Pulse, Stalled};
 
 /// Messages of one agent that may wait for the log, and that become one entry.
 const WAITING_MAX: usize = 128;
 
-/// Sessions in one report.
-const SESSIONS_MAX: usize = 10_000;
-/// Tags of a server.
-const TAGS_MAX: usize = 1_000;
-/// Graphics processors or endpoints of a server.
-const PARTS_MAX: usize = 100;
-/// Users logged in at a server.
-const USERS_MAX: usize = 1_000;
-/// Longest name of a tag, and longest value, in bytes.
-const TAG_BYTES_MAX: usize = 4_096;
-/// Longest text for people, such as the reason of a failure, in bytes.
-const REASON_BYTES_MAX: usize = 1_024;
-
-/// How long the log may take for a hello: less than the agent waits.
-const ADMIT_TIMEOUT: Duration = WELCOME_TIMEOUT.saturating_sub(Duration::from_secs(1));
-
 /// Before what an agent said is proposed again; partly random, so that
 /// thousands of agents do not come at once.
 const PROPOSE_RETRY: Duration = Duration::from_secs(1);
 
-/// How long the farewell may take.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Why a connection ends: the code and the words for the agent.
-#[derive(Debug)]
-struct Farewell {
-    code: u16,
-    reason: String,
-    /// The agent is gone, as far as can be known.
-    is_silence: bool,
-}
-
-impl Farewell {
-    fn new(code: u16, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), is_silence: false }
-    }
-
-    /// The agent did not answer although it was asked for a sign of life.
-    fn silence() -> Self {
-        let reason = "another agent came for this server, and this one did not answer";
-        Self { is_silence: true, ..Self::new(close::SILENT, reason) }
-    }
-
-    fn nonsense(reason: impl Into<String>) -> Self {
-        Self::new(close::NONSENSE, reason)
-    }
-
-    /// Nothing more can be read: the agent broke the rules of WebSocket, or
-    /// the connection broke under it.
-    fn broken(error: axum::Error) -> Self {
-        use tokio_tungstenite::tungstenite::Error;
-        use tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-        let error = error.into_inner();
-        match error.downcast_ref::<Error>() {
-            Some(Error::Capacity(_) | Error::Utf8(_)) => Self::nonsense(error.to_string()),
-            Some(Error::Protocol(problem)) if *problem != ResetWithoutClosingHandshake => {
-                Self::nonsense(error.to_string())
-            }
-            _ => Self::new(close::GOING_AWAY, format!("the connection broke: {error}")),
-        }
-    }
-
-    /// The agent went away by itself.
-    fn gone() -> Self {
-        Self::new(close::GOING_AWAY, "the agent went away")
-    }
-}
-
 /// Serves a connection until it ends.
 pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
-    let hello = match timeout(HELLO_TIMEOUT, read_hello(&mut socket)).await {
+    let hello = match timeout(HELLO_TIMEOUT, hello::read(&mut socket)).await {
         Ok(Ok(hello)) => hello,
-        Ok(Err(farewell)) => return part(&mut socket, None, farewell).await,
+        Ok(Err(farewell)) => return farewell.say(&mut socket, None).await,
         Err(_) => {
             let farewell = Farewell::new(close::SILENT, "no hello came in time");
-            return part(&mut socket, None, farewell).await;
+            return farewell.say(&mut socket, None).await;
         }
     };
     let server = hello.server.clone();
-    let epoch = match admit(&mut socket, &agents, hello).await {
+    let epoch = match hello::admit(&mut socket, &agents, hello).await {
         Ok(epoch) => epoch,
-        Err(farewell) => return part(&mut socket, Some(&server), farewell).await,
+        Err(farewell) => return farewell.say(&mut socket, Some(&server)).await,
     };
     tracing::info!(%server, %epoch, "agent connected");
     let registered = agents.broker.links().register(&server, epoch);
@@ -125,209 +58,11 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
         Command::DisconnectAgent { server: server.clone(), epoch }
     };
     // A dead agent never takes the farewell: the log does not wait for that.
-    let ((), proposed) = tokio::join!(part(&mut socket, Some(&server), farewell), agents.broker.propose(vec![gone]));
+    let said = farewell.say(&mut socket, Some(&server));
+    let ((), proposed) = tokio::join!(said, agents.broker.propose(vec![gone]));
     if let Err(error) = proposed {
         // Its silence will tell the same a little later.
         tracing::debug!(%server, %error, "the end of a connection did not reach the log");
-    }
-}
-
-/// Says goodbye and closes.
-async fn part(socket: &mut WebSocket, server: Option<&ServerId>, farewell: Farewell) {
-    let server = server.map_or("unknown", ServerId::as_str);
-    let farewell = Farewell { reason: shortened(farewell.reason), ..farewell };
-    if farewell.code == close::CLONED {
-        // It comes again and again. The replica with the other agent's
-        // connection tells it, once a minute.
-        tracing::debug!(server, "an agent was refused: another one with its server id is connected");
-    } else {
-        tracing::info!(server, code = farewell.code, reason = farewell.reason, "agent connection ends");
-    }
-    let frame = CloseFrame { code: farewell.code, reason: Utf8Bytes::from(farewell.reason) };
-    let _ = timeout(FAREWELL_TIMEOUT, async {
-        socket.send(Message::Close(Some(frame))).await?;
-        // Read on until the agent has closed its side, or the words are lost.
-        while let Some(Ok(_)) = socket.recv().await {}
-        Ok::<_, axum::Error>(())
-    })
-    .await;
-}
-
-/// A reason has at most 123 bytes (RFC 6455 section 5.5).
-fn shortened(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(123));
-    reason
-}
-
-async fn read_hello(socket: &mut WebSocket) -> Result<Hello, Farewell> {
-    loop {
-        match socket.recv().await {
-            Some(Ok(Message::Text(text))) => {
-                return match serde_json::from_str::<FromAgent>(&text) {
-                    Ok(FromAgent::Hello(hello)) => check_hello(hello),
-                    Ok(_) => Err(Farewell::nonsense("the first message must be a hello")),
-                    Err(error) => Err(misfit(&text, &error)),
-                };
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Binary(_))) => return Err(Farewell::nonsense("messages are text")),
-            Some(Ok(Message::Close(_))) | None => return Err(Farewell::gone()),
-            Some(Err(error)) => return Err(Farewell::broken(error)),
-        }
-    }
-}
-
-/// A hello of another version may look different altogether; say so rather
-/// than which field is missing.
-fn misfit(text: &str, error: &serde_json::Error) -> Farewell {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    match serde_json::from_str::<Version>(text) {
-        Ok(Version { version }) if !protocol::VERSIONS.contains(&version) => other_version(version),
-        _ => Farewell::nonsense(format!("not understood: {error}")),
-    }
-}
-
-fn other_version(version: u32) -> Farewell {
-    let (least, most) = (protocol::VERSIONS.start(), protocol::VERSIONS.end());
-    Farewell::new(close::VERSION, format!("version {version} is not spoken here; this broker speaks {least} to {most}"))
-}
-
-fn check_hello(mut hello: Hello) -> Result<Hello, Farewell> {
-    if !protocol::VERSIONS.contains(&hello.version) {
-        return Err(other_version(hello.version));
-    }
-    if !(REPORT_INTERVAL_MS_MIN..=REPORT_INTERVAL_MS_MAX).contains(&hello.report_interval_ms) {
-        return Err(Farewell::nonsense(format!(
-            "report_interval_ms must be {REPORT_INTERVAL_MS_MIN} to {REPORT_INTERVAL_MS_MAX}"
-        )));
-    }
-    let report = &hello.report;
-    let full = matches!(report.sessions, Some(Inventory::Full(_)));
-    if report.facts.is_none() || report.load.is_none() || report.health.is_none() || !full {
-        return Err(Farewell::nonsense("the hello must hold a full report: facts, load, health and all sessions"));
-    }
-    check_report(&mut hello.report)?;
-    Ok(hello)
-}
-
-/// Bounds what an agent can put into the log. Texts for people are cut.
-fn check_report(report: &mut Report) -> Result<(), Farewell> {
-    cut_texts(report);
-    let sessions = match &report.sessions {
-        Some(Inventory::Full(sessions)) => sessions.len(),
-        Some(Inventory::Changes { changed, gone }) => changed.len() + gone.len(),
-        None => 0,
-    };
-    let facts = report.facts.as_ref();
-    let bounds = [
-        ("sessions", sessions, SESSIONS_MAX),
-        ("tags", facts.map_or(0, |facts| facts.tags.len()), TAGS_MAX),
-        ("gpus", facts.map_or(0, |facts| facts.gpus.len()), PARTS_MAX),
-        ("endpoints", facts.map_or(0, |facts| facts.endpoints.len()), PARTS_MAX),
-        ("logged_in_users", report.load.as_ref().map_or(0, |load| load.logged_in_users.len()), USERS_MAX),
-    ];
-    for (what, number, max) in bounds {
-        if number > max {
-            return Err(Farewell::nonsense(format!("a report may hold {max} {what}, this one has {number}")));
-        }
-    }
-    let tags = facts.map(|facts| &facts.tags).into_iter().flatten();
-    if tags.into_iter().any(|(key, text)| key.len() > TAG_BYTES_MAX || text.len() > TAG_BYTES_MAX) {
-        return Err(Farewell::nonsense(format!("a tag's name and its value may have {TAG_BYTES_MAX} bytes each")));
-    }
-    Ok(())
-}
-
-/// Cuts what only people read to what they read.
-fn cut_texts(report: &mut Report) {
-    if let Some(Health::Unhealthy(reason)) = &mut report.health {
-        cut(reason);
-    }
-    let (sessions, gone) = match &mut report.sessions {
-        Some(Inventory::Full(sessions)) => (sessions, None),
-        Some(Inventory::Changes { changed, gone }) => (changed, Some(gone)),
-        None => return,
-    };
-    for session in sessions {
-        cut(&mut session.name);
-        session.storage_root.iter_mut().for_each(cut);
-    }
-    gone.into_iter().flatten().filter_map(|ended| ended.reason.as_mut()).for_each(cut);
-}
-
-fn cut(text: &mut String) {
-    text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
-}
-
-/// Cuts the reason of a failure to what a person reads.
-fn bounded(answer: Answer) -> Answer {
-    match answer {
-        Answer::Failed { mut reason } => {
-            cut(&mut reason);
-            Answer::Failed { reason }
-        }
-        Answer::Done => Answer::Done,
-    }
-}
-
-/// Has the log take a hello, as long as its agent waits for that. One that is
-/// proposed on after its agent went elsewhere could take the place of the newer
-/// connection, and its report of what is there would be out of date. What was
-/// under way by then may still be applied, and is ended.
-async fn admit(socket: &mut WebSocket, agents: &Agents, hello: Hello) -> Result<Epoch, Farewell> {
-    let server = hello.server.clone();
-    let admitted = tokio::select! {
-        biased;
-        admitted = timeout(ADMIT_TIMEOUT, connect(&agents.broker, hello)) => {
-            admitted.unwrap_or_else(|_| Err(log_takes_nothing()))
-        }
-        ended = ended(socket) => Err(ended),
-    };
-    // Only a refusal by the log says that nothing will come of it.
-    if admitted.as_ref().is_err_and(|farewell| farewell.code != close::CLONED) {
-        agents.tasks.spawn(stray::disconnect(agents.clone(), server));
-    }
-    admitted
-}
-
-/// Resolves when the agent does not wait any more. It says nothing before it is
-/// welcome.
-async fn ended(socket: &mut WebSocket) -> Farewell {
-    loop {
-        match socket.recv().await {
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            Some(Ok(Message::Text(_) | Message::Binary(_))) => {
-                return Farewell::nonsense("nothing may be said before the welcome");
-            }
-            Some(Ok(Message::Close(_))) | None => return Farewell::gone(),
-            Some(Err(error)) => return Farewell::broken(error),
-        }
-    }
-}
-
-async fn connect(broker: &Broker, hello: Hello) -> Result<Epoch, Farewell> {
-    let cloned = || Farewell::new(close::CLONED, CLONED_REASON);
-    // Spares the log; an outdated state only makes the agent try once more.
-    if broker.fleet().refuses_silently(&hello.server, &hello.instance) {
-        return Err(cloned());
-    }
-    let command = Command::ConnectAgent {
-        server: hello.server,
-        instance: hello.instance,
-        via: broker.id(),
-        report_interval: Millis(hello.report_interval_ms),
-        report: hello.report,
-    };
-    match broker.propose(vec![command]).await {
-        Ok(outcomes) => match outcomes.first() {
-            Some(Outcome::Welcome { epoch }) => Ok(*epoch),
-            Some(Outcome::Refused(Refusal::OtherInstance)) => Err(cloned()),
-            other => Err(Farewell::new(close::UNAVAILABLE, format!("not welcome: {other:?}"))),
-        },
-        Err(error) => Err(Farewell::new(close::UNAVAILABLE, error.to_string())),
     }
 }
 
@@ -527,7 +262,7 @@ impl Talk {
                         self.reading_since = Instant::now();
                         Ok(())
                     }
-                    _ => Err(log_takes_nothing()),
+                    _ => Err(Farewell::log_takes_nothing()),
                 },
                 // Before the look: after a standstill of ours, what the agent
                 // said meanwhile is read before it is taken for silent.
@@ -653,12 +388,12 @@ impl Talk {
         match message {
             FromAgent::Hello(_) => Err(Farewell::nonsense("a second hello on one connection")),
             FromAgent::Report { number, mut report } => {
-                check_report(&mut report)?;
+                bounds::check(&mut report)?;
                 let command = Command::Report { server: self.server.clone(), epoch: self.epoch, report };
                 self.record(command, FromBroker::Reported { number })
             }
             FromAgent::Answer { instruction, answer } => {
-                let answer = bounded(answer);
+                let answer = bounds::bounded(answer);
                 let command = Command::Answer { server: self.server.clone(), epoch: self.epoch, instruction, answer };
                 self.record(command, FromBroker::Settled { instruction })
             }
@@ -682,7 +417,7 @@ impl Talk {
                 self.held_back = Some(held_back);
                 Ok(())
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(log_takes_nothing()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Farewell::log_takes_nothing()),
         }
     }
 
@@ -709,8 +444,4 @@ async fn changed(contact: &mut watch::Receiver<Contact>, told_cut_off: bool) -> 
         std::future::pending::<()>().await;
     }
     !told_cut_off
-}
-
-fn log_takes_nothing() -> Farewell {
-    Farewell::new(close::UNAVAILABLE, "the log takes nothing now")
 }

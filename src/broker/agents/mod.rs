@@ -1,12 +1,16 @@
 //! The agents' side of a replica:
 //!
 //! - `registry.rs`: who is connected here,
-//! - `link.rs`: one connection,
+//! - `link.rs`: one connection; `hello.rs` and `farewell.rs`: its beginning and
+//!   its end; `bounds.rs`: how much may be said,
 //! - `stray.rs`: ends connections that the log knows and nobody has,
 //! - `colleagues.rs`: questions to agents of other replicas,
 //! - `missing.rs`: tells the log which replicas are not heard of.
 
+mod bounds;
 mod colleagues;
+mod farewell;
+mod hello;
 mod link;
 mod missing;
 mod registry;
