@@ -3,7 +3,7 @@
 use crate::codec::{RawLogId, RawVote, SnapshotHeader, chain};
 use crate::incoming::Complete;
 use crate::snapshot::SnapshotData;
-use crate::types::Types;
+use crate::types::{Types, Vote};
 use crate::wire::{Answer, AppendAnswer, Ballot, Refusal, TransferAnswer};
 use openraft::Raft;
 use openraft::errors::{Fatal, RaftError};
@@ -76,6 +76,10 @@ pub(crate) async fn transfer_leader<SM: RaftStateMachine<Types>>(
 }
 
 /// Gives a complete snapshot to the library, which installs it or not.
+///
+/// With the answer the leader takes all that the snapshot covers for durable here. The library
+/// answers at once when the log already holds that, which may have yet to become durable, so that
+/// it is asked for as an append asks for what comes before its entries.
 pub(crate) async fn install<SM: RaftStateMachine<Types, SnapshotData = SnapshotData>>(
     raft: &Raft<Types, SM>,
     vote: RawVote,
@@ -86,11 +90,23 @@ pub(crate) async fn install<SM: RaftStateMachine<Types, SnapshotData = SnapshotD
         Ok(header) => header.meta,
         Err(error) => return Answer::Refused(Refusal::Garbage(chain(&error))),
     };
+    let leader = Vote::from(vote);
+    let covered = meta.last_log_id;
     let snapshot = openraft::Snapshot { meta, snapshot: data };
-    let installed: Result<_, Fatal<Types>> = raft.install_full_snapshot(vote.into(), snapshot).await;
+    let installed: Result<_, Fatal<Types>> = raft.install_full_snapshot(leader, snapshot).await;
+    let taken = match installed {
+        Ok(response) if response.vote == leader => RawVote::from(&response.vote),
+        Ok(response) => return Answer::Snapshot { vote: RawVote::from(&response.vote) },
+        Err(error) => return stopped(&error),
+    };
+    let question =
+        AppendEntriesRequest { vote: leader, prev_log_id: covered, entries: Vec::new(), leader_commit: None };
+    let answer = match append(raft, question).await {
+        Answer::Append(AppendAnswer::Success) => Answer::Snapshot { vote: taken },
+        Answer::Append(AppendAnswer::HigherVote(vote)) => Answer::Snapshot { vote },
+        Answer::Refused(refusal) => Answer::Refused(refusal),
+        other => Answer::Refused(Refusal::SnapshotNotStored(format!("what it covers is not here: {other:?}"))),
+    };
     drop(installing);
-    match installed {
-        Ok(response) => Answer::Snapshot { vote: RawVote::from(&response.vote) },
-        Err(error) => stopped(&error),
-    }
+    answer
 }

@@ -29,7 +29,8 @@ async fn start(network: &LocalNetwork, id: u64, disk: Disk) -> (Host, Replica<Le
     let started = host.spawn(async move {
         let clock = Arc::new(ManualClock::new(UnixMillis(1)));
         let observer: Observer<Ledger> = Arc::new(|_, _| {});
-        let config = Config::new(format!("/data/{id}"), ReplicaId(id));
+        let mut config = Config::new(format!("/data/{id}"), ReplicaId(id));
+        config.keep_entries = 2;
         let members = Formation::Members((1..=3).map(|id| (ReplicaId(id), Member::default())).collect());
         Replica::start_with_peers(config, clock, Ledger::default(), observer, peers, members).await
     });
@@ -117,6 +118,47 @@ impl Pace for Lazy {
             work.run();
         });
     }
+}
+
+/// Once a leader went by a snapshot for what a follower has, when that had the same in its log and
+/// did not need the snapshot, but had yet to make the log durable. After a power cut the leader
+/// took the follower for further than it was, and never sent what it lacked.
+#[test]
+fn a_snapshot_that_a_follower_does_not_need_says_nothing_before_its_log_is_durable() {
+    run(6, async {
+        let network = LocalNetwork::new();
+        let mut running = Vec::new();
+        for id in 1..=3 {
+            running.push(start(&network, id, Disk::new()).await);
+        }
+        write_at_last(&running[0].0, &running[0].1, 0).await;
+        let leader = usize::try_from(running[0].1.status().leader.unwrap().0).unwrap() - 1;
+        let slow = usize::from(leader == 0);
+        let disk = running[slow].0.disk().clone();
+        disk.set_pace(Some(Arc::new(Stuck)));
+        for id in 1..=20 {
+            write(&running[leader].0, &running[leader].1, id).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+        // Until the follower has all of it, in memory.
+        sleep(Duration::from_secs(2)).await;
+        let building = running[leader].1.clone();
+        running[leader].0.spawn(async move { building.trigger_snapshot().await }).await.unwrap().unwrap();
+        for id in 21..=40 {
+            write(&running[leader].0, &running[leader].1, id).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert!(running[leader].1.status().purged.is_some(), "the follower needs a snapshot, if it has not the log");
+        let id = slow as u64 + 1;
+        network.disconnect(ReplicaId(id));
+        running[slow].0.kill();
+        disk.cut_power(&mut |_| 0);
+        disk.set_pace(None);
+        running[slow] = start(&network, id, disk).await;
+        write_at_last(&running[slow].0, &running[slow].1, 41).await;
+        let state = running[slow].1.local().state;
+        assert!((0..=41).all(|id| state.seen.contains_key(&id)), "{:?}", state.seen);
+    });
 }
 
 /// Once such a leader went on to lead, and nothing could be written any more, anywhere: the
