@@ -198,11 +198,19 @@ impl Api {
         }
     }
 
-    /// Ids of the servers on which sessions can be placed.
-    pub async fn available_servers(&self) -> anyhow::Result<Vec<String>> {
+    /// Those of the servers `wanted` whose agents are not connected, with what is
+    /// said of them. A server that is full, or closed, is connected.
+    pub async fn absent(&self, wanted: impl IntoIterator<Item = String>) -> anyhow::Result<Vec<String>> {
         let servers = self.servers().await?;
-        let available = servers.iter().filter(|server| server["Availability"] == "AVAILABLE");
-        Ok(available.filter_map(|server| server["Id"].as_str()).map(str::to_owned).collect())
+        let standing = |id: &str| match servers.iter().find(|server| server["Id"] == *id) {
+            None => Some("is not listed".to_owned()),
+            Some(server) if server["Availability"] == "AVAILABLE" => None,
+            Some(server) => match server["UnavailabilityReason"].as_str() {
+                Some("SERVER_FULL" | "SERVER_CLOSED") => None,
+                other => Some(other.unwrap_or("unavailable for no reason that is told").to_owned()),
+            },
+        };
+        Ok(wanted.into_iter().filter_map(|id| standing(&id).map(|why| format!("{id}: {why}"))).collect())
     }
 
     async fn ask(&self, operation: &str, body: &Value) -> anyhow::Result<Value> {

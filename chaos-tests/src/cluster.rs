@@ -1,6 +1,5 @@
 //! A broker and its agents, with their history.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -152,23 +151,23 @@ impl Cluster {
             if late || !violations.iter().all(Violation::may_pass) {
                 ensure!(violations.is_empty(), "{}", list(&violations));
             }
-            let connected = self.connected().await?;
-            if violations.is_empty() && connected == self.agents.len() {
+            let absent = self.absent().await?;
+            if violations.is_empty() && absent.is_empty() {
                 let untold = stories(&self.history.events(), &observed);
                 ensure!(untold.is_empty(), "{}", list(&untold));
                 return Ok(observed);
             }
             if late {
-                bail!("only {connected} of {} agents are connected after {REST_LIMIT:?}", self.agents.len());
+                bail!("agents are not connected after {REST_LIMIT:?}: {absent:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn connected(&self) -> anyhow::Result<usize> {
-        let available: BTreeSet<String> = self.api.available_servers().await?.into_iter().collect();
-        let servers = self.agents.iter().filter_map(|(agent, _)| agent.server());
-        Ok(servers.filter(|server| available.contains(server)).count())
+    /// Agents that are not connected.
+    async fn absent(&self) -> anyhow::Result<Vec<String>> {
+        let known = |(agent, _): &Hosted| agent.server().unwrap_or_else(|| "an agent without an id".to_owned());
+        self.api.absent(self.agents.iter().map(known)).await
     }
 
     async fn observe(&mut self) -> anyhow::Result<Observed> {

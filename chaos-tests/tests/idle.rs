@@ -28,7 +28,7 @@ async fn an_idle_broker_is_small() -> anyhow::Result<()> {
     let api = Api::register(&broker, &mut process).await?;
     for _ in 0..10 {
         ensure!(api.sessions(&[]).await?.is_empty(), "sessions in an empty folder");
-        ensure!(api.available_servers().await?.is_empty(), "servers in an empty folder");
+        ensure!(api.servers().await?.is_empty(), "servers in an empty folder");
     }
     let in_use = process.resident_kib()?;
     println!("resident: {at_start} KiB at the start, {in_use} KiB after a token and a few calls");

@@ -556,10 +556,9 @@ impl World {
         if !violations.is_empty() {
             return Ok(Err(list(&violations)));
         }
-        let goal = self.agents.len() + 1;
-        Ok(match self.connected().await {
-            Ok(connected) if connected == goal => Ok(observed),
-            Ok(connected) => Err(format!("only {connected} of {goal} agents are connected")),
+        Ok(match self.absent().await {
+            Ok(absent) if absent.is_empty() => Ok(observed),
+            Ok(absent) => Err(format!("agents are not connected: {absent:?}")),
             Err(problem) => Err(format!("{problem:#}")),
         })
     }
@@ -588,7 +587,7 @@ impl World {
     pub async fn agents_come(&self, limit: Duration) -> bool {
         let begun = Instant::now();
         loop {
-            if self.connected().await.is_ok_and(|connected| connected > self.agents.len()) {
+            if self.absent().await.is_ok_and(|absent| absent.is_empty()) {
                 return true;
             }
             if begun.elapsed() > limit {
@@ -598,11 +597,11 @@ impl World {
         }
     }
 
-    async fn connected(&self) -> anyhow::Result<usize> {
-        let available: BTreeSet<String> = self.apis[0].available_servers().await?.into_iter().collect();
-        let servers = self.agents.iter().filter_map(|(agent, _)| agent.server());
-        let all = servers.chain([self.odd.server().to_owned()]);
-        Ok(all.filter(|server| available.contains(server)).count())
+    /// Agents that are not connected.
+    async fn absent(&self) -> anyhow::Result<Vec<String>> {
+        let known = |(agent, _): &Hosted| agent.server().unwrap_or_else(|| "an agent without an id".to_owned());
+        let all = self.agents.iter().map(known).chain([self.odd.server().to_owned()]);
+        self.apis[0].absent(all).await
     }
 
     /// Sessions that were seen, and the desktops that there are.
