@@ -63,12 +63,16 @@ impl<M: StateMachine> Core<M> {
     /// The leader, as far as this replica knows. One that has not heard of a majority for a while
     /// does not lead any more, whatever it believes: what it takes on might never be committed.
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader.map(ReplicaId)?;
-        let heard_of_majority =
-            || metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() < self.majority_silence());
-        let is_alone = || metrics.membership_config.voter_ids().nth(1).is_none();
+        // Of the library's three channels the one with everything changes last: whoever is woken by
+        // one of the other two would find it as it was, and no change of it would wake him again.
+        let (server, data) = (self.raft.server_metrics(), self.raft.data_metrics());
+        let server = server.borrow_watched();
+        let leader = server.current_leader.map(ReplicaId)?;
+        let heard_of_majority = || {
+            let acked = data.borrow_watched().last_quorum_acked;
+            acked.is_none_or(|at| at.elapsed() < self.majority_silence())
+        };
+        let is_alone = || server.membership_config.voter_ids().nth(1).is_none();
         (leader != self.config.replica || is_alone() || heard_of_majority()).then_some(leader)
     }
 

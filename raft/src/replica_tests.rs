@@ -91,12 +91,12 @@ async fn a_majority_is_found_also_while_what_it_has_is_not_applied_here() {
         async move { replica.propose(vec![add(1)]).await }
     });
     timeout(PATIENCE, applying.notified()).await.unwrap();
+    let last = replica.status().last_log;
     let second = tokio::spawn({
         let replica = replica.clone();
         async move { replica.propose(vec![add(2)]).await }
     });
     let reading = async {
-        let last = replica.status().last_log;
         while replica.status().last_log == last {
             tokio::task::yield_now().await;
         }
