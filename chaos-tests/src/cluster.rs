@@ -164,10 +164,14 @@ impl Cluster {
         }
     }
 
-    /// Agents that are not connected.
+    /// Agents that are not connected, by the brokers' word or their own.
     async fn absent(&self) -> anyhow::Result<Vec<String>> {
         let known = |(agent, _): &Hosted| agent.server().unwrap_or_else(|| "an agent without an id".to_owned());
-        self.api.absent(self.agents.iter().map(known)).await
+        let absent = self.api.absent(self.agents.iter().map(known)).await?;
+        if !absent.is_empty() {
+            return Ok(absent);
+        }
+        unlinked(&self.agents)
     }
 
     async fn observe(&mut self) -> anyhow::Result<Observed> {
@@ -201,6 +205,17 @@ pub(crate) fn kill_agent((agent, process): &mut Hosted, history: &History) -> an
     // Without an id it had not begun yet.
     history.add(agent.server().map(|server| Event::AgentKilled { span, server }));
     Ok(true)
+}
+
+/// Agents that have no connection by their own word.
+pub(crate) fn unlinked(agents: &[Hosted]) -> anyhow::Result<Vec<String>> {
+    let mut unlinked = Vec::new();
+    for (agent, _) in agents {
+        if !agent.is_linked()? {
+            unlinked.push(format!("{}: says that it has no connection", agent.server().unwrap_or_default()));
+        }
+    }
+    Ok(unlinked)
 }
 
 /// Starts those agents that do not run.

@@ -391,6 +391,26 @@ impl Agent {
         Ok(count)
     }
 
+    /// Whether it has a connection, by its own last word on that. The log of the
+    /// brokers may know one that ended with the replica which had it, until that
+    /// replica has begun anew.
+    pub fn is_linked(&self) -> anyhow::Result<bool> {
+        const LINKED: &str = "linked to the broker";
+        const NOT_LINKED: [&str; 3] = ["the agent starts", "no link to the broker", "another agent uses the id"];
+        // One that has just begun has not said anything yet.
+        let Ok(files) = std::fs::read_dir(self.folder.join("log")) else { return Ok(false) };
+        let mut is_linked = false;
+        for entry in files {
+            let said = std::fs::read_to_string(entry?.path())?;
+            let words = said.lines().rev().filter_map(|line| {
+                let is_no = NOT_LINKED.iter().any(|word| line.contains(word));
+                (is_no || line.contains(LINKED)).then_some(!is_no)
+            });
+            is_linked |= words.take(1).any(|linked| linked);
+        }
+        Ok(is_linked)
+    }
+
     /// What really happened to its desktops.
     pub fn trace(&self) -> PathBuf {
         self.folder.join("trace")

@@ -13,7 +13,7 @@ use super::journal::{self, Auditor};
 use super::odd::{Odd, Room};
 use super::plug;
 use crate::client::{self, Answer, Api, Seen};
-use crate::cluster::{Hosted, kill_agent, list, start_agents};
+use crate::cluster::{Hosted, kill_agent, list, start_agents, unlinked};
 use crate::desktops::Desktops;
 use crate::faultfs::{Faults, Library};
 use crate::history::{Event, History};
@@ -597,11 +597,14 @@ impl World {
         }
     }
 
-    /// Agents that are not connected.
+    /// Agents that are not connected, by the brokers' word or their own.
     async fn absent(&self) -> anyhow::Result<Vec<String>> {
         let known = |(agent, _): &Hosted| agent.server().unwrap_or_else(|| "an agent without an id".to_owned());
-        let all = self.agents.iter().map(known).chain([self.odd.server().to_owned()]);
-        self.apis[0].absent(all).await
+        let absent = self.apis[0].absent(self.agents.iter().map(known).chain([self.odd.server().to_owned()])).await?;
+        if !absent.is_empty() {
+            return Ok(absent);
+        }
+        unlinked(&self.agents)
     }
 
     /// Sessions that were seen, and the desktops that there are.
