@@ -184,7 +184,7 @@ async fn the_death_of_the_leader_costs_no_acknowledged_write() {
         cluster.write(rest[0], id).await;
     }
     let state = cluster.running[&second].read().await.unwrap().state;
-    assert!((0..40).all(|id| state.seen.contains_key(&id)));
+    assert!((0..40).all(|id| state.seen.contains(id)));
 
     // The dead one comes back and catches up from the log.
     cluster.start(leader).await;
@@ -221,7 +221,7 @@ async fn a_replica_that_missed_what_was_purged_catches_up_by_a_snapshot() {
     assert!(cluster.network.snapshot_chunks() > 0);
     assert!(cluster.observed.replaced.load(Ordering::Relaxed) > 0);
     let state = cluster.running[&away].local().state;
-    assert!((0..=60).all(|id| state.seen.contains_key(&id)));
+    assert!((0..=60).all(|id| state.seen.contains(id)));
     assert_eq!(*state, *cluster.running[&leader].local().state);
 
     // What was installed is still there after a restart.
@@ -255,7 +255,7 @@ async fn without_a_majority_nothing_is_acknowledged_and_reads_are_refused() {
     }
     let states: Vec<_> = cluster.running.values().map(Replica::local).collect();
     let newest = cluster.running[&leader].read().await.unwrap();
-    assert!([1, 3, 4].iter().all(|id| newest.state.seen.contains_key(id)));
+    assert!([1, 3, 4].iter().all(|id| newest.state.seen.contains(*id)));
     assert!(states.iter().all(|view| view.state.seen == newest.state.seen));
     cluster.stop_all().await;
 }

@@ -41,7 +41,7 @@ fn newer_requests(cluster: &Cluster) -> u64 {
 
 async fn assert_complete(cluster: &Cluster, acknowledged: &BTreeSet<u64>) {
     let state = cluster.common_state().await;
-    assert!(acknowledged.iter().all(|id| state.seen.contains_key(id)));
+    assert!(acknowledged.iter().all(|id| state.seen.contains(*id)));
     assert!(state.seen.values().all(|times| *times == 1));
 }
 

@@ -75,7 +75,7 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself() {
     assert!(matches!(status.storage, StorageCondition::Full { .. }));
     assert_eq!(status.stopped, None);
     let state = replica.read().await.unwrap().state;
-    assert!(acknowledged.iter().all(|id| state.seen.contains_key(id)));
+    assert!(acknowledged.iter().all(|id| state.seen.contains(*id)));
     let snapshot = replica.trigger_snapshot().await;
     assert!(matches!(snapshot, Ok(_) | Err(SnapshotError::TimedOut { .. })), "{snapshot:?}");
 
@@ -105,7 +105,7 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself() {
 
     let replica = Replica::start(config, Arc::new(SystemClock), Ledger::default(), observer).await.unwrap();
     let state = replica.local().state;
-    assert!(acknowledged.iter().all(|id| state.seen.contains_key(id)));
+    assert!(acknowledged.iter().all(|id| state.seen.contains(*id)));
     assert!(state.seen.values().all(|times| *times == 1));
     replica.stop().await.unwrap();
 }

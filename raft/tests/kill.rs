@@ -100,7 +100,7 @@ fn what_was_acknowledged_before_a_kill_is_there_once_after_it() {
         runtime.block_on(async {
             let replica = start(folder.path()).await;
             let state = replica.local().state;
-            let lost: Vec<u64> = acknowledged.iter().copied().filter(|id| !state.seen.contains_key(id)).collect();
+            let lost: Vec<u64> = acknowledged.iter().copied().filter(|id| !state.seen.contains(*id)).collect();
             assert_eq!(lost, [0_u64; 0], "lost in round {round}");
             assert!(state.seen.values().all(|times| *times == 1));
             assert_eq!(state.total, state.seen.len() as u64);

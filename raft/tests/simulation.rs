@@ -157,7 +157,7 @@ fn a_snapshot_that_a_follower_does_not_need_says_nothing_before_its_log_is_durab
         running[slow] = start(&network, id, disk).await;
         write_at_last(&running[slow].0, &running[slow].1, 41).await;
         let state = running[slow].1.local().state;
-        assert!((0..=41).all(|id| state.seen.contains_key(&id)), "{:?}", state.seen);
+        assert!((0..=41).all(|id| state.seen.contains(id)), "{:?}", state.seen);
     });
 }
 
@@ -217,7 +217,7 @@ fn a_leader_that_comes_back_without_the_end_of_its_log_does_not_go_on_to_lead() 
         for (host, replica) in &running {
             let reading = replica.clone();
             let state = host.spawn(async move { reading.read().await }).await.unwrap().unwrap().state;
-            assert!((0..=8).all(|id| state.seen.contains_key(&id)), "{:?}", state.seen);
+            assert!((0..=8).all(|id| state.seen.contains(id)), "{:?}", state.seen);
         }
     });
 }
@@ -237,12 +237,12 @@ fn a_machine_that_stands_still_does_nothing_and_goes_on() {
         assert!(timeout(Duration::from_secs(20), &mut writing).await.is_err());
         let (other_host, other) = &running[1];
         write_at_last(other_host, other, 3).await;
-        assert!(!replica.local().state.seen.contains_key(&3));
+        assert!(!replica.local().state.seen.contains(3));
         host.set_paused(false);
         // Its time was up meanwhile, or not.
         drop(writing.await);
         write_at_last(host, replica, 4).await;
-        assert!(replica.local().state.seen.contains_key(&3));
+        assert!(replica.local().state.seen.contains(3));
     });
 }
 

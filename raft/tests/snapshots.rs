@@ -8,7 +8,7 @@ use berth_raft::{Config, LogIndex, ReplicaId};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use support::{Cluster, Load, PATIENCE, add};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 const PART_BYTES: usize = 4096;
 
@@ -77,35 +77,65 @@ async fn a_transfer_that_is_cut_again_and_again_goes_on_where_it_was() {
     cluster.stop_all().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_thousands_of_entries_behind_catches_up_under_load() {
+/// One replica is away for so many entries, and catches up while `callers` go on. Returns how long
+/// it was away, and how long it took.
+async fn falls_behind_and_catches_up(behind: u64, callers: u64, tune: impl Fn(&mut Config)) -> [Duration; 2] {
     let tune = |config: &mut Config| {
         tuned(config);
+        // As many entries as commands.
         config.batch_commands_max = 1;
-        config.snapshot_after_entries = 500;
+        tune(config);
     };
     let mut cluster = of_three(tune).await;
     let leader = cluster.leader(&cluster.all()).await;
     let away = cluster.others(leader)[0];
+    let begun = Instant::now();
     cluster.stop(away).await;
-    let load = Load::on([cluster.running[&leader].clone()], 16, 0);
-    load.more(4_000).await;
-    purged(&cluster, leader, LogIndex(2_000)).await;
+    let load = Load::on([cluster.running[&leader].clone()], callers, 0);
+    while cluster.running[&leader].status().last_log < Some(LogIndex(behind)) {
+        load.more(100).await;
+    }
+    let was_away = begun.elapsed();
 
     let term = cluster.running[&leader].status().term;
+    let begun = Instant::now();
     cluster.start(away, tune).await.unwrap();
     // It has caught up once it is as far as the leader was a moment ago, while that goes on.
     let mut applied = cluster.running[&away].applied();
+    let patience = PATIENCE * u32::try_from(behind / 50_000).unwrap().max(1);
     let target = cluster.running[&leader].status().applied.unwrap();
-    timeout(PATIENCE, applied.wait_for(|index| *index >= target)).await.unwrap().unwrap();
+    timeout(patience, applied.wait_for(|index| *index >= target)).await.unwrap().unwrap();
     load.more(200).await;
     let target = cluster.running[&leader].status().applied.unwrap();
-    timeout(PATIENCE, applied.wait_for(|index| *index >= target)).await.unwrap().unwrap();
+    timeout(patience, applied.wait_for(|index| *index >= target)).await.unwrap().unwrap();
+    let took = begun.elapsed();
     let commands = load.end().await;
-    assert!(cluster.traffic.parts.load(Ordering::Relaxed) > 0, "no snapshot was needed");
     assert_eq!(cluster.running[&leader].status().term, term, "the leader changed");
     assert_eq!(cluster.common_state().await.total, commands);
+    let got_snapshot = cluster.traffic.parts.load(Ordering::Relaxed) > 0;
+    let is_purged = cluster.running[&leader].status().purged > Some(LogIndex(behind / 2));
+    assert_eq!(got_snapshot, is_purged, "whether a snapshot was needed");
     cluster.stop_all().await;
+    [was_away, took]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_thousands_of_entries_behind_catches_up_under_load() {
+    falls_behind_and_catches_up(4_000, 16, |config| config.snapshot_after_entries = 500).await;
+}
+
+/// How long a million entries take, or `BERTH_BEHIND`, by a snapshot as it is made by default, and
+/// entry by entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; for a release build"]
+#[allow(clippy::print_stdout, reason = "the figures")]
+async fn a_replica_that_is_a_million_entries_behind_catches_up_under_load() {
+    let behind = std::env::var("BERTH_BEHIND").map_or(1_000_000, |number| number.parse().unwrap());
+    for (way, snapshot_after_entries) in [("by a snapshot", 50_000), ("entry by entry", u64::MAX)] {
+        let tune = |config: &mut Config| config.snapshot_after_entries = snapshot_after_entries;
+        let [away, took] = falls_behind_and_catches_up(behind, 128, tune).await;
+        println!("{way}: {behind} entries written in {away:.1?}, caught up in {took:.1?}");
+    }
 }
 
 /// One thread runs all replicas: nothing of the installing may take it.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// How often each id was applied.
-    pub seen: Arc<BTreeMap<u64, u32>>,
+    pub seen: Seen,
     /// The sum of all amounts.
     pub total: u64,
     /// How often time moved.
@@ -31,6 +31,62 @@ pub struct Ledger {
     pub read_ms: u64,
     /// How this ledger goes wrong. Not replicated: one replica may be given another than the rest.
     pub skew: Skew,
+}
+
+/// How often each id was applied. Costs little to copy, also with a million of them: copies share
+/// all groups of ids but those that change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen(BTreeMap<u64, Arc<BTreeMap<u64, u32>>>);
+
+impl Seen {
+    /// Neighbours that are copied together.
+    const GROUP: u64 = 1_024;
+
+    /// Counts an id once more; how often it came by now.
+    fn count(&mut self, id: u64) -> u32 {
+        let times = Arc::make_mut(self.0.entry(id / Self::GROUP).or_default()).entry(id).or_default();
+        *times += 1;
+        *times
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&u64, &u32)> {
+        self.0.values().flat_map(|group| group.iter())
+    }
+
+    /// Whether an id ever came.
+    pub fn contains(&self, id: u64) -> bool {
+        self.0.get(&(id / Self::GROUP)).is_some_and(|group| group.contains_key(&id))
+    }
+
+    /// All ids, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &u64> {
+        self.iter().map(|(id, _)| id)
+    }
+
+    /// How often they came, in the order of ids.
+    pub fn values(&self) -> impl Iterator<Item = &u32> {
+        self.iter().map(|(_, times)| times)
+    }
+
+    /// How many ids there are.
+    pub fn len(&self) -> usize {
+        self.0.values().map(|group| group.len()).sum()
+    }
+
+    /// Whether none ever came.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(u64, u32)> for Seen {
+    fn from_iter<T: IntoIterator<Item = (u64, u32)>>(all: T) -> Self {
+        let mut groups: BTreeMap<u64, BTreeMap<u64, u32>> = BTreeMap::new();
+        for (id, times) in all {
+            groups.entry(id / Self::GROUP).or_default().insert(id, times);
+        }
+        Self(groups.into_iter().map(|(number, group)| (number, Arc::new(group))).collect())
+    }
 }
 
 /// How a ledger breaks the promise to be deterministic.
@@ -129,10 +185,9 @@ impl StateMachine for Ledger {
         match command {
             Command::Add { id, amount, .. } => {
                 self.total += amount + u64::from(self.skew == Skew::Outcomes);
-                let times = Arc::make_mut(&mut self.seen).entry(id).or_default();
-                *times += 1;
+                let times = self.seen.count(id);
                 effects.push(Effect::Added(id));
-                Outcome { total: self.total, times: *times }
+                Outcome { total: self.total, times }
             }
             Command::Deadline { at, stuck } => {
                 self.deadline = Some(UnixMillis(at));
@@ -153,7 +208,7 @@ impl StateMachine for Ledger {
 
     fn write_snapshot(&self, mut out: &mut dyn Write) -> io::Result<()> {
         let parts: Parts = (
-            self.seen.as_ref().clone(),
+            self.seen.iter().map(|(id, times)| (*id, *times)).collect(),
             self.total,
             self.advanced,
             self.fired,
@@ -172,7 +227,7 @@ impl StateMachine for Ledger {
         let (seen, total, advanced, fired, at, ran_backwards, deadline, stuck, read_ms) = parts;
         std::thread::sleep(std::time::Duration::from_millis(read_ms));
         Ok(Self {
-            seen: Arc::new(seen),
+            seen: seen.into_iter().collect(),
             total,
             advanced,
             fired,

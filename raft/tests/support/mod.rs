@@ -231,7 +231,7 @@ impl Load {
                         let id = ids.fetch_add(1, Ordering::Relaxed);
                         let proposed = replica.propose(vec![add(id)]).await.unwrap();
                         assert_eq!(proposed.outcomes[0].times, 1, "{id}");
-                        assert!(replica.local().state.seen.contains_key(&id), "{id} is not to be seen here");
+                        assert!(replica.local().state.seen.contains(id), "{id} is not to be seen here");
                     }
                 });
             }
