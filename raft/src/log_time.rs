@@ -42,6 +42,12 @@ impl LogTime {
 
     /// The time of an entry that follows one of `last`. Not before what was answered earlier.
     pub(crate) fn now(&self, last: UnixMillis) -> UnixMillis {
+        self.tell(last, true)
+    }
+
+    /// What the clock shows counts once an entry has it: one that stamps nothing, and whose clock
+    /// is ahead for a while, must not come back to that time when it leads later.
+    fn tell(&self, last: UnixMillis, is_stamp: bool) -> UnixMillis {
         let wall = self.clock.now();
         let mut known = self.state();
         let passed = known.ahead_since.map(|since| since.elapsed() / SLOWNESS).unwrap_or_default();
@@ -49,7 +55,9 @@ impl LogTime {
         let slowed = UnixMillis(known.at.0.saturating_add(passed));
         let at = wall.max(last).max(slowed);
         if at == wall {
-            *known = Known { at, ahead_since: None };
+            if is_stamp {
+                *known = Known { at, ahead_since: None };
+            }
         } else if at > slowed || known.ahead_since.is_none() {
             *known = Known { at, ahead_since: Some(Instant::now()) };
         }
@@ -59,7 +67,7 @@ impl LogTime {
     /// Completes once [`now`](Self::now) has reached `at`. `last` tells the time of the last entry.
     pub(crate) async fn sleep_until(&self, at: UnixMillis, last: impl Fn() -> UnixMillis) {
         loop {
-            let now = self.now(last());
+            let now = self.tell(last(), false);
             let left = Duration::from_millis(at.0.saturating_sub(now.0));
             if left.is_zero() {
                 return;
@@ -107,6 +115,17 @@ mod tests {
         assert_eq!(time.now(ahead), UnixMillis(70_000));
         clock.set(UnixMillis(70_100));
         assert_eq!(time.now(ahead), UnixMillis(70_100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_ahead_while_nothing_was_stamped_leaves_no_trace() {
+        let (clock, time) = at(1_000);
+        assert_eq!(time.now(UnixMillis(0)), UnixMillis(1_000));
+        clock.set(UnixMillis(3_600_000));
+        let waiting = time.sleep_until(UnixMillis(7_200_000), || UnixMillis(1_000));
+        assert!(tokio::time::timeout(Duration::from_mins(1), waiting).await.is_err());
+        clock.set(UnixMillis(61_000));
+        assert_eq!(time.now(UnixMillis(1_000)), UnixMillis(61_000));
     }
 
     #[tokio::test(start_paused = true)]

@@ -130,8 +130,9 @@ impl Cluster {
     ) -> Result<(), StartError> {
         let folder = self.folders.entry(id).or_insert_with(|| tempfile::tempdir().unwrap());
         let mut config = Config::new(folder.path(), id);
-        config.election_timeout_ms = 300;
-        config.heartbeat_ms = 100;
+        // A loaded machine must not look like a lost leader.
+        config.election_timeout_ms = 1_000;
+        config.heartbeat_ms = 200;
         config.request_timeout_ms = 20_000;
         self.starts += 1;
         config.incarnation = self.starts;
