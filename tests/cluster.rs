@@ -239,6 +239,42 @@ async fn a_replica_that_ends_hands_the_leadership_over_and_none_is_removed_that_
     assert!(!status.success() && said.contains("was removed"), "{said}");
 }
 
+/// The leader of now is not known to one that led when it ended, and does not know where that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_comes_back_elsewhere_under_another_leader_is_found_again() {
+    let mut replicas = Replicas::started(3).await;
+    let moved = replicas.leader().await;
+    replicas.all[moved].stop(Signal::KILL).await;
+    let leader = replicas.leader().await;
+    replicas.relocate(&[moved]);
+    replicas.all[moved].start();
+    replicas.all[moved].serves().await;
+    let address = replicas.all[moved].peers.to_string();
+    let number = replicas.all[moved].number;
+    let is_known = |view: &serde_json::Value| {
+        let members = view["members"].as_array().unwrap();
+        members.iter().any(|member| member["replica"] == number && member["address"] == address)
+    };
+    replicas.all[leader].view_when("where it is", is_known).await;
+    assert_eq!(replicas.leader().await, leader, "all agree, the one that moved too");
+}
+
+/// Nobody answers where they were, and nobody says that nobody is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_all_move_at_once_find_each_other_by_their_configuration() {
+    let mut replicas = Replicas::started(3).await;
+    let credentials = replicas.all[0].register("portal").await;
+    for replica in &mut replicas.all {
+        replica.stop(Signal::KILL).await;
+    }
+    let left = replicas.relocate(&[0, 1, 2]);
+    let _silent: Vec<_> = left.into_iter().map(|address| std::net::TcpListener::bind(address).unwrap()).collect();
+    replicas.start().await;
+    let api = replicas.all[0].api(&credentials).await;
+    let (status, answer) = api.send(Method::POST, "/createSessions", &json!([session("ann")])).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_change_authority_while_everything_goes_on() {
     let mut replicas = Replicas::started(3).await;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::node::Node;
 use super::core::Broker;
 use super::identity::{ClientError, Identity};
+use super::listen::DRAIN_TIMEOUT;
 use crate::domain::ClientId;
 
 /// Name of the socket in the data folder.
@@ -128,9 +129,17 @@ impl AdminSocket {
             .with_state(Admin { broker: Arc::clone(&broker), identity })
             .merge(super::backup::routes(Arc::clone(&node), Arc::clone(&broker), shutdown.clone()))
             .merge(super::cluster::admin::routes(node, broker));
-        let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the operators' socket failed");
+        let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        // An operator's command that stands still must not keep the replica from its end.
+        let late = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
+        };
+        tokio::select! {
+            served = served.into_future() => if let Err(error) = served {
+                tracing::error!(%error, "the operators' socket failed");
+            },
+            () = late => tracing::warn!("an operator's command is not waited for any longer"),
         }
         let _ = std::fs::remove_file(&self.path);
     }

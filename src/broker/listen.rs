@@ -41,7 +41,7 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// HTTP/2 connections that say nothing are asked whether they live.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long connections may take to finish when the broker ends.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed `accept` (no descriptors left, for example).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -149,6 +149,8 @@ pub struct Replicas {
     pub all: Vec<Replica>,
     /// Holds the cluster's secret.
     place: tempfile::TempDir,
+    /// More lines of each configuration.
+    configuration: String,
 }
 
 impl Replicas {
@@ -163,18 +165,33 @@ impl Replicas {
         let secret = place.path().join("secret");
         berth::secret::Secret::read_or_create(&secret).unwrap();
         let all: Vec<Replica> = (1..=count).map(|number| Replica::new(number, "")).collect();
-        let members: Vec<String> = all
-            .iter()
-            .map(|replica| format!("{{ replica = {}, address = '{}' }}", replica.number, replica.peers))
-            .collect();
-        for replica in &all {
-            replica.configure(&format!(
-                "cluster.members = [{}]\ncluster.secret_file = '{}'\n{configuration}",
+        let replicas = Self { all, place, configuration: configuration.to_owned() };
+        let places: Vec<usize> = (0..replicas.all.len()).collect();
+        replicas.configure(&places);
+        replicas
+    }
+
+    /// Writes the configurations of some, with the addresses of now.
+    fn configure(&self, places: &[usize]) {
+        let address = |replica: &Replica| format!("{{ replica = {}, address = '{}' }}", replica.number, replica.peers);
+        let members: Vec<String> = self.all.iter().map(address).collect();
+        let secret = self.place.path().join("secret");
+        for place in places {
+            self.all[*place].configure(&format!(
+                "cluster.members = [{}]\ncluster.secret_file = '{}'\n{}",
                 members.join(", "),
-                secret.display()
+                secret.display(),
+                self.configuration
             ));
         }
-        Self { all, place }
+    }
+
+    /// Has some, which do not run, be elsewhere when they start. The others are
+    /// not told. Returns where they were.
+    pub fn relocate(&mut self, places: &[usize]) -> Vec<SocketAddr> {
+        let before = places.iter().map(|place| std::mem::replace(&mut self.all[*place].peers, local())).collect();
+        self.configure(places);
+        before
     }
 
     /// Replicas that serve.

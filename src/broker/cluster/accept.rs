@@ -132,10 +132,12 @@ async fn converse(
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
     let certificate = certificate.ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))?;
     let hello = timeout(HANDSHAKE_TIMEOUT, read_hello(&mut stream)).await.map_err(late)??;
-    let welcome = if allows(cluster, &certificate, &hello.speaker) {
-        answers.welcome(&hello).and_then(|()| answers.visit(&hello.speaker))
-    } else {
-        Err(Unwelcome::NotYou)
+    let is_allowed = allows(cluster, &certificate, &hello.speaker);
+    let place = is_allowed.then(|| places.take(&hello.speaker)).flatten();
+    let welcome = match (is_allowed, &place) {
+        (false, _) => Err(Unwelcome::NotYou),
+        (true, None) => Err(Unwelcome::Busy),
+        (true, Some(_)) => answers.welcome(&hello).and_then(|()| answers.visit(&hello.speaker)),
     };
     let words = welcome.as_ref().map_or_else(|why| Welcome::Refused(why.clone()), |_| Welcome::Welcome);
     let frame = Frame { kind: Kind::Welcome, call: 0, tag: 0, bytes: frame::encode(&words) };
@@ -143,10 +145,6 @@ async fn converse(
         .await
         .map_err(late)??;
     drop(stranger);
-    let Some(_place) = places.take(&hello.speaker) else {
-        tracing::warn!(speaker = ?hello.speaker, "a connection is refused: there are as many as allowed");
-        return Err(io::Error::from(io::ErrorKind::QuotaExceeded));
-    };
     let is_invited = matches!(hello.speaker, Speaker::Invited(_));
     match welcome {
         Ok(visit) if is_invited => {

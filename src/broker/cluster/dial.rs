@@ -276,10 +276,13 @@ impl Line {
         let tls = self.shared.tls.load_full();
         let speaker = Speaker::Replica { id: own.replica, folder: own.folder.clone(), run: own.run };
         let to = Some(self.route.to);
-        let mut connected = connect(&own.cluster, &tls, &member.address, speaker.clone(), to).await;
         let alternative = lock(&self.shared.alternatives).get(&self.route.to).cloned();
-        if let (Err(ConnectError::Io(_)), Some(address)) = (&connected, alternative.filter(|it| *it != member.address))
-        {
+        let alternative = alternative.filter(|address| *address != member.address);
+        // An address that nobody has any more gives no answer at all.
+        let share = if alternative.is_some() { CONNECT_TIMEOUT / 2 } else { CONNECT_TIMEOUT };
+        let first = timeout(share, connect(&own.cluster, &tls, &member.address, speaker.clone(), to)).await;
+        let mut connected = first.unwrap_or_else(|_| Err(ConnectError::Io(io::ErrorKind::TimedOut.into())));
+        if let (Err(ConnectError::Io(_)), Some(address)) = (&connected, alternative) {
             connected = connect(&own.cluster, &tls, &address, speaker, to).await;
         }
         let (stream, certificate) = match connected {
@@ -339,29 +342,26 @@ impl Line {
         let mut frames = FramedWrite::new(sink, Frames::new(FRAME_BYTES_MAX));
         let mut ticks = interval(PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next = Some(first);
+        // Whoever has given up asks nothing.
+        let is_awaited = |call: &Call| !call.reply.is_closed();
+        let mut next = Some(first).filter(is_awaited);
         loop {
             let sent = if let Some(call) = next.take() {
                 let number = self.next_call;
                 self.next_call += 1;
-                if call.reply.is_closed() {
-                    // Whoever asked has given up.
-                    continue;
-                }
                 lock(pending).insert(number, call.reply);
                 let frame = Frame { kind: Kind::Call, call: number, tag: call.service as u8, bytes: call.request };
                 // What waits already goes out together.
-                match calls.try_recv() {
-                    Ok(following) => {
-                        next = Some(following);
-                        timeout(silence_max, frames.feed(frame)).await
-                    }
-                    Err(_) => timeout(silence_max, frames.send(frame)).await,
+                next = std::iter::from_fn(|| calls.try_recv().ok()).find(is_awaited);
+                if next.is_some() {
+                    timeout(silence_max, frames.feed(frame)).await
+                } else {
+                    timeout(silence_max, frames.send(frame)).await
                 }
             } else {
                 tokio::select! {
                     call = calls.recv() => match call {
-                        Some(call) => { next = Some(call); continue }
+                        Some(call) => { next = Some(call).filter(is_awaited); continue }
                         None => return "this replica ends".to_owned(),
                     },
                     _ = ticks.tick() => {

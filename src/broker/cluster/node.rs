@@ -1,5 +1,6 @@
 //! What a replica answers to others, and what it does for operators.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -221,8 +222,11 @@ impl Node {
         let Some(serving) = self.serving.get() else { return Err(WishError::NoLeader) };
         let deadline = Instant::now() + WISH_TIMEOUT;
         let mut asked = None;
+        // Who said that it does not lead.
+        let mut passed = BTreeSet::new();
         loop {
-            let answer = match serving.replica.status().leader.map(|leader| ReplicaId(leader.0)) {
+            let whom = self.who_may_lead(serving, &passed);
+            let answer = match whom {
                 Some(leader) if leader == self.own.replica => self.carry_out(serving, wish.clone()).await,
                 Some(leader) => match self.question(leader, &Question::Do(wish.clone()), CARRY_OUT_TIMEOUT).await {
                     Ok(answer) => answer,
@@ -236,6 +240,12 @@ impl Node {
                 },
                 None => Answer::NotLeader,
             };
+            match (&answer, whom) {
+                (Answer::NotLeader, Some(whom)) => drop(passed.insert(whom)),
+                // All were asked; from the beginning then.
+                (_, None) => passed.clear(),
+                _ => {}
+            }
             let is_over = Instant::now() >= deadline || (asked.is_some() && wish == Wish::RotateCertificates);
             match (answer, asked) {
                 (Answer::Done, _) => return Ok(()),
@@ -246,6 +256,19 @@ impl Node {
                 _ => tokio::time::sleep(WISH_RETRY).await,
             }
         }
+    }
+
+    /// Whom to ask for a leader's work: the leader, if one is known. A replica
+    /// that came back at another address knows none, or an earlier one, until
+    /// the leader knows where it is: it asks one member after the other.
+    fn who_may_lead(&self, serving: &Serving, passed: &BTreeSet<ReplicaId>) -> Option<ReplicaId> {
+        let known = serving.replica.status().leader.map(|leader| ReplicaId(leader.0));
+        if known == Some(self.own.replica) {
+            return known;
+        }
+        let members = serving.replica.members();
+        let others = members.keys().map(|id| ReplicaId(id.0)).filter(|id| *id != self.own.replica);
+        known.into_iter().chain(others).find(|id| !passed.contains(id))
     }
 
     async fn carry_out(&self, serving: &Serving, wish: Wish) -> Answer {
