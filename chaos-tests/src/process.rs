@@ -1,11 +1,12 @@
 //! The processes under test: the real binary, started on folders and ports of
 //! its own, and killed without warning.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -441,12 +442,14 @@ fn printed(command: &mut Command) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// A port of the loopback address that nobody holds.
+/// A port of the loopback address that nobody holds. None is given twice in a process.
 fn free_port(random: &mut Random) -> anyhow::Result<SocketAddr> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..1000 {
         let port = u16::try_from(PORTS.start + random.below(PORTS.end - PORTS.start))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
+        let is_new = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
+        if is_new && TcpListener::bind(address).is_ok() {
             return Ok(address);
         }
     }

@@ -34,11 +34,15 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
 }
 
 /// A free port below those that the system gives to connections, so that none
-/// takes it while a process restarts.
+/// takes it while a process restarts. None is given twice in a process.
 pub fn free_port() -> u16 {
+    static GIVEN: std::sync::Mutex<std::collections::BTreeSet<u16>> =
+        std::sync::Mutex::new(std::collections::BTreeSet::new());
     for _ in 0..1000 {
         let port = rand::random_range(20_000..32_000);
-        if std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if GIVEN.lock().unwrap().insert(port)
+            && std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
             return port;
         }
     }

@@ -88,7 +88,7 @@ pub(super) async fn admit(socket: &mut WebSocket, agents: &Agents, hello: Hello)
     };
     // Only a refusal by the log says that nothing will come of it.
     if admitted.as_ref().is_err_and(|farewell| farewell.code != close::CLONED) {
-        agents.tasks.spawn(stray::disconnect(agents.clone(), server));
+        stray::look_for(agents, server);
     }
     admitted
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::farewell::Farewell;
 use super::registry::{Asked, Registered};
-use super::{Agents, bounds, hello};
+use super::{Agents, bounds, hello, stray};
 use crate::broker::api::door::{Unavailable, UnavailableReason};
 use crate::broker::contact::Contact;
 use crate::broker::core::Broker;
@@ -61,8 +61,9 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
     let said = farewell.say(&mut socket, Some(&server));
     let ((), proposed) = tokio::join!(said, agents.broker.propose(vec![gone]));
     if let Err(error) = proposed {
-        // Its silence will tell the same a little later.
-        tracing::debug!(%server, %error, "the end of a connection did not reach the log");
+        // Until the log knows of it, it refuses other runs of this agent.
+        tracing::debug!(%server, %error, "the end of a connection did not reach the log yet");
+        stray::look_for(&agents, server);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::stray::Strays;
 use crate::broker::api::door::AskError;
 use crate::domain::{Epoch, Event, ServerId};
 use crate::protocol::{Question, Reply};
@@ -44,6 +45,8 @@ struct Entry {
 #[derive(Default)]
 pub struct Links {
     entries: Mutex<HashMap<ServerId, Entry>>,
+    /// Servers whose connections the log may know although nobody has them.
+    pub(super) strays: Strays,
 }
 
 impl Links {

@@ -4,8 +4,11 @@
 //! way, and be applied later. The log says then that the agent is connected
 //! here, and refuses other runs of it until three reports are missed, although
 //! nobody would ever tell it that the connection ended. So whoever gave a hello
-//! up looks for a while whether that happened, and tells the log.
+//! up looks for a while whether that happened, and tells the log. The same where
+//! the end of a connection did not reach the log.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -21,28 +24,65 @@ const LOOK_FOR: Duration = Duration::from_secs(30);
 /// list of those that are held here.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Ends the connection that a hello, given up just now, may still come to be.
-pub(super) async fn disconnect(agents: Agents, server: ServerId) {
-    tokio::select! {
-        // A replica that begins anew says that it has no connections.
-        () = agents.shutdown.cancelled() => {}
-        () = look(&agents, &server) => {}
+/// Until when is looked for the connections of which servers, each by one task.
+#[derive(Default)]
+pub(super) struct Strays(Mutex<BTreeMap<ServerId, Instant>>);
+
+impl Strays {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<ServerId, Instant>> {
+        // Nothing under the lock can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is to be looked for from now on; whether nobody does yet.
+    fn begin(&self, server: &ServerId) -> bool {
+        self.known().insert(server.clone(), Instant::now() + LOOK_FOR).is_none()
+    }
+
+    /// Whether the time to look is over. It is looked for no more then.
+    fn is_over(&self, server: &ServerId) -> bool {
+        let mut known = self.known();
+        let is_over = known.get(server).is_none_or(|until| *until <= Instant::now());
+        if is_over {
+            known.remove(server);
+        }
+        is_over
+    }
+
+    fn end(&self, server: &ServerId) {
+        self.known().remove(server);
+    }
+}
+
+/// Sees to it that the log hears of a connection's end: of one that a hello,
+/// given up just now, may still come to be, or of one whose end it did not take.
+pub(super) fn look_for(agents: &Agents, server: ServerId) {
+    if agents.broker.links().strays.begin(&server) {
+        let agents = agents.clone();
+        agents.tasks.clone().spawn(async move {
+            tokio::select! {
+                // A replica that begins anew says that it has no connections.
+                () = agents.shutdown.cancelled() => {}
+                () = look(&agents, &server) => {}
+            }
+        });
     }
 }
 
 async fn look(agents: &Agents, server: &ServerId) {
     let broker = &agents.broker;
-    let until = Instant::now() + LOOK_FOR;
+    let strays = &broker.links().strays;
     let mut seen = None;
-    while Instant::now() < until {
+    // One that is there is seen to, however long the log takes nothing.
+    while seen.is_some() || !strays.is_over(server) {
         sleep(LOOK_INTERVAL).await;
         let found = stray(&broker.fleet(), broker.links(), broker.id(), server);
         // Seen once, its connection may be about to be listed.
         if let Some(epoch) = found.filter(|_| found == seen) {
-            tracing::info!(%server, %epoch, "an agent is connected by the log only, since its hello was given up");
+            tracing::info!(%server, %epoch, "an agent is connected by the log only");
             let gone = Command::DisconnectAgent { server: server.clone(), epoch };
             match broker.propose(vec![gone]).await {
-                Ok(_) => return,
+                Ok(_) => return strays.end(server),
                 Err(error) => tracing::debug!(%server, %error, "the end of a connection did not reach the log"),
             }
         }

@@ -1,11 +1,12 @@
 //! Three replicas of this very program, each a process with a folder of its
 //! own. They end with the value that holds them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -60,11 +61,13 @@ pub(super) struct Replica {
 }
 
 /// A free port below those that the system gives to connections, so that none
-/// takes it while a process restarts.
+/// takes it while a process restarts. None is given twice.
 pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..1000 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(20_000..32_000)));
-        if TcpListener::bind(address).is_ok() {
+        let is_new = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port());
+        if is_new && TcpListener::bind(address).is_ok() {
             return Ok(address);
         }
     }
