@@ -36,6 +36,9 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// further request: more than the 60 s after which balancers usually give up,
 /// so that they and not we end an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a client may take nothing of what it asked for. Whoever goes on
+/// reading, however slowly, is waited for.
+pub const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Requests under way on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// Longest head of a request, in bytes.
@@ -191,7 +194,7 @@ impl Connection {
         let asked = Arc::new(AtomicBool::new(false));
         let service = {
             let router = TowerToHyperService::new(self.router);
-            let (asked, place) = (Arc::clone(&asked), self.place);
+            let (asked, place, pulse) = (Arc::clone(&asked), self.place, pulse.clone());
             service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(place.clone());
@@ -212,6 +215,7 @@ impl Connection {
         let result = tokio::select! {
             result = &mut connection => result,
             () = never_asked => return tracing::debug!(%peer, "no request came in time"),
+            () = pulse.stalled(STALL_TIMEOUT) => return tracing::debug!(%peer, "the answer is not taken"),
             () = self.shutdown.cancelled() => {
                 tokio::select! {
                     result = &mut connection => result,
