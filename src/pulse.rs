@@ -23,7 +23,12 @@ struct Times {
     /// Microseconds since then.
     read: AtomicU64,
     written: AtomicU64,
+    /// Since when something is to be written that is not taken; [`NEVER`] while nothing is.
+    waits: AtomicU64,
 }
+
+/// A moment that does not come.
+const NEVER: u64 = u64::MAX;
 
 /// Nothing could be sent for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +36,8 @@ pub struct Stalled;
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self(Arc::new(Times { began: Instant::now(), read: AtomicU64::new(0), written: AtomicU64::new(0) }))
+        let (read, written, waits) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(NEVER));
+        Self(Arc::new(Times { began: Instant::now(), read, written, waits }))
     }
 }
 
@@ -44,6 +50,22 @@ impl Pulse {
     /// When something last went; the beginning when nothing did yet.
     pub fn written_at(&self) -> Instant {
         self.at(&self.0.written)
+    }
+
+    /// Since when something is to be written that the other side does not take.
+    fn waits_since(&self) -> Option<Instant> {
+        (self.0.waits.load(Ordering::Relaxed) != NEVER).then(|| self.at(&self.0.waits))
+    }
+
+    /// Resolves when something is to be written and none of it was taken for so long.
+    pub async fn stalled(&self, pause_max: Duration) {
+        loop {
+            let end = self.waits_since().unwrap_or_else(Instant::now) + pause_max;
+            sleep_until(end).await;
+            if self.waits_since().is_some_and(|since| since + pause_max <= Instant::now()) {
+                return;
+            }
+        }
     }
 
     fn at(&self, moment: &AtomicU64) -> Instant {
@@ -100,8 +122,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Pulsing<S> {
 
 impl<S: AsyncWrite + Unpin> Pulsing<S> {
     fn written(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(polled, Poll::Ready(Ok(1..))) {
-            self.pulse.beat(&self.pulse.0.written);
+        let times = &self.pulse.0;
+        match polled {
+            Poll::Ready(Ok(1..)) => {
+                self.pulse.beat(&times.written);
+                times.waits.store(NEVER, Ordering::Relaxed);
+            }
+            Poll::Pending if self.pulse.waits_since().is_none() => self.pulse.beat(&times.waits),
+            _ => {}
         }
         polled
     }
@@ -176,5 +204,32 @@ mod tests {
         pulse.send(near.write_all(&[0; 64]), LONG).await.unwrap().unwrap();
         drop(near);
         reading.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_told_from_who_is_sent_nothing_and_from_who_takes_it_slowly() {
+        let (near, mut far) = tokio::io::duplex(8);
+        let (mut near, pulse) = Pulsing::new(near);
+        tokio::select! {
+            () = pulse.stalled(SHORT) => panic!("nothing was to be sent"),
+            () = tokio::time::sleep(SHORT * 4) => {}
+        }
+        let mut some = [0; 4];
+        let slowly = async {
+            for _ in 0..8 {
+                tokio::time::sleep(SHORT / 4).await;
+                far.read_exact(&mut some).await.unwrap();
+            }
+        };
+        tokio::select! {
+            biased;
+            () = pulse.stalled(LONG) => panic!("a little was taken all the time"),
+            ((), sent) = async { tokio::join!(slowly, near.write_all(&[0; 40])) } => sent.unwrap(),
+        }
+        assert_eq!(pulse.waits_since(), None);
+        tokio::select! {
+            () = pulse.stalled(SHORT) => {}
+            sent = near.write_all(&[0; 64]) => panic!("it was taken: {sent:?}"),
+        }
     }
 }

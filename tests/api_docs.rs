@@ -1,6 +1,7 @@
 //! The page for clients says what the code does.
 
 use berth::broker::api::limits;
+use berth::broker::listen::STALL_TIMEOUT;
 use berth::domain::ids::ID_BYTES_MAX;
 
 const PAGE: &str = include_str!("../docs/api.md");
@@ -10,6 +11,7 @@ fn every_limit_stands_on_the_page_with_its_value() {
     let rows = [
         format!("| body of a request | {} bytes |", limits::BODY_BYTES_MAX),
         format!("| time for a body to arrive | {} s |", limits::BODY_TIMEOUT.as_secs()),
+        format!("| time for which a client may take nothing of its answer | {} s |", STALL_TIMEOUT.as_secs()),
         format!("| form at the token end point | {} bytes |", limits::FORM_BYTES_MAX),
         format!("| access token | {} bytes |", limits::ACCESS_TOKEN_BYTES_MAX),
         format!("| request id taken over from a client | {} bytes |", limits::REQUEST_ID_BYTES_MAX),

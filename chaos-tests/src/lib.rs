@@ -19,10 +19,14 @@
 //! The same replicas in one thread, with everything around them simulated:
 //! - [`simulation`].
 //!
+//! The broker's ports and agents on a simulated network:
+//! - [`edge`].
+//!
 //! What breaks beneath it:
 //! - [`lab`]: a network of hosts that can be cut, and whose packets can be
 //!   delayed, lost, doubled and reordered,
-//! - [`faultfs`]: the disk and the clock of a process, with faults at will.
+//! - [`faultfs`]: the disk and the clock of a process, with faults at will,
+//! - [`preload`]: what is loaded into processes before everything else.
 //!
 //! Everything at once:
 //! - [`chaos`]: several replicas on a lab, faults drawn from a seed.
@@ -34,6 +38,7 @@ pub mod client;
 pub mod cluster;
 pub mod desktops;
 pub mod disk;
+pub mod edge;
 pub mod faultfs;
 pub mod faults;
 pub mod history;
@@ -44,6 +49,7 @@ pub mod model;
 pub mod operators;
 pub mod portal;
 pub mod power_cut;
+pub mod preload;
 pub mod process;
 pub mod random;
 pub mod simulation;

@@ -563,8 +563,8 @@ pub(crate) async fn open_store(config: &Config) -> Result<Store, StartError> {
         queue_bytes: QUEUE_BYTES,
         ..Options::default()
     };
-    let opened = match simulation::host() {
-        Some(host) => Ok(Store::in_memory(host.disk(), &folder, options)),
+    let opened = match simulation::disk() {
+        Some(disk) => Ok(Store::in_memory(&disk, &folder, options)),
         None => runtime::blocking(move || Store::open(&folder, options)).await,
     };
     let store = opened

@@ -5,11 +5,11 @@
 //! with several addresses are tried the same way.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, TryFutureExt};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::brokers::{Address, in_order_of};
 use super::link::Problem;
+use super::network::{Network, Stream};
 use super::tls::{self, Connector};
 use crate::domain::ServerId;
 use crate::protocol::{self, MESSAGE_BYTES_MAX};
@@ -36,7 +37,7 @@ const HEAD_START: Duration = Duration::from_millis(500);
 /// The same for the next address of a broker.
 const ADDRESS_HEAD_START: Duration = Duration::from_millis(250);
 
-pub(super) type Socket = WebSocketStream<TlsStream<Pulsing<TcpStream>>>;
+pub(super) type Socket = WebSocketStream<TlsStream<Pulsing<Box<dyn Stream>>>>;
 
 /// A connection that stands.
 pub(super) struct Opened {
@@ -48,6 +49,8 @@ pub(super) struct Opened {
 
 /// What all connections need.
 pub(super) struct Opener {
+    /// Leads to the brokers.
+    pub(super) network: Arc<dyn Network>,
     /// Whose order the addresses of a name are tried in.
     pub(super) server: ServerId,
     /// The operator's secret.
@@ -78,8 +81,8 @@ impl Opener {
         let to = || broker.to_string();
         let slow = |_| Problem::Slow { to: to() };
         let connect = |source| Problem::Connect { to: to(), source };
-        let found = timeout(CONNECT_TIMEOUT, lookup_host((broker.host.as_str(), broker.port)));
-        let found: Vec<SocketAddr> = found.await.map_err(slow)?.map_err(connect)?.collect();
+        let found = timeout(CONNECT_TIMEOUT, self.network.find(&broker.host, broker.port));
+        let found = found.await.map_err(slow)?.map_err(connect)?;
         let attempts =
             in_order_of(&self.server, found).into_iter().map(|address| self.open_at(broker, address)).collect();
         let Tried { answered, failed } = first(attempts, ADDRESS_HEAD_START).await;
@@ -94,9 +97,8 @@ impl Opener {
         };
         let slow = |_| Problem::Slow { to: to() };
         let connect = |source| Problem::Connect { to: to(), source };
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(slow)?.map_err(connect)?;
-        let local = stream.local_addr().map_err(connect)?;
-        stream.set_nodelay(true).map_err(connect)?;
+        let connecting = timeout(CONNECT_TIMEOUT, self.network.connect(address));
+        let (stream, local) = connecting.await.map_err(slow)?.map_err(connect)?;
         let (stream, pulse) = Pulsing::new(stream);
         let handshake = async {
             let name = tls::server_name(&broker.host).map_err(|source| Problem::Tls { to: to(), source })?;
@@ -111,7 +113,7 @@ impl Opener {
     async fn upgrade(
         &self,
         broker: &Address,
-        stream: TlsStream<Pulsing<TcpStream>>,
+        stream: TlsStream<Pulsing<Box<dyn Stream>>>,
         to: &impl Fn() -> String,
     ) -> Result<Socket, Problem> {
         let refused = |source: tungstenite::Error| match source {

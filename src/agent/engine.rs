@@ -520,6 +520,12 @@ impl Engine {
         work: impl FnOnce(&mut Ledger) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let ledger = Arc::clone(&self.ledger);
+        {
+            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            if !ledger.is_on_disk() {
+                return Ok(work(&mut ledger));
+            }
+        }
         let done =
             tokio::task::spawn_blocking(move || work(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner)));
         done.await.map_err(|_| Error::Task("ledger"))

@@ -105,6 +105,11 @@ impl Ledger {
         Ok(Self { folder: Some(folder.to_path_buf()), entries })
     }
 
+    /// Whether writing waits for a disk.
+    pub(crate) const fn is_on_disk(&self) -> bool {
+        self.folder.is_some()
+    }
+
     /// Takes an instruction in, once.
     ///
     /// When the disk does not take it, a create is answered as failed: it could

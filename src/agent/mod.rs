@@ -3,7 +3,8 @@
 //!
 //! - [`config`]: `agent.conf`. `docs/agent.md` is its page.
 //! - [`brokers`]: which brokers there are, and in which order they are tried.
-//! - `link`: the connection, opened again whenever it ends, through `connect`.
+//! - `link`: the connection, opened again whenever it ends, through `connect`
+//!   and over a [`network`].
 //! - `engine`: the owner of all state; instructions in, answers and reports out.
 //! - `ledger`: instructions on disk, so that each has its effect once.
 //! - `host`, `snapshot`, `tags`: what is reported of the host.
@@ -22,6 +23,7 @@ mod host;
 mod ledger;
 mod link;
 pub mod logfile;
+pub mod network;
 mod reports;
 mod snapshot;
 mod tags;
@@ -53,6 +55,7 @@ use desktops::xvnc::Xvnc;
 use engine::{Engine, Parts};
 use ledger::Ledger;
 use link::Link;
+use network::{Network, System};
 use snapshot::Reader;
 use tls::Connector;
 
@@ -96,14 +99,24 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         DesktopKind::Xvnc => Arc::new(Xvnc::open(xvnc_setup(&config)).await?),
         DesktopKind::Simulated => Arc::new(Simulated::new(config.simulated.clone())),
     };
-    run_locked(config, desktops, shutdown, lock).await
+    run_locked(config, desktops, Arc::new(System), shutdown, lock).await
 }
 
 /// Runs an agent with desktops of the caller's: tests hold on to theirs.
 pub async fn run_with(config: Config, desktops: Arc<dyn Desktops>, shutdown: CancellationToken) -> Result<(), Error> {
+    run_over(Arc::new(System), config, desktops, shutdown).await
+}
+
+/// The same over a network of the caller's.
+pub async fn run_over(
+    network: Arc<dyn Network>,
+    config: Config,
+    desktops: Arc<dyn Desktops>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     config.check()?;
     let lock = open_data_folder(&config.data_folder)?;
-    run_locked(config, desktops, shutdown, lock).await
+    run_locked(config, desktops, network, shutdown, lock).await
 }
 
 /// What Xvnc desktops need of an agent's configuration.
@@ -119,6 +132,7 @@ pub fn xvnc_setup(config: &Config) -> desktops::xvnc::Setup {
 async fn run_locked(
     config: Config,
     desktops: Arc<dyn Desktops>,
+    network: Arc<dyn Network>,
     shutdown: CancellationToken,
     _lock: File,
 ) -> Result<(), Error> {
@@ -137,7 +151,8 @@ async fn run_locked(
     let ledger = Ledger::open((config.desktops != DesktopKind::Simulated).then_some(ledger_folder.as_path()))?;
     let ca_file = if config.tls_strict { config.ca_file.as_deref() } else { None };
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
-    let opener = Opener { server: server.clone(), secret: config.secret()?, connector: Connector::new(ca_file)? };
+    let opener =
+        Opener { network, server: server.clone(), secret: config.secret()?, connector: Connector::new(ca_file)? };
     let link =
         Link { brokers: in_order_of(&server, config.all_brokers()), opener, server_id_file, events: event_sender };
     let console_sessions = desktops.console_sessions();

@@ -9,11 +9,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-
-use crate::pulse::Pulsing;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +50,11 @@ impl Connector {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    pub(super) async fn connect(
+    pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         name: ServerName<'static>,
-        stream: Pulsing<TcpStream>,
-    ) -> io::Result<TlsStream<Pulsing<TcpStream>>> {
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
         self.0.connect(name, stream).await
     }
 }

@@ -1,5 +1,6 @@
 //! Listening ports: TLS, HTTP/1.1 and HTTP/2, limits and an orderly end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -34,6 +36,9 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// further request: more than the 60 s after which balancers usually give up,
 /// so that they and not we end an idle connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a client may take nothing of what it asked for. Whoever goes on
+/// reading, however slowly, is waited for.
+pub const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Requests under way on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// Longest head of a request, in bytes.
@@ -50,9 +55,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Place(#[allow(dead_code)] Arc<OwnedSemaphorePermit>); // held, never looked at
 
+/// Where connections come from: the system's TCP, or that of a simulated network.
+pub trait Accept: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and who opened it.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = Self::accept(self).await?;
+        // Answers are small and complete; waiting for more to send only adds latency.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, peer))
+    }
+}
+
 /// A bound port that does not serve yet.
-pub struct Bound {
-    listener: TcpListener,
+pub struct Bound<L = TcpListener> {
+    listener: L,
     address: SocketAddr,
 }
 
@@ -64,7 +89,7 @@ pub struct BindError {
     pub address: SocketAddr,
     /// What the system said.
     #[source]
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
 impl Bound {
@@ -78,6 +103,13 @@ impl Bound {
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
     }
+}
+
+impl<L: Accept> Bound<L> {
+    /// A port that was bound elsewhere.
+    pub const fn of(listener: L, address: SocketAddr) -> Self {
+        Self { listener, address }
+    }
 
     /// Where it listens; the port is a real one also when 0 was asked for.
     pub const fn address(&self) -> SocketAddr {
@@ -86,7 +118,7 @@ impl Bound {
 
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn serve(
-        self,
+        mut self,
         tls: Arc<ServerConfig>,
         router: Router,
         connections_max: usize,
@@ -136,9 +168,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, peer: SocketAddr) {
-        // Answers are small and complete; waiting for more to send only adds latency.
-        let _ = stream.set_nodelay(true);
+    async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: SocketAddr) {
         let (stream, pulse) = Pulsing::new(stream);
         let stream = tokio::select! {
             accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)) => match accepted {
@@ -164,7 +194,7 @@ impl Connection {
         let asked = Arc::new(AtomicBool::new(false));
         let service = {
             let router = TowerToHyperService::new(self.router);
-            let (asked, place) = (Arc::clone(&asked), self.place);
+            let (asked, place, pulse) = (Arc::clone(&asked), self.place, pulse.clone());
             service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(place.clone());
@@ -185,6 +215,7 @@ impl Connection {
         let result = tokio::select! {
             result = &mut connection => result,
             () = never_asked => return tracing::debug!(%peer, "no request came in time"),
+            () = pulse.stalled(STALL_TIMEOUT) => return tracing::debug!(%peer, "the answer is not taken"),
             () = self.shutdown.cancelled() => {
                 tokio::select! {
                     result = &mut connection => result,

@@ -17,10 +17,11 @@ mod journal;
 pub mod power;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
+use crate::preload;
 use crate::random::Random;
 use control::Control;
 use power::{Kept, Loss};
@@ -32,21 +33,7 @@ pub struct Library(PathBuf);
 impl Library {
     /// Builds it into a folder; needs a C compiler.
     pub fn build(folder: &Path) -> anyhow::Result<Self> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("preload/faults.c");
-        let path = folder.join("faults.so");
-        let output = Command::new("cc")
-            .args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
-            .args([&path, &source])
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run cc; faults of disks need a C compiler")?;
-        ensure!(
-            output.status.success(),
-            "{} does not build: {}",
-            source.display(),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(Self(path))
+        Ok(Self(preload::build("faults", folder)?))
     }
 }
 

@@ -59,6 +59,22 @@ pub fn host() -> Option<Host> {
     here()?.host
 }
 
+tokio::task_local! {
+    static DISK: Disk;
+}
+
+/// Starts replicas outside of a world of this module, in whatever runtime the caller is, with their
+/// data folders on a simulated disk. It has to be the task itself that starts them.
+pub async fn with_disk<T>(disk: Disk, starting: impl Future<Output = T>) -> T {
+    DISK.scope(disk, starting).await
+}
+
+/// The disk of a replica that is started now, unless it is a real one.
+pub(crate) fn disk() -> Option<Disk> {
+    let of_host = host().map(|host| host.disk().clone());
+    of_host.or_else(|| DISK.try_with(Clone::clone).ok())
+}
+
 /// Starts a task; it belongs to the host of the one that starts it.
 ///
 /// # Panics
