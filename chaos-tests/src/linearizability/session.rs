@@ -17,6 +17,8 @@ pub enum Input {
     Look,
     /// Its host died, and it may end for that at any later time.
     LoseHost,
+    /// Something ended it that no client asked for: at any later time.
+    EndUnasked,
 }
 
 /// What is answered.
@@ -81,6 +83,7 @@ impl Sequential for Session {
                 (Some("DELETED"), Deleting | Deleted) => vec![Deleted],
                 _ => Vec::new(),
             },
+            (Input::EndUnasked, None) if matches!(state, Creating | Ready) => vec![Deleting, Deleted],
             (Input::LoseHost, None) if matches!(state, Creating | Ready) => vec![Deleted],
             // Without an answer, an effect that is none.
             (_, None) => vec![*state],

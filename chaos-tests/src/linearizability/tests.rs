@@ -112,7 +112,11 @@ fn a_lost_delete_and_one_without_cause_are_refused() {
     assert!(is_refused(&Session, &[made.clone(), call(2, 3, Input::Look, seen("DELETED"))]));
     assert!(is_refused(&Session, &[made.clone(), call(2, 3, Input::Delete, Output::Refused)]));
     let lost = pending(2, Input::LoseHost);
-    assert_eq!(check(&Session, &[made, lost, call(4, 5, Input::Look, seen("DELETED"))]), Ok(()));
+    assert_eq!(check(&Session, &[made.clone(), lost, call(4, 5, Input::Look, seen("DELETED"))]), Ok(()));
+    let unasked = [pending(2, Input::EndUnasked), call(4, 5, Input::Look, seen("DELETING"))];
+    let gone = [made, unasked[0].clone(), unasked[1].clone(), call(6, 7, Input::Look, seen("DELETED"))];
+    assert_eq!(check(&Session, &gone), Ok(()));
+    assert!(is_refused(&Session, &[&gone[..], &[call(8, 9, Input::Look, seen("READY"))]].concat()));
 }
 
 #[test]
