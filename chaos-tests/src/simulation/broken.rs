@@ -60,7 +60,7 @@ impl Broken {
             Self::DoubledInstruction => &["carried out instruction"],
             Self::ForgottenVote => &["voted for", "lead in term"],
             Self::LocalClock => &["differ at entry"],
-            Self::HastyMember => &["was acknowledged, but", "differ at entry", "seen before it was asked", "voted for"],
+            Self::HastyMember => &["was acknowledged, but", "seen before it was asked", "voted for", "lead in term"],
         }
     }
 
