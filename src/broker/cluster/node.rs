@@ -414,11 +414,10 @@ impl Answers for Node {
             Some(known) if !known.member.folder.is_empty() && known.member.folder != folder.as_str() => {
                 Err(Unwelcome::OtherFolder { id: *id })
             }
-            Some(_) => Ok(()),
             None if members::was_removed(&serving.replica, serving.broker.fleet().cluster(), *id) => {
                 Err(Unwelcome::Removed { id: *id, cluster: self.own.cluster.clone() })
             }
-            None => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 
