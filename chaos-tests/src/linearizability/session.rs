@@ -77,10 +77,9 @@ impl Sequential for Session {
             (Input::Look, Some(Output::Seen(seen))) => match (seen.as_deref(), state) {
                 (None, Absent) => vec![Absent],
                 (Some("CREATING"), Creating) => vec![Creating],
-                (Some("READY"), Creating | Ready) => vec![Ready],
-                // Its host fell silent before it was READY, or afterwards.
+                // UNKNOWN: its host fell silent before it was READY, or afterwards.
                 (Some("UNKNOWN"), Creating) => vec![Creating, Ready],
-                (Some("UNKNOWN"), Ready) => vec![Ready],
+                (Some("READY"), Creating | Ready) | (Some("UNKNOWN"), Ready) => vec![Ready],
                 (Some("DELETING"), Deleting) => vec![Deleting],
                 (Some("DELETED"), Deleting | Deleted) => vec![Deleted],
                 _ => Vec::new(),
