@@ -66,7 +66,7 @@ pub use config::{Config, ConfigError, ENTRY_BYTES_MAX};
 pub use error::{ProposeError, RaiseError, ReadError, SnapshotError, StartError, StopReason};
 pub use ids::{LogIndex, ReplicaId, Stamp, UnixMillis};
 pub use machine::{CodecError, Observer, StateMachine};
-pub use members::{Formation, Member, MemberError, MemberStatus};
+pub use members::{Configuration, Formation, Member, MemberError, MemberStatus};
 pub use peers::{Lane, PeerError, Peers};
 pub use replica::{Proposed, Replica, View};
 pub use restore::{Beginning, RestoreError, restore};

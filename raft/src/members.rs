@@ -65,6 +65,17 @@ pub struct MemberStatus {
     pub heard: Option<Duration>,
 }
 
+/// Who belongs to the cluster, as its replicas have agreed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configuration {
+    /// The entry of the log that says so.
+    pub entry: LogIndex,
+    /// Of each of these a majority is needed: of one set, or of two while voters change.
+    pub voters: Vec<BTreeSet<ReplicaId>>,
+    /// All members, voting or not.
+    pub members: BTreeSet<ReplicaId>,
+}
+
 /// Why members were not changed. Unless it says otherwise, nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
@@ -138,6 +149,28 @@ impl<M: StateMachine> Replica<M> {
             },
         };
         membership.nodes().map(|(id, member)| (ReplicaId(*id), status(id, member))).collect()
+    }
+
+    /// What the replicas have agreed on last, as far as this one knows: other than in
+    /// [`members`](Self::members) a change counts when it is committed. `None` while it knows of no
+    /// cluster.
+    pub fn agreed(&self) -> Option<Configuration> {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let agreed = &metrics.committed_membership_config;
+        let entry = LogIndex(agreed.log_id().as_ref()?.index);
+        let membership = agreed.membership();
+        let ids = |ids: &BTreeSet<u64>| ids.iter().copied().map(ReplicaId).collect();
+        let voters = membership.get_joint_config().iter().map(ids).collect();
+        Some(Configuration { entry, voters, members: membership.nodes().map(|(id, _)| ReplicaId(*id)).collect() })
+    }
+
+    /// How long ago the newest request was sent that a majority has answered; `None` unless this
+    /// replica leads and there was one. Until then nobody else led.
+    pub fn majority_heard(&self) -> Option<Duration> {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_quorum_acked.as_ref().map(|at| at.elapsed())
     }
 
     /// Adds a replica that gets the log and has no vote. It has to answer under its id from now

@@ -3,7 +3,7 @@
 
 use berth_raft::testing::{Command, Ledger, LocalNetwork};
 use berth_raft::{Config, Formation, Member, MemberError, Replica, ReplicaId, StartError, SystemClock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -163,6 +163,17 @@ async fn no_replica_is_removed_that_a_majority_needs() {
     leader.add_learner(ReplicaId(4), member(4)).await.unwrap();
     cluster.promoted(1, 4).await;
     assert_eq!(cluster.voters(1), [1, 2, 4]);
+    let agreed_by = |replica: &Replica<Ledger>| {
+        let agreed = replica.agreed().unwrap();
+        (agreed.voters, agreed.members)
+    };
+    let all = [1, 2, 4].map(ReplicaId).into_iter().collect::<BTreeSet<_>>();
+    for id in [1, 2, 4] {
+        let agrees = |cluster: &Cluster| agreed_by(&cluster.running[&id]) == (vec![all.clone()], all.clone());
+        cluster.until("everybody knows what was agreed on", agrees).await;
+    }
+    assert!(leader.majority_heard().is_some_and(|ago| ago < PATIENCE));
+    assert_eq!(cluster.running[&2].majority_heard(), None, "it does not lead");
     leader.propose(add(1)).await.unwrap();
 }
 

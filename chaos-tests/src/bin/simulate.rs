@@ -17,7 +17,8 @@ Runs simulated clusters under faults, one for each seed.
   --verbose        print what happens in it
   --threads N      worlds at a time (default: one for each processor)
   --broken NAME    with a defect that is to be found: the seeds end there
-                   (lost-sync, rolled-back, stale-read, doubled-instruction, forgotten-vote, local-clock)
+                   (lost-sync, rolled-back, stale-read, doubled-instruction, forgotten-vote, local-clock,
+                   hasty-member)
   --progress       name each seed when it begins
   --twice          run each seed twice, and see that the same happens
 

@@ -17,6 +17,8 @@ pub enum Input {
     Look,
     /// Its host died, and it may end for that at any later time.
     LoseHost,
+    /// Something ended it that no client asked for: at any later time.
+    EndUnasked,
 }
 
 /// What is answered.
@@ -75,12 +77,14 @@ impl Sequential for Session {
             (Input::Look, Some(Output::Seen(seen))) => match (seen.as_deref(), state) {
                 (None, Absent) => vec![Absent],
                 (Some("CREATING"), Creating) => vec![Creating],
-                // UNKNOWN: it was READY when its host fell silent.
-                (Some("READY" | "UNKNOWN"), Creating | Ready) => vec![Ready],
+                // UNKNOWN: its host fell silent before it was READY, or afterwards.
+                (Some("UNKNOWN"), Creating) => vec![Creating, Ready],
+                (Some("READY"), Creating | Ready) | (Some("UNKNOWN"), Ready) => vec![Ready],
                 (Some("DELETING"), Deleting) => vec![Deleting],
                 (Some("DELETED"), Deleting | Deleted) => vec![Deleted],
                 _ => Vec::new(),
             },
+            (Input::EndUnasked, None) if matches!(state, Creating | Ready) => vec![Deleting, Deleted],
             (Input::LoseHost, None) if matches!(state, Creating | Ready) => vec![Deleted],
             // Without an answer, an effect that is none.
             (_, None) => vec![*state],

@@ -107,12 +107,26 @@ fn a_stale_read_is_refused() {
 }
 
 #[test]
+fn a_session_whose_host_is_silent_may_be_made_elsewhere_unless_it_was_ready() {
+    let made = call(0, 1, Input::Create, Output::Done);
+    let unknown = call(4, 5, Input::Look, seen("UNKNOWN"));
+    let creating = call(6, 7, Input::Look, seen("CREATING"));
+    assert_eq!(check(&Session, &[made.clone(), unknown.clone(), creating.clone()]), Ok(()));
+    let ready = call(2, 3, Input::Look, seen("READY"));
+    assert!(is_refused(&Session, &[made, ready, unknown, creating]));
+}
+
+#[test]
 fn a_lost_delete_and_one_without_cause_are_refused() {
     let made = call(0, 1, Input::Create, Output::Done);
     assert!(is_refused(&Session, &[made.clone(), call(2, 3, Input::Look, seen("DELETED"))]));
     assert!(is_refused(&Session, &[made.clone(), call(2, 3, Input::Delete, Output::Refused)]));
     let lost = pending(2, Input::LoseHost);
-    assert_eq!(check(&Session, &[made, lost, call(4, 5, Input::Look, seen("DELETED"))]), Ok(()));
+    assert_eq!(check(&Session, &[made.clone(), lost, call(4, 5, Input::Look, seen("DELETED"))]), Ok(()));
+    let unasked = [pending(2, Input::EndUnasked), call(4, 5, Input::Look, seen("DELETING"))];
+    let gone = [made, unasked[0].clone(), unasked[1].clone(), call(6, 7, Input::Look, seen("DELETED"))];
+    assert_eq!(check(&Session, &gone), Ok(()));
+    assert!(is_refused(&Session, &[&gone[..], &[call(8, 9, Input::Look, seen("READY"))]].concat()));
 }
 
 #[test]

@@ -20,17 +20,21 @@ pub enum Broken {
     ForgottenVote,
     /// The state depends on the clock of the machine that it is on.
     LocalClock,
+    /// A replica that lost its disk comes back under the number that it had: it
+    /// counts as a voter before it has the log.
+    HastyMember,
 }
 
 impl Broken {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::LostSync,
         Self::RolledBack,
         Self::StaleRead,
         Self::DoubledInstruction,
         Self::ForgottenVote,
         Self::LocalClock,
+        Self::HastyMember,
     ];
 
     /// Its name on the command line.
@@ -42,6 +46,7 @@ impl Broken {
             Self::DoubledInstruction => "doubled-instruction",
             Self::ForgottenVote => "forgotten-vote",
             Self::LocalClock => "local-clock",
+            Self::HastyMember => "hasty-member",
         }
     }
 
@@ -55,6 +60,7 @@ impl Broken {
             Self::DoubledInstruction => &["carried out instruction"],
             Self::ForgottenVote => &["voted for", "lead in term"],
             Self::LocalClock => &["differ at entry"],
+            Self::HastyMember => &["was acknowledged, but", "seen before it was asked", "voted for", "lead in term"],
         }
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use berth::domain::ids::IdempotencyKey;
 use berth::domain::request::Fingerprint;
-use berth::domain::{ClientId, Command, Millis, Outcome, Owner, ServerId, SessionId, SessionKind, SessionSpec};
+use berth::domain::{
+    ClientId, Command, Millis, Outcome, Owner, Refusal, ServerId, SessionId, SessionKind, SessionSpec,
+};
 use berth_raft::{ProposeError, ReadError, View};
 use tokio::time::{sleep, timeout};
 
@@ -14,8 +16,10 @@ use super::accounts::Told;
 use super::broken::Broken;
 use super::history::{Input, Moment, Operation, Output, Value};
 use super::machine::Replicated;
-use super::network::Station;
+use super::stories;
 use super::world::World;
+use crate::history::{self, Event, Outcome as Asked};
+use crate::linearizability::server;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,12 +66,6 @@ impl Client {
         }
     }
 
-    /// A replica that answers at all; nobody knows more of them.
-    fn station(&self) -> Option<Station> {
-        let running: Vec<Station> = self.world.nodes.values().filter_map(|node| node.running()).collect();
-        self.world.dice.index(running.len()).map(|place| running[place].clone())
-    }
-
     /// A name that nobody else uses.
     fn next_name(&mut self, what: &str) -> String {
         self.written += 1;
@@ -87,7 +85,7 @@ impl Client {
         let before = world.judge.seen();
         world.count_call();
         self.travel().await;
-        let Some(station) = self.station() else {
+        let Some(station) = self.world.any_station() else {
             return Written::NotDone("no replica runs".to_owned());
         };
         let replica = station.replica.clone();
@@ -143,6 +141,7 @@ impl Client {
         let spec = self.spec(&name);
         let owner = spec.owner.clone();
         let command = Command::CreateSession { id: id.clone(), spec, client: self.id() };
+        let sent = self.world.calls.now();
         let told = match self.write(&format!("create {name}"), command).await {
             Written::Done(Outcome::Created { id, .. }, _) => Told::Done(id),
             Written::Done(other, _) => Told::NotDone(format!("{other:?}")),
@@ -150,8 +149,20 @@ impl Client {
             Written::Unknown => Told::Nothing,
         };
         if !matches!(told, Told::NotDone(_)) {
-            self.world.add_session(id, owner);
+            self.world.add_session(id, owner.clone());
         }
+        self.made(sent, name, &owner, told);
+    }
+
+    /// Takes down what became of a request for a session.
+    fn made(&self, sent: history::Moment, name: String, owner: &Owner, told: Told) {
+        let outcome = match &told {
+            Told::Done(id) => Asked::Acknowledged(id.as_str().to_owned()),
+            Told::NotDone(why) => Asked::NotTaken(why.clone()),
+            Told::Nothing => Asked::Unknown(String::new()),
+        };
+        let (span, owner) = (self.world.calls.since(sent), owner.as_str().to_owned());
+        self.world.calls.add([Event::Create { span, name: name.clone(), owner, outcome }]);
         self.world.accounts().creates.insert(name, told);
     }
 
@@ -166,6 +177,7 @@ impl Client {
         let owner = spec.owner.clone();
         let mut told = Told::Nothing;
         let mut may_have_happened = false;
+        let sent = self.world.calls.now();
         for attempt in 0..REPEATS_MAX {
             let id = SessionId::new(&format!("{name}-{attempt}")).expect("a short text");
             let command = Command::Once {
@@ -203,17 +215,27 @@ impl Client {
             };
             break;
         }
-        self.world.accounts().creates.insert(name, told);
+        self.made(sent, name, &owner, told);
     }
 
     async fn delete(&mut self) {
         let Some((id, owner)) = self.world.any_session() else { return };
         let force = self.world.dice.in_thousand(200);
         let command = Command::DeleteSession { id: id.clone(), owner, force, client: self.id() };
-        if let Written::Done(Outcome::Deleting(_), _) = self.write(&format!("delete {id}"), command).await {
-            self.world.accounts().deleted.insert(id.clone());
-            self.world.drop_session(&id);
-        }
+        let sent = self.world.calls.now();
+        let outcome = match self.write(&format!("delete {id}"), command).await {
+            Written::Done(Outcome::Deleting(_), _) => {
+                self.world.accounts().deleted.insert(id.clone());
+                self.world.drop_session(&id);
+                Asked::Acknowledged(())
+            }
+            Written::Done(Outcome::Refused(Refusal::UnknownSession), _) => Asked::Refused("no such session".to_owned()),
+            Written::Done(other, _) => Asked::NotTaken(format!("{other:?}")),
+            Written::NotDone(why) => Asked::NotTaken(why),
+            Written::Unknown => Asked::Unknown(String::new()),
+        };
+        let span = self.world.calls.since(sent);
+        self.world.calls.add([Event::Delete { span, session: id.as_str().to_owned(), outcome }]);
     }
 
     async fn set_permissions(&mut self) {
@@ -254,17 +276,38 @@ impl Client {
     async fn operate(&mut self) {
         let id = self.any_server();
         let client = self.id();
-        let (closed, command) = match self.world.dice.below(10) {
-            0..6 => (None, Command::OpenServer { id: id.clone(), client }),
-            6..8 => (Some("closed".to_owned()), Command::CloseServer { id: id.clone(), force: true, client }),
+        let (wish, command) = match self.world.dice.below(10) {
+            0..6 => (server::Input::Open, Command::OpenServer { id: id.clone(), client }),
+            6..8 => (server::Input::Close, Command::CloseServer { id: id.clone(), force: true, client }),
             _ => {
                 let within = Millis(self.world.dice.below(5_000));
-                (Some("closed".to_owned()), Command::DrainServer { id: id.clone(), within, client })
+                (server::Input::Drain, Command::DrainServer { id: id.clone(), within, client })
             }
         };
+        let closed = (wish != server::Input::Open).then(|| "closed".to_owned());
         let called = self.world.history.now();
+        let sent = self.world.calls.now();
         let written = self.write(&format!("server {id}: {closed:?}"), command).await;
+        let outcome = match &written {
+            Written::Done(Outcome::Done | Outcome::Draining { .. }, _) => Asked::Acknowledged(()),
+            Written::Done(other, _) => Asked::Refused(format!("{other:?}")),
+            Written::NotDone(why) => Asked::NotTaken(why.clone()),
+            Written::Unknown => Asked::Unknown(String::new()),
+        };
+        let span = self.world.calls.since(sent);
+        self.world.calls.add([Event::Door { span, server: id.as_str().to_owned(), wish, outcome }]);
         self.keep(format!("state of {id}"), closed, called, &written);
+    }
+
+    /// A session to look at: of those that were ended as well, now and then.
+    fn any_session_to_see(&self) -> Option<SessionId> {
+        let world = &self.world;
+        if world.dice.in_thousand(200) {
+            let accounts = world.accounts();
+            let place = world.dice.index(accounts.deleted.len())?;
+            return accounts.deleted.iter().nth(place).cloned();
+        }
+        world.any_session().map(|(id, _)| id)
     }
 
     fn any_server(&self) -> ServerId {
@@ -277,9 +320,10 @@ impl Client {
         let world = Arc::clone(&self.world);
         let before = world.judge.seen();
         let called = world.history.now();
+        let sent = world.calls.now();
         world.count_call();
         self.travel().await;
-        let Some(station) = self.station() else { return };
+        let Some(station) = self.world.any_station() else { return };
         let replica = station.replica.clone();
         let via = replica.status().replica;
         let is_unconfirmed = world.plan.broken == Some(Broken::StaleRead);
@@ -299,15 +343,20 @@ impl Client {
         };
         self.travel().await;
         let fleet = view.state.fleet();
-        let session = world.any_session().filter(|_| world.dice.in_thousand(700));
-        let (key, value) = if let Some((id, _)) = session {
+        let session = self.any_session_to_see().filter(|_| world.dice.in_thousand(700));
+        let span = world.calls.since(sent);
+        let (key, value) = if let Some(id) = session {
+            let found = fleet.session(&id).map(|session| stories::word(fleet, session).to_owned());
+            world.calls.add([Event::Look { span, session: id.as_str().to_owned(), found }]);
             // What is not there has no permissions; whether it has to be there is
             // another judge's.
             let permissions = fleet.session(&id).and_then(|session| session.spec.permissions.clone());
             (format!("permissions of {id}"), permissions)
         } else {
             let id = self.any_server();
-            (format!("state of {id}"), fleet.is_closed(&id).then(|| "closed".to_owned()))
+            let closed = fleet.is_closed(&id);
+            world.calls.add([Event::DoorSeen { span, server: id.as_str().to_owned(), closed }]);
+            (format!("state of {id}"), closed.then(|| "closed".to_owned()))
         };
         let returned = world.history.now();
         world.trace.note(&format!("client {} via {via}: {key} is {value:?} as of {}", self.number, view.index));

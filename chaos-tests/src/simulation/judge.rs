@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use berth::domain::fleet::invariants::violations;
 use berth::domain::ids::InstructionId;
 use berth::domain::{Event, ServerId, SessionId};
-use berth_raft::ReplicaId;
+use berth_raft::{Configuration, ReplicaId};
+use tokio::time::Instant;
 
+use super::configurations::Configurations;
 use super::machine::Replicated;
 use super::trace::Trace;
 
@@ -30,8 +32,12 @@ struct State {
     /// State after an entry, and who showed it first.
     states: BTreeMap<u64, (u64, ReplicaId)>,
     compared: u64,
-    /// Who leads in a term.
-    leaders: BTreeMap<u64, ReplicaId>,
+    /// Who leads in a term, and since when at the latest.
+    leaders: BTreeMap<u64, (ReplicaId, Instant)>,
+    /// Who votes, entry by entry.
+    configurations: Configurations,
+    /// Replicas that were removed, and by which term.
+    removed: BTreeMap<ReplicaId, u64>,
     /// For whom a replica voted in a term.
     votes: BTreeMap<(ReplicaId, u64), u64>,
     /// Entries that answers were as new as.
@@ -40,6 +46,8 @@ struct State {
     /// then stand.
     adopted: BTreeSet<SessionId>,
     survivors: BTreeSet<SessionId>,
+    /// Sessions that the broker ended by itself, or may have.
+    ended: BTreeSet<SessionId>,
     /// Desktops that the broker had made and that run, and where.
     desktops: BTreeMap<SessionId, (String, ServerId)>,
     /// Servers of which a copy was taken for the original.
@@ -95,6 +103,11 @@ impl Judge {
         self.state().survivors.clone()
     }
 
+    /// Sessions that the broker ended by itself, or may have.
+    pub fn ended_unasked(&self) -> BTreeSet<SessionId> {
+        self.state().ended.clone()
+    }
+
     /// A replica has applied entries.
     pub fn applied(&self, replica: ReplicaId, machine: &Replicated, events: &[Event]) {
         let fleet = machine.fleet();
@@ -118,7 +131,14 @@ impl Judge {
             Event::SessionDeletionFailed { id, .. } => Some(id.clone()),
             _ => None,
         });
+        let ended = events.iter().filter_map(|event| match event {
+            Event::SessionDeleting { id, reason: Some(_), .. } | Event::SessionDeleted { id, reason: Some(_), .. } => {
+                Some(id.clone())
+            }
+            _ => None,
+        });
         let mut state = self.state();
+        state.ended.extend(ended);
         state.adopted.extend(adopted);
         state.survivors.extend(survivors);
         drop(state);
@@ -141,10 +161,42 @@ impl Judge {
 
     /// A replica says that it leads.
     pub fn leads(&self, replica: ReplicaId, term: u64) {
-        let first = *self.state().leaders.entry(term).or_insert(replica);
+        let mut state = self.state();
+        let (first, _) = *state.leaders.entry(term).or_insert((replica, Instant::now()));
+        let removed_by = state.removed.get(&replica).copied();
+        drop(state);
         if first != replica {
             self.violation(format!("replicas {first} and {replica} lead in term {term}"));
         }
+        if let Some(by) = removed_by.filter(|by| *by < term) {
+            self.violation(format!("replica {replica} leads in term {term}, though it was removed by term {by}"));
+        }
+    }
+
+    /// A replica that leads in a term sent something at a moment that a majority
+    /// of those who vote, as it knows them, answered as if nobody else led.
+    pub fn had_majority(&self, replica: ReplicaId, term: u64, at: Instant) {
+        let later = term.saturating_add(1)..;
+        let led_by_then =
+            self.state().leaders.range(later).find(|(_, (_, since))| *since < at).map(|(t, (id, _))| (*t, *id));
+        if let Some((other_term, other)) = led_by_then {
+            self.violation(format!(
+                "replica {replica} still had a majority in term {term} when replica {other} led in term {other_term}"
+            ));
+        }
+    }
+
+    /// What replicas have agreed on about their members, as one of them knows it.
+    pub fn agreed(&self, replica: ReplicaId, configuration: Configuration) {
+        let error = self.state().configurations.add(replica, configuration);
+        if let Some(error) = error {
+            self.violation(error);
+        }
+    }
+
+    /// A replica is no member any more, as was agreed in this term or before.
+    pub fn removed(&self, replica: ReplicaId, by_term: u64) {
+        self.state().removed.insert(replica, by_term);
     }
 
     /// A replica gave its vote.

@@ -10,9 +10,11 @@
 //! - [`network`]: how replicas reach each other,
 //! - [`clients`]: who makes load, and [`history`]: what was asked and answered,
 //! - [`agents`]: desktop hosts,
-//! - [`nemesis`]: what breaks,
-//! - [`judge`]: what must hold all the time; [`registers`], [`accounts`]: and
-//!   what of the history in the end,
+//! - [`nemesis`]: what breaks, and [`operators`]: who adds and removes replicas
+//!   meanwhile,
+//! - [`judge`]: what must hold all the time, [`configurations`]: also of those
+//!   who vote; [`registers`], [`stories`], [`accounts`]: and what of the history
+//!   in the end,
 //! - [`broken`]: variants that the judges must catch,
 //! - [`trace`]: what happened, and [`counts`] of it.
 //!
@@ -23,6 +25,7 @@ pub mod agents;
 pub mod broken;
 pub mod clients;
 pub mod clock;
+pub mod configurations;
 pub mod counts;
 pub mod disks;
 pub mod history;
@@ -31,7 +34,9 @@ pub mod machine;
 pub mod nemesis;
 pub mod network;
 pub mod nodes;
+pub mod operators;
 pub mod registers;
+pub mod stories;
 pub mod trace;
 pub mod world;
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::agents::Mishap;
 use super::network::Weather;
 use super::nodes::{self, Node};
+use super::operators;
 use super::world::World;
 
 /// What may befall a world. Each world has some kinds of it, drawn by its seed.
@@ -55,11 +56,17 @@ pub enum Fault {
     Agents,
     /// All agents lose their connections.
     AgentsReturn,
+    /// A replica joins.
+    Addition,
+    /// One is removed; if there are few, another one takes its place.
+    Removal,
+    /// One dies, and another one takes its place.
+    Replacement,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Kill,
         Self::KillMany,
         Self::PowerCut,
@@ -80,6 +87,9 @@ impl Fault {
         Self::Snapshot,
         Self::Agents,
         Self::AgentsReturn,
+        Self::Addition,
+        Self::Removal,
+        Self::Replacement,
     ];
 }
 
@@ -94,20 +104,26 @@ pub async fn rage(world: Arc<World>, until: Instant) {
     }
 }
 
-/// Ends all faults. The clocks then show at least what the log does: while they
-/// show less, its time stands still, as it should, and nothing ends by time.
-pub fn heal(world: &World) {
-    let shown = world.nodes.values().map(|node| {
+/// The latest time that the log or any clock shows.
+pub fn latest(world: &World) -> u64 {
+    let shown = world.machines().into_iter().map(|node| {
         let at = node.running().map_or(0, |station| station.replica.status().applied_at.0);
         at.max(node.clock.now().0)
     });
-    let latest = shown.max().unwrap_or_default();
-    for node in world.nodes.values() {
+    shown.max().unwrap_or_default()
+}
+
+/// Ends all faults. The clocks then show at least what the log does: while they
+/// show less, its time stands still, as it should, and nothing ends by time.
+pub fn heal(world: &World) {
+    let latest = latest(world);
+    let machines = world.machines();
+    for node in &machines {
         node.clock.set(latest);
     }
     world.network.mend();
     world.network.set_weather(Weather::FAIR);
-    for node in world.nodes.values() {
+    for node in &machines {
         node.set_paused(false);
         node.heal_disk();
     }
@@ -133,7 +149,7 @@ async fn strike(world: &Arc<World>, fault: Fault) {
             node.cut_power(world, short);
         }
         Fault::KillMany | Fault::PowerCutMany => {
-            let all = some_nodes(world, world.nodes.len());
+            let all = some_nodes(world, usize::MAX);
             let count = if world.dice.in_thousand(500) { all.len() } else { all.len() / 2 + 1 };
             for node in all.iter().take(count) {
                 if fault == Fault::KillMany { node.kill(world, short) } else { node.cut_power(world, short) }
@@ -221,6 +237,7 @@ async fn strike(world: &Arc<World>, fault: Fault) {
                 agent.send(Mishap::Flap).ok();
             }
         }
+        Fault::Addition | Fault::Removal | Fault::Replacement => operators::begin(world, fault),
     }
 }
 
@@ -230,7 +247,7 @@ fn any_node(world: &World) -> Arc<Node> {
 
 /// Some of the machines, in random order; the leader's is often first.
 fn some_nodes(world: &World, count: usize) -> Vec<Arc<Node>> {
-    let mut nodes: Vec<Arc<Node>> = world.nodes.values().cloned().collect();
+    let mut nodes = world.machines();
     for place in (1..nodes.len()).rev() {
         nodes.swap(place, world.dice.index(place + 1).unwrap_or_default());
     }
@@ -245,7 +262,7 @@ fn some_nodes(world: &World, count: usize) -> Vec<Arc<Node>> {
 }
 
 fn partition(world: &World, fault: Fault) {
-    let nodes = some_nodes(world, world.nodes.len());
+    let nodes = some_nodes(world, usize::MAX);
     let ids: Vec<ReplicaId> = nodes.iter().map(|node| node.id).collect();
     let both = |left: ReplicaId, right: ReplicaId| {
         world.network.cut(left, right);
@@ -291,12 +308,12 @@ fn partition(world: &World, fault: Fault) {
 
 fn hand_over(world: &World) {
     let Some(leader) = world.leader() else { return };
-    let heirs: Vec<ReplicaId> = world.nodes.keys().copied().filter(|id| *id != leader).collect();
-    let Some(place) = world.dice.index(heirs.len()) else { return };
-    let heir = heirs[place];
     if let Some(station) = world.node(leader).running() {
-        world.count("leader handed over", 1);
         let replica = station.replica.clone();
+        let heirs: Vec<ReplicaId> = replica.status().voters.into_iter().filter(|id| *id != leader).collect();
+        let Some(place) = world.dice.index(heirs.len()) else { return };
+        let heir = heirs[place];
+        world.count("leader handed over", 1);
         // It may be no leader any more.
         drop(station.host.spawn(async move { drop(replica.hand_over_to(heir).await) }));
     }

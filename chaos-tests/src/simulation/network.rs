@@ -3,16 +3,18 @@
 //!
 //! As a transport over TLS does it: what is lost comes to light as a broken
 //! connection after a while, and bytes are never changed. What is sent twice are
-//! requests that a transport may send again because they can do no harm.
+//! requests that a transport may send again because they can do no harm. A replica
+//! that was removed is told so by whoever it speaks to and knows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use berth::broker::cluster::members;
 use berth_raft::testing::{self, simulation};
-use berth_raft::{Lane, PeerError, Peers, Replica, ReplicaId};
+use berth_raft::{Lane, Member, PeerError, Peers, Replica, ReplicaId};
 use futures_util::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::judge::Judge;
 use super::machine::Replicated;
@@ -59,6 +61,12 @@ struct State {
     answers_lost: u64,
     doubled: u64,
     cut_off: u64,
+    /// Replicas that were removed.
+    removed: BTreeSet<ReplicaId>,
+    /// Those who were told that they were.
+    dismissed: BTreeSet<ReplicaId>,
+    /// When somebody last spoke to a replica that was removed, who, and to which.
+    stray: Option<(Instant, ReplicaId, ReplicaId)>,
 }
 
 /// The network. Clones are the same.
@@ -81,6 +89,9 @@ impl Network {
             answers_lost: 0,
             doubled: 0,
             cut_off: 0,
+            removed: BTreeSet::new(),
+            dismissed: BTreeSet::new(),
+            stray: None,
         };
         Self { state: Arc::new(Mutex::new(state)), dice, trace, judge }
     }
@@ -103,6 +114,37 @@ impl Network {
     /// A replica cannot be reached any more.
     pub fn disconnect(&self, id: ReplicaId) {
         self.state().stations.remove(&id);
+    }
+
+    /// A replica was removed: nobody is to speak to it any more.
+    pub fn remove(&self, id: ReplicaId) {
+        self.state().removed.insert(id);
+    }
+
+    /// Whether a replica was told that it was removed.
+    pub fn was_dismissed(&self, id: ReplicaId) -> bool {
+        self.state().dismissed.contains(&id)
+    }
+
+    /// Who spoke to a replica that was removed, and to which, within this time.
+    pub fn stray(&self, within: Duration) -> Option<(ReplicaId, ReplicaId)> {
+        let (at, from, to) = self.state().stray?;
+        (at.elapsed() < within).then_some((from, to))
+    }
+
+    fn note_stray(&self, from: ReplicaId, to: ReplicaId) {
+        let mut state = self.state();
+        if state.removed.contains(&to) && !state.removed.contains(&from) {
+            state.stray = Some((Instant::now(), from, to));
+        }
+    }
+
+    /// What the replicas have agreed on, as one of them knows it.
+    fn look_at_members(&self, id: ReplicaId) {
+        let station = self.state().stations.get(&id).cloned();
+        if let Some(agreed) = station.and_then(|station| station.replica.agreed()) {
+            self.judge.agreed(id, agreed);
+        }
     }
 
     /// Sets the weather.
@@ -162,6 +204,7 @@ impl Network {
 
     async fn carry(&self, from: ReplicaId, to: ReplicaId, lane: Lane, request: Vec<u8>) -> Result<Vec<u8>, PeerError> {
         self.trace.mark((from.0, to.0, lane as u8, &request));
+        self.note_stray(from, to);
         let no_answer = |reason: &str| PeerError::NoAnswer { to, reason: reason.to_owned() };
         pause(self.delay()).await;
         if self.is_cut(from, to) || self.strikes(|weather| weather.loss, |state| &mut state.lost) {
@@ -173,6 +216,11 @@ impl Network {
             pause(self.delay()).await;
             return Err(PeerError::Unreachable { to, reason: "nobody listens".to_owned() });
         };
+        let (id, cluster) = (berth::domain::ReplicaId(from.0), station.replica.local().state);
+        if members::was_removed(&station.replica, cluster.fleet().cluster(), id) {
+            self.state().dismissed.insert(from);
+            return Err(PeerError::Unreachable { to, reason: "it says that this replica was removed".to_owned() });
+        }
         if testing::may_be_repeated(&request) && self.strikes(|weather| weather.doubled, |state| &mut state.doubled) {
             let (again, request, delay) = (station.clone(), request.clone(), self.delay());
             simulation::spawn(async move {
@@ -214,5 +262,9 @@ struct Wire {
 impl Peers for Wire {
     fn call(&self, to: ReplicaId, lane: Lane, request: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, PeerError>> {
         Box::pin(self.network.carry(self.from, to, lane, request))
+    }
+
+    fn learn(&self, _members: &BTreeMap<ReplicaId, Member>) {
+        self.network.look_at_members(self.from);
     }
 }

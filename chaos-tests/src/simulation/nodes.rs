@@ -1,11 +1,12 @@
 //! The machines that replicas run on: started, stopped, killed, without power,
-//! standing still, with a damaged disk.
+//! standing still, with a damaged disk, taken away.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use berth::broker::cluster::members;
 use berth::domain::{Command, Settings};
 use berth_raft::testing::simulation::{self, Host};
 use berth_raft::{Clock, Config, Formation, Member, Observer, Replica, ReplicaId, StartError};
@@ -20,6 +21,8 @@ use super::machine::Replicated;
 use super::network::Station;
 use super::world::World;
 
+/// How often a leader looks what is to be done for the members.
+const TEND_INTERVAL: Duration = Duration::from_millis(250);
 /// How often is looked after machines that are down.
 const CARE_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -36,8 +39,32 @@ pub struct Node {
     state: Mutex<State>,
 }
 
+/// How a machine came to have a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was there when the cluster was formed.
+    Founded,
+    /// It was let in later.
+    Joined,
+}
+
+/// What a machine is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its replica is a member, or is to become one.
+    Serves,
+    /// Its replica was removed, and runs until it hears of that.
+    Leaves,
+    /// It is gone for good.
+    Gone,
+}
+
 struct State {
     disk: Disk,
+    origin: Origin,
+    standing: Standing,
+    /// It had members in its log: that must not be begun anew.
+    had_log: bool,
     host: Option<Host>,
     replica: Option<Replica<Replicated>>,
     /// Nobody starts it before.
@@ -55,11 +82,13 @@ impl Node {
     }
 
     /// A machine with an empty disk.
-    pub fn new(id: ReplicaId, clock: MachineClock, pace: DiskPace) -> Self {
+    pub fn new(id: ReplicaId, origin: Origin, clock: MachineClock, pace: DiskPace) -> Self {
         let pace = Arc::new(pace);
         let disk = Disk::new();
         disk.set_pace(Some(Arc::<DiskPace>::clone(&pace)));
-        let state = State { disk, host: None, replica: None, down_until: Instant::now(), run: 0, refusal: None };
+        let (standing, down_until) = (Standing::Serves, Instant::now());
+        let (host, replica, refusal) = (None, None, None);
+        let state = State { disk, origin, standing, had_log: false, host, replica, down_until, run: 0, refusal };
         Self { id, clock: Arc::new(clock), pace, applied: watch::Sender::new(0), state: Mutex::new(state) }
     }
 
@@ -77,6 +106,35 @@ impl Node {
     /// Why it does not run, if that is its own decision.
     pub fn refusal(&self) -> Option<String> {
         self.state().refusal.clone()
+    }
+
+    /// What it is there for.
+    pub fn standing(&self) -> Standing {
+        self.state().standing
+    }
+
+    /// Its replica was removed.
+    pub fn leave(&self) {
+        let mut state = self.state();
+        if state.standing == Standing::Serves {
+            state.standing = Standing::Leaves;
+        }
+    }
+
+    /// It is taken away, and its disk with it.
+    pub fn scrap(&self, world: &World) {
+        self.state().standing = Standing::Gone;
+        self.kill(world, Duration::ZERO);
+    }
+
+    /// It gets an empty disk. Its replica comes back under the number that it had:
+    /// nobody may do that.
+    pub fn forget_all(&self, world: &World, down: Duration) {
+        self.kill(world, down);
+        let disk = Disk::new();
+        disk.set_pace(Some(Arc::<DiskPace>::clone(&self.pace)));
+        let mut state = self.state();
+        (state.disk, state.origin, state.had_log) = (disk, Origin::Joined, false);
     }
 
     /// Its disk.
@@ -231,8 +289,14 @@ async fn begin(world: Arc<World>, id: ReplicaId) -> Result<Replica<Replicated>, 
             applied.send_modify(|applied| *applied += 1);
         })
     };
-    let members = world.nodes.keys().map(|id| (*id, Member::default()));
-    let formation = Formation::Members(members.collect());
+    let formation = {
+        let state = node.state();
+        match state.origin {
+            Origin::Founded => Formation::Members(world.founders().map(|id| (id, Member::default())).collect()),
+            Origin::Joined if state.had_log => Formation::Existing,
+            Origin::Joined => Formation::Wait,
+        }
+    };
     let clock: Arc<dyn Clock> = Arc::<MachineClock>::clone(&node.clock);
     let peers = world.network.peers_of(id);
     let starting = Replica::start_with_peers(config, clock, initial, observer, peers, formation);
@@ -246,6 +310,7 @@ async fn begin(world: Arc<World>, id: ReplicaId) -> Result<Replica<Replicated>, 
             sleep(Duration::from_secs(1)).await;
         }
     });
+    simulation::spawn(tend(replica.clone()));
     Ok(replica)
 }
 
@@ -266,10 +331,19 @@ fn settings() -> Settings {
     }
 }
 
-/// Starts what is down and may start, and restarts what has stopped by itself.
-pub async fn care(world: Arc<World>, id: ReplicaId) {
-    loop {
-        let node = world.node(id);
+/// Does for the members what the leader is to do, as the product's steward.
+async fn tend(replica: Replica<Replicated>) {
+    while replica.status().stopped.is_none() {
+        sleep(TEND_INTERVAL).await;
+        members::tend(&replica, || replica.local().state.fleet().cluster().clone()).await;
+    }
+}
+
+/// Starts what is down and may start, restarts what has stopped by itself, and
+/// looks at what runs. Ends when the machine is gone.
+pub async fn care(world: Arc<World>, node: Arc<Node>) {
+    let id = node.id;
+    while node.standing() != Standing::Gone {
         let (is_up, may_start) = {
             let state = node.state();
             (state.host.is_some(), state.down_until <= Instant::now())
@@ -293,17 +367,38 @@ pub async fn care(world: Arc<World>, id: ReplicaId) {
             }
         }
         if let Some(station) = node.running() {
-            let status = station.replica.status();
-            if status.leader == Some(id) {
-                world.judge.leads(id, status.term);
-            }
-            if let Some(reason) = status.stopped {
-                world.trace.note(&format!("replica {id} has stopped: {reason}"));
-                world.count("replica stopped by a failure of its disk", 1);
-                node.kill(&world, Duration::from_millis(200 + world.dice.below(2_000)));
-            }
+            inspect(&world, &node, &station.replica);
         }
         sleep(CARE_INTERVAL).await;
+    }
+}
+
+/// Looks at a replica that runs.
+fn inspect(world: &Arc<World>, node: &Node, replica: &Replica<Replicated>) {
+    let id = node.id;
+    let status = replica.status();
+    if status.leader == Some(id) {
+        world.judge.leads(id, status.term);
+        if let Some(ago) = replica.majority_heard() {
+            world.judge.had_majority(id, status.term, Instant::now() - ago);
+        }
+    }
+    if let Some(agreed) = replica.agreed() {
+        node.state().had_log = true;
+        world.judge.agreed(id, agreed);
+    }
+    if let Some(reason) = status.stopped {
+        world.trace.note(&format!("replica {id} has stopped: {reason}"));
+        world.count("replica stopped by a failure of its disk", 1);
+        node.kill(world, Duration::from_millis(200 + world.dice.below(2_000)));
+    } else if world.network.was_dismissed(id) {
+        // As a process does that is told so.
+        world.trace.note(&format!("replica {id} ends: it was told that it was removed"));
+        world.count("removed replica was told, and ended", 1);
+        if node.standing() == Standing::Serves && !world.is_leaving(id) {
+            world.judge.violation(format!("replica {id} was told that it was removed, and nobody removed it"));
+        }
+        node.scrap(world);
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use berth::domain::session::Phase;
 use berth::domain::{Owner, ServerId, SessionId};
-use berth_raft::ReplicaId;
 use berth_raft::testing::simulation;
+use berth_raft::{Configuration, ReplicaId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -24,17 +24,23 @@ use super::disks::DiskPace;
 use super::history::{History, Operation};
 use super::judge::Judge;
 use super::nemesis::{self, Fault};
-use super::network::Network;
-use super::nodes::{self, Node, Nodes};
+use super::network::{Network, Station};
+use super::nodes::{self, Node, Nodes, Origin, Standing};
 use super::registers;
+use super::stories::{self, Known, Told};
 use super::trace::Trace;
 use super::{Plan, Report};
+use crate::history;
 use crate::random::Random;
 
 /// How long a world may take to be whole once nothing breaks any more.
 const WHOLE_WITHIN: Duration = Duration::from_mins(1);
 /// How long nothing must be wrong with it then.
 const CALM: Duration = Duration::from_secs(3);
+/// Fewer replicas must never be left.
+const REPLICAS_MIN: usize = 3;
+/// By then nobody speaks to a replica any more that was removed.
+const STRAY_MAX: Duration = Duration::from_secs(1);
 
 /// The world's chance. All who live in it share it.
 #[derive(Debug)]
@@ -99,6 +105,7 @@ impl Shape {
             Some(Broken::StaleRead) => vec![Fault::Isolate, Fault::Storm],
             Some(Broken::DoubledInstruction) => vec![Fault::AgentsReturn, Fault::Agents],
             Some(Broken::LocalClock) => vec![Fault::ClockJump],
+            Some(Broken::HastyMember) => vec![Fault::Replacement, Fault::Isolate, Fault::KillMany],
             None => vec![],
         });
         Self {
@@ -140,14 +147,20 @@ pub struct World {
     pub judge: Arc<Judge>,
     /// Between replicas.
     pub network: Network,
-    /// Machines of replicas.
-    pub nodes: Nodes,
     /// Desktop hosts' server ids.
     pub servers: Vec<ServerId>,
     /// Where mishaps of agents are sent.
     pub agents: Vec<mpsc::UnboundedSender<Mishap>>,
-    /// What was asked and answered.
+    /// What was asked of registers and answered.
     pub history: History,
+    /// What was asked of sessions and servers and answered.
+    pub calls: history::History,
+    /// Machines of replicas, also those that are gone.
+    nodes: Mutex<Nodes>,
+    /// What an operator is doing.
+    operation: Mutex<Option<String>>,
+    /// Replicas that somebody is removing, or has removed.
+    leaving: Mutex<BTreeSet<ReplicaId>>,
     accounts: Mutex<Accounts>,
     sessions: Mutex<BTreeMap<SessionId, Owner>>,
     hosts: Mutex<BTreeMap<String, Seen>>,
@@ -168,9 +181,82 @@ impl World {
     /// A machine.
     ///
     /// # Panics
-    /// When there is no replica of this number.
+    /// When there never was a replica of this number.
     pub fn node(&self, id: ReplicaId) -> Arc<Node> {
-        Arc::clone(&self.nodes[&id])
+        Arc::clone(&lock(&self.nodes)[&id])
+    }
+
+    /// The machines that are not gone.
+    pub fn machines(&self) -> Vec<Arc<Node>> {
+        lock(&self.nodes).values().filter(|node| node.standing() != Standing::Gone).cloned().collect()
+    }
+
+    /// Those whose replicas are members, or are to become some.
+    pub fn members(&self) -> Vec<Arc<Node>> {
+        lock(&self.nodes).values().filter(|node| node.standing() == Standing::Serves).cloned().collect()
+    }
+
+    /// The replicas that form the cluster.
+    pub fn founders(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        (1..=self.shape.replicas).map(ReplicaId)
+    }
+
+    /// The highest number that a replica ever had.
+    pub fn last_number(&self) -> u64 {
+        lock(&self.nodes).keys().next_back().map_or(0, |id| id.0)
+    }
+
+    /// A machine for a replica, of which there must not have been one.
+    pub fn add_machine(&self, id: ReplicaId, origin: Origin) -> Option<Arc<Node>> {
+        let within = |span: u64| {
+            i64::try_from(self.dice.below(2 * span)).unwrap_or_default() - i64::try_from(span).unwrap_or_default()
+        };
+        let clock = MachineClock::new(within(10_000), within(10_000));
+        if self.is_healed() {
+            clock.set(nemesis::latest(self));
+        }
+        let pace = DiskPace::new(Arc::clone(&self.dice), self.dice.below(4));
+        let node = Arc::new(Node::new(id, origin, clock, pace));
+        if lock(&self.nodes).insert(id, Arc::clone(&node)).is_some() {
+            self.judge.violation(format!("the number {id} was given to two replicas"));
+            return None;
+        }
+        Some(node)
+    }
+
+    /// A replica that answers at all; nobody knows more of them.
+    pub fn any_station(&self) -> Option<Station> {
+        let running: Vec<Station> = self.machines().iter().filter_map(|node| node.running()).collect();
+        self.dice.index(running.len()).map(|place| running[place].clone())
+    }
+
+    /// What an operator is doing.
+    pub fn operation(&self) -> Option<String> {
+        lock(&self.operation).clone()
+    }
+
+    /// An operator does something from now on, or no more.
+    pub fn set_operation(&self, operation: Option<String>) {
+        *lock(&self.operation) = operation;
+    }
+
+    /// Whether somebody is removing a replica, or has removed it.
+    pub fn is_leaving(&self, id: ReplicaId) -> bool {
+        lock(&self.leaving).contains(&id)
+    }
+
+    /// Somebody begins to remove a replica.
+    pub fn set_leaving(&self, id: ReplicaId) {
+        lock(&self.leaving).insert(id);
+    }
+
+    /// The newest members that any replica knows to be agreed on, and its term.
+    pub fn agreed(&self) -> Option<(Configuration, u64)> {
+        let known = self.machines().into_iter().filter_map(|node| {
+            let replica = node.running()?.replica;
+            Some((replica.agreed()?, replica.status().term))
+        });
+        known.max_by_key(|(agreed, term)| (agreed.entry, *term))
     }
 
     /// Whether nothing breaks any more.
@@ -189,7 +275,7 @@ impl World {
             let status = node.running()?.replica.status();
             (status.leader == Some(node.id)).then_some((status.term, node.id))
         };
-        self.nodes.values().filter_map(leads).max().map(|(_, id)| id)
+        self.machines().iter().filter_map(leads).max().map(|(_, id)| id)
     }
 
     /// Does something later, if the world still breaks then: what heals heals all.
@@ -264,8 +350,13 @@ impl World {
 
     /// What is not whole, if anything is not.
     fn defect(&self) -> Option<String> {
+        if let Some(operation) = self.operation() {
+            return Some(format!("an operator has not finished: {operation}"));
+        }
+        let members = self.members();
+        let numbers: BTreeSet<ReplicaId> = members.iter().map(|node| node.id).collect();
         let mut indexes = BTreeSet::new();
-        for node in self.nodes.values() {
+        for node in &members {
             let Some(station) = node.running() else {
                 let why = node.refusal().map(|refusal| format!(": {refusal}")).unwrap_or_default();
                 return Some(format!("replica {} does not run{why}", node.id));
@@ -277,12 +368,22 @@ impl World {
             if status.leader.is_none() {
                 return Some(format!("replica {} knows no leader", node.id));
             }
+            let known = station.replica.agreed().map(|agreed| (agreed.members, agreed.voters));
+            if known != Some((numbers.clone(), vec![numbers.clone()])) {
+                return Some(format!("replicas {numbers:?} are to vote, replica {} knows {known:?}", node.id));
+            }
             indexes.insert(station.replica.local().index);
+        }
+        if members.len() < REPLICAS_MIN {
+            return Some(format!("only {} replicas are left", members.len()));
         }
         if indexes.len() > 1 {
             return Some(format!("replicas are at entries {indexes:?}"));
         }
-        let state = self.nodes.values().next()?.running()?.replica.local().state;
+        if let Some((from, to)) = self.network.stray(STRAY_MAX) {
+            return Some(format!("replica {from} still speaks to replica {to}, which was removed"));
+        }
+        let state = members.first()?.running()?.replica.local().state;
         let fleet = state.fleet();
         for session in fleet.sessions_from(None) {
             if !matches!(session.phase, Phase::Ready { .. } | Phase::Deleted { .. }) {
@@ -314,6 +415,12 @@ impl World {
         let deadline = Instant::now() + WHOLE_WITHIN;
         let mut whole_since = None;
         loop {
+            // Whoever has not heard that it was removed is stopped by those who removed it.
+            for node in self.machines().iter().filter(|node| node.standing() == Standing::Leaves) {
+                self.trace.note(&format!("replica {} is stopped: it was removed", node.id));
+                self.count("removed replica had to be stopped", u64::from(node.running().is_some()));
+                node.scrap(self);
+            }
             let defect = self.defect();
             if defect.is_none() {
                 let since = *whole_since.get_or_insert_with(Instant::now);
@@ -338,7 +445,8 @@ impl World {
 
     /// What only the whole history tells.
     fn judge_history(&self) {
-        for node in self.nodes.values() {
+        let members = self.members();
+        for node in &members {
             if let Some(station) = node.running() {
                 self.judge.compare(node.id, &station.replica.local().state);
             }
@@ -355,10 +463,19 @@ impl World {
         for error in registers::by_value(&unique) {
             self.judge.violation(error);
         }
-        if let Some(station) = self.nodes.values().next().and_then(|node| node.running()) {
+        if let Some(station) = members.first().and_then(|node| node.running()) {
             let state = station.replica.local().state;
-            for error in self.accounts().errors(state.fleet(), &adopted, &self.judge.survivors()) {
+            let survivors = self.judge.survivors();
+            for error in self.accounts().errors(state.fleet(), &adopted, &survivors) {
                 self.judge.violation(error);
+            }
+            let lawless = adopted.union(&survivors).cloned().collect();
+            let known = Known { lawless, ended: self.judge.ended_unasked() };
+            let Told { flaws, stories, too_hard } = stories::tell(&self.calls.events(), state.fleet(), &known);
+            self.count("story told of a session or a server", stories);
+            self.count("story given up as too hard", too_hard);
+            for flaw in flaws {
+                self.judge.violation(flaw);
             }
         }
     }
@@ -371,15 +488,6 @@ pub async fn live(seed: u64, plan: Plan) -> Report {
     let trace = Arc::new(Trace::new(plan.verbose));
     trace.note(&format!("{shape:?}"));
     let judge = Arc::new(Judge::new(Arc::clone(&trace)));
-    let nodes: BTreeMap<ReplicaId, Arc<Node>> = (1..=shape.replicas)
-        .map(|number| {
-            let offset = i64::try_from(dice.below(20_000)).unwrap_or_default() - 10_000;
-            let drift = i64::try_from(dice.below(20_000)).unwrap_or_default() - 10_000;
-            let pace = DiskPace::new(Arc::clone(&dice), dice.below(4));
-            let node = Node::new(ReplicaId(number), MachineClock::new(offset, drift), pace);
-            (ReplicaId(number), Arc::new(node))
-        })
-        .collect();
     let servers = (1..=shape.hosts).map(|number| ServerId::new(&format!("server-{number}")).expect("a short text"));
     let servers: Vec<ServerId> = servers.collect();
     let (agents, mishaps): (Vec<_>, Vec<_>) = servers.iter().map(|_| mpsc::unbounded_channel()).unzip();
@@ -389,10 +497,13 @@ pub async fn live(seed: u64, plan: Plan) -> Report {
         network: Network::new(dice, Arc::clone(&trace), Arc::clone(&judge)),
         trace,
         judge,
-        nodes,
         servers,
         agents,
         history: History::default(),
+        calls: history::History::default(),
+        nodes: Mutex::default(),
+        operation: Mutex::default(),
+        leaving: Mutex::default(),
         accounts: Mutex::default(),
         sessions: Mutex::default(),
         hosts: Mutex::default(),
@@ -400,8 +511,10 @@ pub async fn live(seed: u64, plan: Plan) -> Report {
         phase: AtomicU8::new(BREAKING),
         shape,
     });
-    for id in world.nodes.keys() {
-        simulation::spawn(nodes::care(Arc::clone(&world), *id));
+    // All of them before the first one starts.
+    let founders: Vec<_> = world.founders().filter_map(|id| world.add_machine(id, Origin::Founded)).collect();
+    for node in founders {
+        simulation::spawn(nodes::care(Arc::clone(&world), node));
     }
     populate(&world, mishaps);
     let until = Instant::now() + world.shape.faults_for;
@@ -417,7 +530,7 @@ pub async fn live(seed: u64, plan: Plan) -> Report {
     world.judge_history();
     let report = report(seed, &world);
     // Replicas and network hold each other.
-    for node in world.nodes.values() {
+    for node in world.machines() {
         node.kill(&world, Duration::ZERO);
     }
     report
@@ -446,7 +559,7 @@ fn report(seed: u64, world: &World) -> Report {
     for (name, times) in world.network.struck() {
         counts.fault(name, times);
     }
-    let failures = world.nodes.values().map(|node| node.disk().failures()).sum();
+    let failures = lock(&world.nodes).values().map(|node| node.disk().failures()).sum();
     counts.fault("input/output error of a disk", failures);
     counts.compared = world.judge.compared();
     counts.simulated_ms = world.trace.now_ms();

@@ -8,6 +8,7 @@
 //! - `node.rs`: what a replica answers, and operators' wishes,
 //! - `forming.rs`, `token.rs`: how a cluster comes to be and grows,
 //! - `admin.rs`: what operators see and ask for,
+//! - `members.rs`: how members come and go,
 //! - `steward.rs`: what is done for members without being asked,
 //! - `shared.rs`: keys that all replicas have in common.
 
@@ -18,6 +19,7 @@ pub mod dial;
 pub mod forming;
 pub mod frame;
 pub mod identity;
+pub mod members;
 pub mod message;
 pub mod node;
 pub mod runs;

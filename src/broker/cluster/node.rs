@@ -14,6 +14,7 @@ use super::accept::{Answered, Answers};
 use super::authority::{Authorities, AuthorityError, Tls};
 use super::dial::{Dialer, Failure, Own};
 use super::frame::{self, Hello, Service, Speaker, Status, Unwelcome};
+use super::members::{self, NotRemoved};
 use super::message::{Answer, Introduction, Join, Joined, Question, Wish};
 use super::runs::{Runs, Visit};
 use crate::broker::agents::Colleagues;
@@ -273,7 +274,7 @@ impl Node {
 
     async fn carry_out(&self, serving: &Serving, wish: Wish) -> Answer {
         let done = match wish {
-            Wish::Remove(replica) => self.remove(serving, replica).await,
+            Wish::Remove(replica) => Self::remove(serving, replica).await,
             Wish::TransferLeader(to) => transfer(&serving.replica, self.own.replica, to).await,
             Wish::Move { replica, .. } if !serving.replica.is_member(raft_id(replica)) => {
                 Err(refusal(MemberError::Unknown(raft_id(replica))))
@@ -292,32 +293,18 @@ impl Node {
     }
 
     /// Removes a member.
-    async fn remove(&self, serving: &Serving, replica: ReplicaId) -> Result<(), Answer> {
-        let is_member = serving.replica.is_member(raft_id(replica));
+    async fn remove(serving: &Serving, replica: ReplicaId) -> Result<(), Answer> {
         let fleet = serving.broker.fleet();
-        // One that was removed half-way is retired now.
-        let was_given = fleet.cluster().admitted.contains_key(&replica) || replica <= fleet.cluster().last_replica;
-        if !is_member && !was_given {
-            return Err(refusal(MemberError::Unknown(raft_id(replica))));
-        }
-        if replica == self.own.replica {
-            if !serving.replica.hand_over().await {
-                let text = "this replica leads, and no other one can take over; it cannot be removed".to_owned();
-                return Err(Answer::Refused(text));
+        let retire = async { serving.broker.propose(vec![Command::RetireReplica { replica }]).await.map(drop) };
+        let removed = members::remove(&serving.replica, fleet.cluster(), replica, retire).await;
+        removed.map_err(|error| match error {
+            NotRemoved::HandedOver => Answer::NotLeader,
+            NotRemoved::Leads => {
+                Answer::Refused("this replica leads, and no other one can take over; it cannot be removed".to_owned())
             }
-            return Err(Answer::NotLeader);
-        }
-        // Nobody adds it again once it is retired, nor is its number given
-        // again; should it not be removed then, the operator is told, and asks
-        // again.
-        if is_member {
-            serving.replica.can_remove(raft_id(replica)).await.map_err(refusal)?;
-        }
-        let retired = serving.broker.propose(vec![Command::RetireReplica { replica }]).await;
-        retired.map_err(|error| unavailable(&error))?;
-        if is_member {
-            serving.replica.remove(raft_id(replica)).await.map_err(refusal)?;
-        }
+            NotRemoved::Unchanged(error) => refusal(error),
+            NotRemoved::NotTaken(error) => unavailable(&error),
+        })?;
         tracing::info!(%replica, "a replica was removed from the cluster");
         Ok(())
     }
@@ -446,23 +433,14 @@ impl Answers for Node {
         let (Speaker::Replica { id, folder, .. }, Some(serving)) = (&hello.speaker, self.serving.get()) else {
             return Ok(());
         };
-        let members = serving.replica.members();
-        match members.get(&raft_id(*id)) {
+        match serving.replica.members().get(&raft_id(*id)) {
             Some(known) if !known.member.folder.is_empty() && known.member.folder != folder.as_str() => {
                 Err(Unwelcome::OtherFolder { id: *id })
             }
-            Some(_) => Ok(()),
-            // One that lags behind does not know newer members; it knows of
-            // the numbers that were given and taken back.
-            None => {
-                let fleet = serving.broker.fleet();
-                let known = fleet.cluster();
-                let was_given = *id <= known.last_replica && !known.admitted.contains_key(id);
-                if !members.is_empty() && was_given {
-                    return Err(Unwelcome::Removed { id: *id, cluster: self.own.cluster.clone() });
-                }
-                Ok(())
+            None if members::was_removed(&serving.replica, serving.broker.fleet().cluster(), *id) => {
+                Err(Unwelcome::Removed { id: *id, cluster: self.own.cluster.clone() })
             }
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -1,7 +1,6 @@
-//! What the leader does for the members without being asked: replicas that
-//! were let in get the log and then a vote, and those whose place they take
-//! are removed first. Each replica keeps its own address and certificates up
-//! to date.
+//! What is done for the members without being asked: the leader brings in those
+//! that were let in (`members.rs`), and each replica keeps its own address and
+//! certificates up to date.
 //!
 //! The log is told of replicas that are not heard of, so that their agents are
 //! welcome elsewhere, and the operator of those that take other agents.
@@ -12,18 +11,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_raft::{Member, MemberError, Replica};
+use berth_raft::Replica;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
+use super::members;
 use super::message::Wish;
 use super::node::Node;
 use crate::broker::agents::report_missing;
 use crate::broker::core::Broker;
 use crate::broker::machine::Machine;
-use crate::domain::ReplicaId;
-use crate::domain::cluster::Admission;
 
 /// Between two looks at what there is to do.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -73,17 +71,7 @@ pub async fn run(
                 tracing::warn!(%error, "the cluster does not know the address of this replica yet");
             }
         }
-        if replica.status().is_leader() {
-            if let Err(error) = replica.finish_change().await {
-                tracing::debug!(%error, "a change of members is not finished yet");
-            }
-            for (id, admission) in broker.fleet().cluster().admitted.clone() {
-                // It may have been retired meanwhile.
-                if broker.fleet().cluster().admitted.contains_key(&id) {
-                    bring_in(&replica, id, &admission).await;
-                }
-            }
-        }
+        members::tend(&replica, || broker.fleet().cluster().clone()).await;
     }
 }
 
@@ -140,39 +128,4 @@ pub async fn miss(node: Arc<Node>, replica: Replica<Machine>, broker: Arc<Broker
         node.last_heard(began)
     };
     report_missing(broker, last_heard, stop).await;
-}
-
-/// Takes the next step of a replica that was let in; the rest follows.
-async fn bring_in(replica: &Replica<Machine>, id: ReplicaId, admission: &Admission) {
-    let members = replica.members();
-    let raft_id = berth_raft::ReplicaId(id.0);
-    let step = match members.get(&raft_id) {
-        Some(member) if member.is_voter => Ok(()),
-        None => {
-            let folder = admission.folder.as_str().to_owned();
-            replica.add_learner(raft_id, Member { address: admission.address.clone(), folder }).await
-        }
-        Some(_) => match replica.may_promote(raft_id) {
-            Ok(()) => match admission.replaces.map(|replaced| berth_raft::ReplicaId(replaced.0)) {
-                Some(replaced) if members.contains_key(&replaced) => make_room(replica, replaced).await,
-                _ => replica.promote(raft_id).await,
-            },
-            behind => behind,
-        },
-    };
-    match step {
-        Ok(()) | Err(MemberError::Behind { .. } | MemberError::InProgress | MemberError::NotLeader { .. }) => {}
-        Err(error) => tracing::warn!(replica = %id, %error, "a replica that joins has to wait"),
-    }
-}
-
-/// Removes the replica whose place another one takes.
-async fn make_room(replica: &Replica<Machine>, replaced: berth_raft::ReplicaId) -> Result<(), MemberError> {
-    if replica.status().replica == replaced {
-        // Whoever leads next goes on.
-        return if replica.hand_over().await { Ok(()) } else { Err(MemberError::Leads(replaced)) };
-    }
-    replica.remove(replaced).await?;
-    tracing::info!(%replaced, "a replica was removed: another one takes its place");
-    Ok(())
 }

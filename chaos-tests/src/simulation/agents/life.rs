@@ -58,7 +58,7 @@ impl Agent {
                 sleep_until(until).await;
             }
             let stations: Vec<_> =
-                self.world.nodes.values().filter_map(|node| Some((node.clone(), node.running()?))).collect();
+                self.world.machines().into_iter().filter_map(|node| node.running().map(|it| (node, it))).collect();
             let choice = self.world.dice.index(stations.len());
             let kept = sticks_to.take().and_then(|id| stations.iter().position(|(node, _)| node.id == id));
             if let Some((node, station)) = kept.or(choice).and_then(|place| stations.get(place)) {
