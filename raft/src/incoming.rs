@@ -95,6 +95,9 @@ impl SnapshotReceiver {
             return Err(Refusal::SnapshotBusy);
         }
         if self.has(number_of(&header))?.is_some() {
+            // Of an unfinished one no more will come: its rest must not be taken for what is asked
+            // for next.
+            *current = None;
             return Ok(length);
         }
         let identity = Identity::Offered { header, length };

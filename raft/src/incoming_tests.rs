@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 struct Here {
     _folder: tempfile::TempDir,
-    _store: Store,
+    store: Store,
     halt: Halt,
     receiver: SnapshotReceiver,
 }
@@ -22,7 +22,7 @@ fn here() -> Here {
     let store = Store::open(folder.path(), Options { reserve_bytes: 0, ..Options::default() }).unwrap();
     let halt = Halt::new(CancellationToken::new());
     let receiver = SnapshotReceiver::new(store.snapshots(), Arc::new(Formats::new(1..=2, halt.clone())));
-    Here { _folder: folder, _store: store, halt, receiver }
+    Here { _folder: folder, store, halt, receiver }
 }
 
 fn header(index: u64, format: u16) -> Vec<u8> {
@@ -78,6 +78,22 @@ async fn another_snapshot_takes_the_place_of_an_unfinished_one() {
     // The same with another length is another one.
     assert!(receiver.take(part(&second, 0, b"01", false)).await.is_ok());
     assert_eq!(receiver.offered(second.clone(), 11).await, Ok(0));
+}
+
+#[tokio::test]
+async fn one_that_is_here_already_takes_the_place_of_an_unfinished_one() {
+    let here = here();
+    let receiver = &here.receiver;
+    let (unfinished, own) = (header(9, 2), header(12, 2));
+    receiver.offered(unfinished.clone(), 10).await.unwrap();
+    assert!(receiver.take(part(&unfinished, 0, b"0123", false)).await.is_ok());
+    // What this replica has made itself from the same entries is the same.
+    let mut writer = here.store.snapshots().begin().unwrap();
+    std::io::Write::write_all(&mut writer, b"0123456789").unwrap();
+    writer.finish(own.clone(), 12).unwrap();
+    assert_eq!(receiver.offered(own.clone(), 10).await, Ok(10));
+    let complete = receiver.take(part(&own, 10, b"", true)).await.ok().flatten().unwrap();
+    assert!(matches!(complete.data, SnapshotData::Stored(_)));
 }
 
 #[tokio::test]
