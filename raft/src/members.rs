@@ -305,9 +305,22 @@ impl<M: StateMachine> Replica<M> {
         self.core.retry_after() * ALIVE_TIMEOUTS
     }
 
+    /// A leader whose vote was taken by a change leads on until another one does, but the library
+    /// takes no change of members from it.
     fn must_lead(&self) -> Result<(), MemberError> {
+        let own = self.core.config.replica;
         let leader = self.core.leader();
-        if leader == Some(self.core.config.replica) { Ok(()) } else { Err(MemberError::NotLeader { leader }) }
+        if leader == Some(own) && self.is_voter() {
+            return Ok(());
+        }
+        Err(MemberError::NotLeader { leader: leader.filter(|leader| *leader != own) })
+    }
+
+    /// Whether this replica has a vote, as far as it knows.
+    pub fn is_voter(&self) -> bool {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|id| id == self.core.config.replica.0)
     }
 
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), MemberError> {

@@ -30,6 +30,11 @@ pub async fn tend<M: StateMachine>(replica: &Replica<M>, cluster: impl Fn() -> C
     if !replica.status().is_leader() {
         return;
     }
+    if !replica.is_voter() {
+        // It ended a change that took its own vote; members are changed by one that has a vote.
+        replica.hand_over().await;
+        return;
+    }
     if let Err(error) = replica.finish_change().await {
         tracing::debug!(%error, "a change of members is not finished yet");
     }
