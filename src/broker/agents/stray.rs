@@ -48,10 +48,6 @@ impl Strays {
         }
         is_over
     }
-
-    fn end(&self, server: &ServerId) {
-        self.known().remove(server);
-    }
 }
 
 /// Sees to it that the log hears of a connection's end: of one that a hello,
@@ -82,7 +78,11 @@ async fn look(agents: &Agents, server: &ServerId) {
             tracing::info!(%server, %epoch, "an agent is connected by the log only");
             let gone = Command::DisconnectAgent { server: server.clone(), epoch };
             match broker.propose(vec![gone]).await {
-                Ok(_) => return strays.end(server),
+                // Another hello may have been given up meanwhile, for which nobody else looks.
+                Ok(_) => {
+                    seen = None;
+                    continue;
+                }
                 Err(error) => tracing::debug!(%server, %error, "the end of a connection did not reach the log"),
             }
         }
