@@ -71,7 +71,10 @@ async fn every_answer_tells_the_index_of_what_it_shows() {
     ] {
         let answer = call(&api, method, path, &[], body).await;
         assert_eq!(shown(&answer), (Some(index), false), "{path}: {}", answer.status);
+        // That a connection token was issued is recorded before it is handed out.
+        index = world.fleet().applied().0;
     }
+    assert_eq!(index, 2);
     for (method, path, body) in [
         ("POST", "/createSessions", json!([{"Name": "a", "Owner": "ann", "Type": "VIRTUAL"}])),
         ("PUT", "/sessionPermissions", json!([{"SessionId": "mine", "Owner": "barbara", "PermissionsFile": "YQ=="}])),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Crates that the domain may use. Each is free of I/O, clocks and randomness
 /// as the domain uses it.
-const CRATES_ALLOWED: [&str; 7] = ["std", "serde", "thiserror", "imbl", "bincode", "super", "self"];
+const CRATES_ALLOWED: [&str; 8] = ["std", "serde", "thiserror", "imbl", "bincode", "sha2", "super", "self"];
 
 /// What of the standard library is not pure, or is not ordered.
 const FORBIDDEN: [&str; 20] = [

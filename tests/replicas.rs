@@ -16,15 +16,17 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use berth::agent::brokers::Address;
 use berth::agent::config::DesktopKind;
 use berth::agent::{self, Config};
-use berth::broker::agents::{self, Agents, Colleagues, Links, report_missing};
-use berth::broker::api::door::{AskError, Identity, Token, TokenError, Unavailable, VerifyError};
+use berth::broker::agents::{self, Agents, Colleagues, Links, Ticket, Tickets, report_missing};
+use berth::broker::api::door::{AskError, Caller, Identity, Token, TokenError, Unavailable, VerifyError};
 use berth::broker::api::{ApiSettings, ApiState, router};
 use berth::broker::config::Config as BrokerConfig;
 use berth::broker::contact::Contact;
 use berth::broker::core::Broker;
 use berth::broker::listen::Bound;
 use berth::broker::machine::Machine;
+use berth::broker::notes::Notes;
 use berth::broker::pki::Pki;
+use berth::domain::client::Grant;
 use berth::domain::report::Report;
 use berth::domain::{
     AgentInstance, ClientId, Command, Fleet, Millis, Outcome, ReplicaId, ServerId, Session, SessionId,
@@ -78,12 +80,26 @@ impl Identity for Anybody {
         Err(TokenError::InvalidClient)
     }
 
-    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
-        ClientId::new(bearer).map_err(|_| VerifyError::Invalid)
+    fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
+        let client = ClientId::new(bearer).map_err(|_| VerifyError::Invalid)?;
+        Ok(Caller { client, grant: Grant::default() })
     }
 
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {
         Ok(format!("opens {} for {user}", session.id))
+    }
+}
+
+/// No desktop server asks here.
+struct NoTickets;
+
+impl Tickets for NoTickets {
+    fn read(&self, _: &str) -> Result<Ticket, String> {
+        Err("nobody connects here".to_owned())
+    }
+
+    fn spend<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -149,6 +165,8 @@ impl Cluster {
         opened.cancel();
         let api = router(ApiState::new(Arc::clone(&broker), Arc::new(Anybody), ApiSettings::default()));
         let agents_router = agents::router(Agents {
+            tickets: Arc::new(NoTickets),
+            notes: Notes::unread(),
             broker: Arc::clone(&broker),
             secret: Arc::new(Secret::read(&self.folder.path().join("agent-secret")).unwrap()),
             opened,

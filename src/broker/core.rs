@@ -11,6 +11,7 @@ use super::agents::{Colleagues, Desk, Links, NoColleagues};
 use super::api::door::{self, AskError, Proposed, Unavailable, UnavailableReason, View};
 use super::contact::{self, Contact};
 use super::machine::Machine;
+use crate::domain::audit::Deed;
 use crate::domain::journal::Position;
 use crate::domain::{Command, Fleet, LogIndex, Outcome, ReplicaId, ServerId, Timestamp};
 use crate::protocol::{Question, Reply};
@@ -138,6 +139,19 @@ impl Broker {
         Ok(self.proposed(commands).await?.outcomes)
     }
 
+    /// Proposes commands and has it recorded who wanted them. Gives what each
+    /// came to.
+    pub async fn propose_audited(&self, deed: Deed, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+        let audited = Command::Audited { deed, result: None, commands };
+        match self.propose(vec![audited]).await?.pop() {
+            Some(Outcome::Audited(outcomes)) => Ok(outcomes),
+            other => {
+                tracing::error!(?other, "a command came to an outcome that it cannot have");
+                Err(Unavailable { reason: UnavailableReason::OutcomeUnknown, retry_after: RETRY_AFTER })
+            }
+        }
+    }
+
     async fn proposed(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
         match self.replica.propose(commands).await {
             Ok(berth_raft::Proposed { index, outcomes }) => Ok(Proposed { index: LogIndex(index.0), outcomes }),
@@ -233,6 +247,10 @@ impl door::Core for Broker {
         let holder = self.fleet().server(server).and_then(|server| server.link.held_by());
         let holder = holder.filter(|holder| *holder != self.id).ok_or(AskError::Unreachable)?;
         self.asked.handle(self.colleagues.ask(holder, server, question)).await
+    }
+
+    fn replica(&self) -> ReplicaId {
+        self.id
     }
 
     fn new_id(&self) -> String {

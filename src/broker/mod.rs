@@ -6,6 +6,7 @@
 //! - `cluster/`: the other replicas,
 //! - `backup/`: the state in one file, and a new cluster of it,
 //! - `admin.rs`: the operators' socket,
+//! - `notes.rs`: what the audit learns of deeds that change nothing,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
 //! - `listen.rs`, `pki.rs`: ports and certificates,
@@ -22,6 +23,7 @@ pub mod core;
 pub mod identity;
 pub mod listen;
 pub mod machine;
+pub mod notes;
 pub mod pki;
 
 use std::net::SocketAddr;
@@ -44,7 +46,7 @@ use self::identity::{ClusterKey, Identity};
 use self::listen::Bound;
 use self::machine::Machine;
 use self::pki::Pki;
-use crate::domain::client::KeyPurpose;
+use crate::domain::key::KeyPurpose;
 use crate::domain::{Command, ReplicaId};
 use crate::files::{self, FileError};
 use crate::secret::Secret;
@@ -214,9 +216,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         Err(error) => return Err(Error::FirstWrites((*error).into())),
     }
     let identity = Arc::new(
-        Identity::start(Arc::clone(&broker), cluster_key, config.access_token_seconds, config.connection_token_minutes)
-            .await
-            .map_err(Error::FirstWrites)?,
+        Identity::start(Arc::clone(&broker), cluster_key, token_settings(&config)).await.map_err(Error::FirstWrites)?,
     );
 
     let client_port = Bound::bind(config.clients.listen)?;
@@ -233,9 +233,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
     }
     let api = api::ApiState::new(Arc::clone(&broker), Arc::clone(&identity), api_settings(&config));
-    let api = api::router(api.ending_with(shutdown.clone()));
+    let (notes, scribe) = notes::notes();
+    tasks.spawn(scribe.write(Arc::clone(&broker), shutdown.clone()));
+    let api = api::router(api.ending_with(shutdown.clone()).noting(notes.clone()));
     let agents_router = agents::router(Agents {
         broker: Arc::clone(&broker),
+        tickets: Arc::clone(&identity) as Arc<dyn agents::Tickets>,
+        notes,
         secret: Arc::new(agent_secret),
         opened,
         shutdown: shutdown.clone(),
@@ -349,6 +353,15 @@ async fn open_later(
             tracing::info!("the log takes writes again");
             return opened.cancel();
         }
+    }
+}
+
+const fn token_settings(config: &Config) -> identity::TokenSettings {
+    identity::TokenSettings {
+        algorithm: identity::TokenAlgorithm::ES256,
+        access_lifetime: Duration::from_secs(config.access_token_seconds),
+        connection_lifetime: Duration::from_secs(config.connection_token_minutes * 60),
+        connection_single_use: false,
     }
 }
 

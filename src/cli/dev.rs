@@ -22,6 +22,7 @@ use crate::agent::desktops::xvnc;
 use crate::agent::{self};
 use crate::broker::identity::Identity;
 use crate::broker::{self, Running, config::Config};
+use crate::domain::client::Grant;
 use crate::domain::{ClientId, SessionId};
 use crate::files;
 use crate::secret::Secret;
@@ -158,7 +159,7 @@ fn knows(broker: &broker::core::Broker, client_id: &str) -> bool {
 }
 
 async fn register(identity: &Identity) -> anyhow::Result<Saved> {
-    let client = identity.register("berth dev").await?;
+    let client = identity.register("berth dev", Grant::default()).await?;
     Ok(Saved {
         client_id: client.id.as_str().to_owned(),
         client_secret: client.secret.expose().to_owned(),

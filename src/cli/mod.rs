@@ -3,13 +3,16 @@
 #[macro_use]
 mod output;
 
+mod access;
 mod agent;
+mod audit;
 mod backup;
 mod bench;
 mod clients;
 mod cluster;
 mod dev;
 mod http;
+mod original;
 mod restore;
 mod serve;
 mod socket;
@@ -43,9 +46,27 @@ enum Command {
     Agent(agent::Args),
     /// Run a broker, an agent and a first desktop on this machine.
     Dev(dev::Args),
-    /// Register, list and unregister clients of the API.
+    /// Register, list, change and unregister clients of the API.
     #[command(subcommand)]
     Clients(clients::Command),
+    /// Sign tokens with new keys.
+    #[command(subcommand)]
+    Keys(access::Keys),
+    /// Let agents enrol: software statements.
+    #[command(subcommand)]
+    Statements(access::Statements),
+    /// List and unregister agents that enrolled.
+    #[command(subcommand)]
+    Agents(access::Agents),
+    /// Take access tokens of other authorization servers.
+    #[command(subcommand)]
+    AuthServers(access::AuthServers),
+    /// Names under which gateways reach servers.
+    #[command(subcommand)]
+    ServerNames(access::ServerNames),
+    /// See who did what, and check that nothing of it was changed.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Form a cluster of replicas, see how it fares, change its members.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -55,11 +76,13 @@ enum Command {
     Restore(restore::RestoreArgs),
     /// Measure: a broker as its clients see it, or parts of one by themselves.
     Bench(bench::Args),
+    #[command(flatten)]
+    Original(original::Command),
 }
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(original::translated(std::env::args_os()));
     // The agent's configuration says where its log goes.
     let logging = match &cli.command {
         Command::Agent(args) => agent::start_log(args, cli.log.as_deref()),
@@ -81,10 +104,17 @@ pub fn main() -> ExitCode {
             Command::Agent(args) => agent::run(args).await,
             Command::Dev(args) => dev::run(args).await,
             Command::Clients(command) => clients::run(command).await,
+            Command::Keys(command) => command.run().await,
+            Command::Statements(command) => command.run().await,
+            Command::Agents(command) => command.run().await,
+            Command::AuthServers(command) => command.run().await,
+            Command::ServerNames(command) => command.run().await,
+            Command::Audit(command) => audit::run(command).await,
             Command::Cluster(command) => cluster::run(command).await,
             Command::Backup(args) => backup::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::Original(command) => original::run(command).await,
         }
     });
     // A thread that hangs in the system's hands must not keep the process.

@@ -6,12 +6,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::client::KeyPurpose;
+use super::audit::Deed;
+use super::auth_server::AuthServer;
+use super::client::{Grant, SecretHash};
+use super::dns::DnsMapping;
 use super::ids::{
     AgentInstance, ClientId, Epoch, FolderId, IdempotencyKey, InstructionId, InvitationId, KeyId, Owner, ReplicaId,
-    ServerId, SessionId,
+    ServerId, SessionId, StatementId, TokenId,
 };
 use super::instruction::Answer;
+use super::key::KeyPurpose;
 use super::report::Report;
 use super::request::Fingerprint;
 use super::session::{SessionSpec, SessionState};
@@ -145,8 +149,10 @@ pub enum Command {
         id: ClientId,
         /// Name for people.
         name: String,
-        /// Argon2id hash of its secret.
-        secret_hash: String,
+        /// Its secret, as a hash.
+        secret: SecretHash,
+        /// What it may do.
+        grant: Grant,
     },
     /// An operator deactivates an API client: no further tokens for it.
     DeactivateClient {
@@ -226,6 +232,99 @@ pub enum Command {
         /// Which.
         id: InvitationId,
     },
+
+    /// An API client gets another secret; the one that it has is good for a
+    /// while longer, one before that is not.
+    RotateSecret {
+        /// Which client.
+        id: ClientId,
+        /// The new secret, as a hash.
+        secret: SecretHash,
+        /// How long the present one is good.
+        old_for: Millis,
+    },
+    /// An operator changes what an API client may do.
+    GrantClient {
+        /// Which.
+        id: ClientId,
+        /// What it may do from now on.
+        grant: Grant,
+    },
+    /// Another key takes the place of the one for a purpose.
+    RotateKey {
+        /// Id of the new one.
+        id: KeyId,
+        /// What it is for.
+        purpose: KeyPurpose,
+        /// Its secret, sealed with the cluster's key.
+        sealed: Vec<u8>,
+        /// How long what the present one signed is good.
+        old_for: Millis,
+        /// The key that it is to take the place of; when another one is there,
+        /// somebody was faster.
+        replaces: KeyId,
+    },
+    /// An operator lets agents enrol.
+    IssueStatement {
+        /// Id, made by the replica that took the request.
+        id: StatementId,
+    },
+    /// An operator lets no further agents enrol with a statement. Those that
+    /// did stay enrolled.
+    DeactivateStatement {
+        /// Which.
+        id: StatementId,
+    },
+    /// An agent came with a statement.
+    EnrolAgent {
+        /// Its id, which is made of its public key: whoever comes again is the
+        /// same.
+        id: ClientId,
+        /// Name of its host.
+        name: String,
+        /// The server that it is.
+        server: ServerId,
+        /// What it came with; checked already, but for whether it is active.
+        statement: StatementId,
+    },
+    /// An operator unregisters an agent: it may not connect any more.
+    UnregisterAgent {
+        /// Which.
+        id: ClientId,
+    },
+    /// An operator lets tokens of another authorization server in. The same
+    /// URL again takes the place of what was there.
+    RegisterAuthServer(AuthServer),
+    /// An operator lets tokens of another authorization server in no more.
+    UnregisterAuthServer {
+        /// Where its keys are.
+        url: String,
+    },
+    /// An operator tells names of servers.
+    MapServers {
+        /// The names; one of a server that has some already takes their place.
+        mappings: Vec<DnsMapping>,
+        /// Whether all others are dropped.
+        replace: bool,
+    },
+    /// A token that is good once is used.
+    SpendToken {
+        /// Which.
+        id: TokenId,
+        /// Until when it would be good otherwise.
+        until: Timestamp,
+    },
+    /// Somebody did something, or tried to: it is carried out if there is
+    /// something to carry out, and recorded with what came of it.
+    Audited {
+        /// Who did what.
+        deed: Deed,
+        /// What came of it, where that is known already.
+        result: Option<String>,
+        /// What is to be carried out, in order. Another `Audited` among them
+        /// is refused.
+        commands: Vec<Command>,
+    },
 }
 
 impl Command {
@@ -286,6 +385,8 @@ pub enum Outcome {
         /// Its number.
         replica: ReplicaId,
     },
+    /// The commands of a [`Command::Audited`] came to this, one by one.
+    Audited(Vec<Outcome>),
 }
 
 /// Why a command was refused. The texts that clients compare are made at the
@@ -348,4 +449,25 @@ pub enum Refusal {
     /// Another data folder came with the invitation before.
     #[error("the join token was used by another replica; ask for a new one with `berth cluster add`")]
     InvitationUsed,
+    /// There is no such statement, or no agent can enrol with it any more.
+    #[error("the software statement is unknown or was deactivated; ask an operator for another one")]
+    UnknownStatement,
+    /// Another agent enrolled as this server.
+    #[error(
+        "another agent enrolled as this server; if it is gone, unregister it first (`berth agents unregister \
+         --client-id {0}`)"
+    )]
+    ServerEnrolled(ClientId),
+    /// There is no such authorization server.
+    #[error("there is no such authorization server")]
+    UnknownAuthServer,
+    /// The key is not the present one any more.
+    #[error("the key was replaced meanwhile")]
+    KeyReplaced,
+    /// The token was used before.
+    #[error("the token was used before")]
+    TokenSpent,
+    /// There is no such agent.
+    #[error("there is no such agent")]
+    UnknownAgent,
 }

@@ -6,11 +6,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::client::{ApiClient, SigningKey};
+use super::audit::AuditRecord;
+use super::auth_server::AuthServer;
+use super::client::{AgentClient, ApiClient, Grant, OldSecret, SecretHash, SoftwareStatement};
 use super::cluster::{Admission, Invitation};
+use super::dns::DnsMapping;
 use super::ids::InstructionId;
-use super::ids::{AgentInstance, ClientId, Epoch, InvitationId, Owner, ReplicaId, ServerId, SessionId};
+use super::ids::{
+    AgentInstance, ClientId, Epoch, InvitationId, Owner, ReplicaId, ServerId, SessionId, StatementId, TokenId,
+};
 use super::instruction::{Action, Answer, Instruction};
+use super::key::SigningKey;
 use super::report::{Report, ReportedSession};
 use super::request::KeptRequest;
 use super::session::SessionSpec;
@@ -319,6 +325,71 @@ pub enum Event {
         /// Which.
         id: InvitationId,
     },
+
+    /// An API client has another secret.
+    ClientSecretRotated {
+        /// Which.
+        id: ClientId,
+        /// The new secret, as a hash.
+        secret: SecretHash,
+        /// The one before, if it is still good.
+        old: Option<OldSecret>,
+    },
+    /// An API client may do this from now on.
+    ClientGranted {
+        /// Which.
+        id: ClientId,
+        /// What it may do.
+        grant: Grant,
+    },
+    /// A key took the place of another one of its purpose.
+    KeyRotated {
+        /// The new one.
+        key: SigningKey,
+        /// Until when what the other one signed is good.
+        old_until: Timestamp,
+    },
+    /// Agents can enrol with a statement.
+    StatementIssued(SoftwareStatement),
+    /// No agent can enrol with a statement any more.
+    StatementDeactivated {
+        /// Which.
+        id: StatementId,
+    },
+    /// An agent enrolled.
+    AgentEnrolled(AgentClient),
+    /// An agent may not connect any more.
+    AgentUnregistered {
+        /// Which.
+        id: ClientId,
+        /// The server that it is.
+        server: ServerId,
+    },
+    /// Tokens of another authorization server are taken.
+    AuthServerRegistered(Arc<AuthServer>),
+    /// Tokens of another authorization server are taken no more.
+    AuthServerUnregistered {
+        /// Where its keys are.
+        url: String,
+    },
+    /// Servers got names.
+    ServersMapped {
+        /// The names.
+        mappings: Arc<Vec<DnsMapping>>,
+        /// How many they are.
+        count: u64,
+        /// Whether all others were dropped.
+        replaced: bool,
+    },
+    /// A token that is good once was used.
+    TokenSpent {
+        /// Which.
+        id: TokenId,
+        /// Until when it would be good otherwise.
+        until: Timestamp,
+    },
+    /// Somebody did something, or tried to.
+    Audited(Box<AuditRecord>),
 }
 
 /// Longest text that the journal keeps of an event, in bytes.
@@ -368,7 +439,19 @@ impl Event {
             | Self::ReplicaAdmitted { .. }
             | Self::ReplicaRetired { .. }
             | Self::AuthorityRotated { .. }
-            | Self::InvitationRevoked { .. } => None,
+            | Self::InvitationRevoked { .. }
+            | Self::ClientSecretRotated { .. }
+            | Self::ClientGranted { .. }
+            | Self::KeyRotated { .. }
+            | Self::StatementIssued(_)
+            | Self::StatementDeactivated { .. }
+            | Self::AgentEnrolled(_)
+            | Self::AgentUnregistered { .. }
+            | Self::AuthServerRegistered(_)
+            | Self::AuthServerUnregistered { .. }
+            | Self::ServersMapped { .. }
+            | Self::TokenSpent { .. }
+            | Self::Audited(_) => None,
         }
     }
 
@@ -395,7 +478,9 @@ impl Event {
             | Self::ServerDrainExpired { server }
             | Self::ServerContested { server }
             | Self::ServerOpened { server, .. }
-            | Self::ServerClosed { server, .. } => Some(server),
+            | Self::ServerClosed { server, .. }
+            | Self::AgentUnregistered { server, .. } => Some(server),
+            Self::AgentEnrolled(agent) => Some(&agent.server),
             Self::Configured(_)
             | Self::RequestKept(_)
             | Self::SessionCreated { .. }
@@ -415,7 +500,17 @@ impl Event {
             | Self::ReplicaAdmitted { .. }
             | Self::ReplicaRetired { .. }
             | Self::AuthorityRotated { .. }
-            | Self::InvitationRevoked { .. } => None,
+            | Self::InvitationRevoked { .. }
+            | Self::ClientSecretRotated { .. }
+            | Self::ClientGranted { .. }
+            | Self::KeyRotated { .. }
+            | Self::StatementIssued(_)
+            | Self::StatementDeactivated { .. }
+            | Self::AuthServerRegistered(_)
+            | Self::AuthServerUnregistered { .. }
+            | Self::ServersMapped { .. }
+            | Self::TokenSpent { .. }
+            | Self::Audited(_) => None,
         }
     }
 
@@ -463,8 +558,20 @@ impl Event {
             | Self::SessionDeleting { reason: Some(reason), .. }
             | Self::SessionDeleted { reason: Some(reason), .. } => cut(reason),
             Self::ServerConnected { report, .. } => *report = Report::default(),
-            Self::ClientRegistered(client) => client.secret_hash.clear(),
-            Self::KeyInstalled(key) => key.sealed.clear(),
+            Self::ClientRegistered(client) => client.secret.0.clear(),
+            Self::ClientSecretRotated { secret, old, .. } => {
+                secret.0.clear();
+                if let Some(old) = old {
+                    old.hash.0.clear();
+                }
+            }
+            Self::KeyInstalled(key) | Self::KeyRotated { key, .. } => key.sealed.clear(),
+            Self::AuthServerRegistered(server) => {
+                let server = Arc::make_mut(server);
+                server.keys_pem.iter_mut().for_each(cut);
+                server.ca_pem.iter_mut().for_each(cut);
+            }
+            Self::ServersMapped { mappings, .. } => *mappings = Arc::default(),
             Self::ReplicaAdmitted { admission, .. } => cut(&mut admission.address),
             _ => {}
         }
@@ -483,6 +590,7 @@ impl Event {
                 | Self::ServerAvoidanceEnded { .. }
                 | Self::ServerMarksDropped { .. }
                 | Self::RequestKept(_)
+                | Self::TokenSpent { .. }
         )
     }
 }

@@ -9,18 +9,22 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::client::KeyPurpose;
+use super::audit::{Actor, Deed};
+use super::auth_server::{AuthServer, SignatureAlgorithm};
+use super::client::{Grant, Scope, Scopes, SecretHash};
 use super::codec::{decode_command, encode_command};
 use super::command::{Command, Outcome, Refusal};
+use super::dns::{DnsMapping, DnsNames, ServerName};
 use super::fleet::{Fleet, Stamp};
 use super::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
 use super::ids::{
     AgentInstance, ClientId, Epoch, FolderId, IdempotencyKey, InstructionId, InvitationId, KeyId, LogIndex, Owner,
-    ReplicaId, ServerId, SessionId,
+    ReplicaId, ServerId, SessionId, StatementId, TokenId,
 };
 use super::instruction::Answer;
+use super::key::KeyPurpose;
 use super::placement::Policy;
 use super::report::{EndedSession, Inventory, Report, ReportedSession};
 use super::request::Fingerprint;
@@ -172,7 +176,8 @@ fn commands() -> Vec<(&'static str, Command)> {
             Command::RegisterClient {
                 id: client.clone(),
                 name: "portal".to_owned(),
-                secret_hash: "$argon2id$v=19$x".to_owned(),
+                secret: SecretHash("$argon2id$v=19$x".to_owned()),
+                grant: Grant::default(),
             },
         ),
         (
@@ -300,6 +305,101 @@ fn commands() -> Vec<(&'static str, Command)> {
         ),
         ("replica-silent", Command::ReplicaSilent { replica: ReplicaId(2) }),
         ("revoke-invitation", Command::RevokeInvitation { id: InvitationId::new("i-2").expect("valid") }),
+    ]
+    .into_iter()
+    .chain(access(&ClientId::new("client-2").expect("valid")))
+    .collect()
+}
+
+/// Commands about who may come in.
+fn access(client: &ClientId) -> Vec<(&'static str, Command)> {
+    let statement = StatementId::new("statement-1").expect("valid");
+    let agent = ClientId::new("agent-1").expect("valid");
+    let server = ServerId::new("server-1").expect("valid");
+    let hash = |text: &str| SecretHash(text.to_owned());
+    let url = "https://auth.example/.well-known/jwks.json".to_owned();
+    let grant = Grant {
+        scopes: [Scope::Read, Scope::Admin].into_iter().collect::<Scopes>(),
+        owner: Some(Owner::new("ann").expect("valid")),
+    };
+    let mapping = |server, internal: &str| DnsMapping {
+        server,
+        names: DnsNames { internal: internal.to_owned(), external: Some("vdi7.example".to_owned()) },
+    };
+    let deed = Deed {
+        actor: Actor::Client(client.clone()),
+        from: "10.0.0.9".to_owned(),
+        action: "openServers".to_owned(),
+        target: "server-1".to_owned(),
+        request_id: "request-2".to_owned(),
+        via: ReplicaId(1),
+    };
+    let auth_server = AuthServer {
+        url: url.clone(),
+        algorithms: vec![SignatureAlgorithm::RS256, SignatureAlgorithm::EdDSA],
+        issuer: Some("https://auth.example".to_owned()),
+        audience: Some("berth".to_owned()),
+        token_type: Some("at+jwt".to_owned()),
+        scope: Some("sessions".to_owned()),
+        keys_pem: Some("pem".to_owned()),
+        ca_pem: Some("ca".to_owned()),
+    };
+    let other_url = "https://other.example/.well-known/jwks.json".to_owned();
+    let other_server = AuthServer { url: other_url.clone(), ..auth_server.clone() };
+    vec![
+        (
+            "register-another-client",
+            Command::RegisterClient { id: client.clone(), name: "p".to_owned(), secret: hash("$1"), grant },
+        ),
+        ("rotate-secret", Command::RotateSecret { id: client.clone(), secret: hash("$2"), old_for: Millis(60_000) }),
+        ("grant-client", Command::GrantClient { id: client.clone(), grant: Grant::default() }),
+        (
+            "rotate-key",
+            Command::RotateKey {
+                id: KeyId::new("key-2").expect("valid"),
+                purpose: KeyPurpose::AccessToken,
+                sealed: vec![4, 5, 6],
+                old_for: Millis(60_000),
+                replaces: KeyId::new("key-1").expect("valid"),
+            },
+        ),
+        ("issue-statement", Command::IssueStatement { id: statement.clone() }),
+        (
+            "enrol-agent",
+            Command::EnrolAgent { id: agent.clone(), name: "vdi7".to_owned(), server, statement: statement.clone() },
+        ),
+        ("deactivate-statement", Command::DeactivateStatement { id: statement }),
+        ("unregister-agent", Command::UnregisterAgent { id: agent }),
+        ("register-auth-server", Command::RegisterAuthServer(auth_server)),
+        ("register-another-auth-server", Command::RegisterAuthServer(other_server)),
+        ("unregister-auth-server", Command::UnregisterAuthServer { url: other_url }),
+        (
+            "map-servers",
+            Command::MapServers {
+                mappings: vec![
+                    mapping(ServerName::Ip("10.0.0.7".to_owned()), "a.example"),
+                    mapping(ServerName::Id("server-1".to_owned()), "b.example"),
+                    mapping(ServerName::Ec2InstanceId("i".to_owned()), "c.example"),
+                ],
+                replace: true,
+            },
+        ),
+        (
+            "spend-token",
+            Command::SpendToken { id: TokenId::new("t-1").expect("valid"), until: Timestamp(1_800_000_000_000) },
+        ),
+        (
+            "audited",
+            Command::Audited {
+                deed: deed.clone(),
+                result: None,
+                commands: vec![Command::OpenServer {
+                    id: ServerId::new("server-1").expect("valid"),
+                    client: client.clone(),
+                }],
+            },
+        ),
+        ("noted", Command::Audited { deed, result: Some("refused: no token".to_owned()), commands: Vec::new() }),
     ]
 }
 

@@ -217,6 +217,14 @@ text_id! {
     FolderId, "folder id"
 }
 text_id! {
+    /// Lets agents enrol.
+    StatementId, "software statement id"
+}
+text_id! {
+    /// A token that opens a session.
+    TokenId, "token id"
+}
+text_id! {
     /// Lets one new replica join.
     InvitationId, "invitation id"
 }

@@ -101,9 +101,10 @@ fn a_long_journal_is_dropped_in_portions() {
 
 #[test]
 fn what_the_journal_keeps_of_an_event_holds_no_secrets() {
-    use crate::domain::client::{ApiClient, KeyPurpose, SigningKey};
+    use crate::domain::client::{ApiClient, Grant, OldSecret, SecretHash};
     use crate::domain::ids::{InstructionId, KeyId};
     use crate::domain::instruction::{Action, Instruction};
+    use crate::domain::key::{KeyPurpose, SigningKey};
 
     let spec = SessionSpec {
         autorun_arguments: vec!["--password=tops3cret".to_owned()],
@@ -118,8 +119,10 @@ fn what_the_journal_keeps_of_an_event_holds_no_secrets() {
         Event::ClientRegistered(ApiClient {
             id: client(),
             name: "portal".to_owned(),
-            secret_hash: "tops3cret".to_owned(),
+            secret: SecretHash("tops3cret".to_owned()),
+            old_secret: None,
             active: true,
+            grant: Grant::default(),
             registered_at: Timestamp(1),
         }),
         Event::KeyInstalled(SigningKey {
@@ -128,6 +131,20 @@ fn what_the_journal_keeps_of_an_event_holds_no_secrets() {
             sealed: b"tops3cret".to_vec(),
             installed_at: Timestamp(1),
         }),
+        Event::ClientSecretRotated {
+            id: client(),
+            secret: SecretHash("tops3cret".to_owned()),
+            old: Some(OldSecret { hash: SecretHash("tops3cret".to_owned()), until: Timestamp(1) }),
+        },
+        Event::KeyRotated {
+            key: SigningKey {
+                id: KeyId::new("key").expect("valid"),
+                purpose: KeyPurpose::AccessToken,
+                sealed: b"tops3cret".to_vec(),
+                installed_at: Timestamp(1),
+            },
+            old_until: Timestamp(1),
+        },
         Event::SessionCreated { id: session(1), spec: spec.clone(), client: client(), deadline: Timestamp(1) },
         issued(Action::CreateSession { session: session(1), spec }),
         issued(Action::SetPermissions { session: session(1), permissions: "x".repeat(5_000) }),

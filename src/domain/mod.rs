@@ -10,16 +10,21 @@
 //! the caller and a list of [`Event`]s; the events, and nothing else, change
 //! the state.
 
+pub mod audit;
+pub mod auth_server;
 pub mod client;
 pub mod cluster;
 pub mod codec;
 pub mod command;
+pub mod dns;
 pub mod event;
 pub mod fleet;
 pub mod host;
 pub mod ids;
 pub mod instruction;
 pub mod journal;
+pub mod key;
+pub mod permissions;
 pub mod placement;
 pub mod report;
 pub mod request;

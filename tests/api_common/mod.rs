@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use berth::broker::api::door::{
-    AskError, Core, Identity, Proposed, Token, TokenError, Unavailable, UnavailableReason, VerifyError, View,
+    AskError, Caller, Core, Identity, Proposed, Token, TokenError, Unavailable, UnavailableReason, VerifyError, View,
 };
 use berth::broker::api::{ApiSettings, ApiState, router};
 use berth::domain::fleet::Stamp;
@@ -273,6 +273,10 @@ impl Core for World {
         }
     }
 
+    fn replica(&self) -> ReplicaId {
+        ReplicaId(1)
+    }
+
     fn new_id(&self) -> String {
         format!("00000000-0000-4000-8000-{:012}", self.ids.fetch_add(1, Ordering::Relaxed))
     }
@@ -294,12 +298,16 @@ impl Identity for Keys {
         }
     }
 
-    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
+    fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
         match bearer {
             _ if self.0.tokens_are_refused.load(Ordering::Relaxed) => Err(VerifyError::InactiveClient),
             "expired" => Err(VerifyError::Expired),
             other => {
-                other.strip_prefix("good:").and_then(|client| ClientId::new(client).ok()).ok_or(VerifyError::Invalid)
+                let client = other.strip_prefix("good:").and_then(|client| ClientId::new(client).ok());
+                let client = client.ok_or(VerifyError::Invalid)?;
+                // Clients that the log knows may do what is registered, others the usual.
+                let registered = self.0.fleet().client(&client).map(|known| known.grant.clone());
+                Ok(Caller { client, grant: registered.unwrap_or_default() })
             }
         }
     }

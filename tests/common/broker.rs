@@ -108,8 +108,13 @@ impl Broker {
 
     /// What `berth clients VERB …` prints.
     pub async fn clients_command(&self, arguments: &[&str]) -> Result<String, String> {
+        self.operate(&[&["clients"], arguments].concat()).await
+    }
+
+    /// What an operator's command prints.
+    pub async fn operate(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = berth();
-        command.arg("clients").args(arguments).arg("--data-folder").arg(self.data_folder());
+        command.args(arguments).arg("--data-folder").arg(self.data_folder());
         let mut process = Process::start(command);
         if process.ended().await.success() { Ok(process.stdout()) } else { Err(process.stderr()) }
     }

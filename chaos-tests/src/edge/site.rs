@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use berth::broker::agents::{self, Agents, Links};
-use berth::broker::api::door::{self, AskError, Proposed, Token, TokenError, Unavailable, VerifyError, View};
+use berth::broker::agents::{self, Agents, Links, Ticket, Tickets};
+use berth::broker::api::door::{self, AskError, Caller, Proposed, Token, TokenError, Unavailable, VerifyError, View};
 use berth::broker::api::{self, ApiSettings, ApiState};
 use berth::broker::config::Listener;
 use berth::broker::core::Broker;
 use berth::broker::listen::Bound;
 use berth::broker::machine::Machine;
+use berth::broker::notes::Notes;
 use berth::broker::pki::Pki;
+use berth::domain::client::Grant;
 use berth::domain::journal::Position;
 use berth::domain::{ClientId, Command, Event, LogIndex, ReplicaId, ServerId, Session, Settings, Timestamp};
 use berth::protocol::{Question, Reply};
@@ -149,6 +151,10 @@ impl door::Core for Core {
         door::Core::ask(&*self.broker, server, question).await
     }
 
+    fn replica(&self) -> ReplicaId {
+        self.broker.id()
+    }
+
     fn new_id(&self) -> String {
         format!("00000000-0000-4000-8000-{:012}", self.world.next_session())
     }
@@ -166,12 +172,26 @@ impl door::Identity for Names {
         Ok(Token { access_token: client.to_string(), expires_in: Duration::from_hours(1) })
     }
 
-    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
-        ClientId::new(bearer).map_err(|_| VerifyError::Invalid)
+    fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
+        let client = ClientId::new(bearer).map_err(|_| VerifyError::Invalid)?;
+        Ok(Caller { client, grant: Grant::default() })
     }
 
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {
         Ok(format!("{} for {user}", session.id))
+    }
+}
+
+/// No desktop server asks here.
+struct NoTickets;
+
+impl Tickets for NoTickets {
+    fn read(&self, _: &str) -> Result<Ticket, String> {
+        Err("nobody connects here".to_owned())
+    }
+
+    fn spend<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -206,7 +226,15 @@ pub async fn live(world: Arc<World>) -> turmoil::Result {
     let state = ApiState::new(core, Arc::new(Names), ApiSettings::default());
     let api = api::router(state.ending_with(shutdown.clone()));
     let secret = Arc::new(Secret::read(&site.secret_file())?);
-    let agents = agents::router(Agents { broker, secret, opened, shutdown: shutdown.clone(), tasks });
+    let agents = agents::router(Agents {
+        broker,
+        tickets: Arc::new(NoTickets),
+        notes: Notes::unread(),
+        secret,
+        opened,
+        shutdown: shutdown.clone(),
+        tasks,
+    });
     let connections_max = world.shape.connections_max;
     let [clients_serve, agents_serve] = [
         (CLIENT_PORT, Arc::clone(&site.client_tls), api, connections_max),

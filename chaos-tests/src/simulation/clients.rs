@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth::domain::client::{Grant, SecretHash};
 use berth::domain::ids::IdempotencyKey;
 use berth::domain::request::Fingerprint;
 use berth::domain::{
@@ -263,7 +264,8 @@ impl Client {
     async fn register(&mut self) {
         let name = self.next_name("portal");
         let id = ClientId::new(&name).expect("a short text");
-        let command = Command::RegisterClient { id: id.clone(), name: name.clone(), secret_hash: "hash".to_owned() };
+        let (secret, grant) = (SecretHash("hash".to_owned()), Grant::default());
+        let command = Command::RegisterClient { id: id.clone(), name: name.clone(), secret, grant };
         let acknowledged = match self.write(&format!("register {name}"), command).await {
             Written::Done(Outcome::Done, _) => Some(true),
             Written::Done(..) | Written::NotDone(_) => Some(false),

@@ -4,11 +4,13 @@
 //! - `link.rs`: one connection; `hello.rs` and `farewell.rs`: its beginning and
 //!   its end; `bounds.rs`: how much may be said,
 //! - `stray.rs`: ends connections that the log knows and nobody has,
+//! - `connecting.rs`: whether a user may connect, as desktop servers ask,
 //! - `colleagues.rs`: questions to agents of other replicas,
 //! - `missing.rs`: tells the log which replicas are not heard of.
 
 mod bounds;
 mod colleagues;
+mod connecting;
 mod farewell;
 mod hello;
 mod link;
@@ -18,22 +20,24 @@ mod stray;
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::colleagues::Desk;
 pub use self::colleagues::{Colleagues, NoColleagues};
+pub use self::connecting::{Ticket, Tickets};
 pub use self::missing::{SILENT_AFTER, report_missing};
 pub use self::registry::Links;
 use super::contact::Contact;
 use super::core::Broker;
 use super::listen::Place;
+use super::notes::Notes;
 use crate::protocol;
 use crate::pulse::Pulse;
 use crate::secret::Secret;
@@ -43,6 +47,10 @@ use crate::secret::Secret;
 pub struct Agents {
     /// The replica.
     pub broker: Arc<Broker>,
+    /// Checks what desktop servers ask about.
+    pub tickets: Arc<dyn Tickets>,
+    /// Takes what is done for the audit.
+    pub notes: Notes,
     /// What an agent proves itself with.
     pub secret: Arc<Secret>,
     /// Cancelled when the log knows that this replica began anew, which breaks
@@ -58,6 +66,7 @@ pub struct Agents {
 pub fn router(agents: Agents) -> Router {
     Router::new()
         .route(protocol::PATH, get(upgrade))
+        .route(connecting::PATH, post(connecting::validate).layer(DefaultBodyLimit::max(connecting::FORM_BYTES_MAX)))
         .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing here") })
         .with_state(agents)

@@ -1,18 +1,36 @@
 //! Who calls: the access token in the `Authorization` header.
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
 use super::ApiState;
+use super::door::Caller;
 use super::error::Error;
 use super::limits::ACCESS_TOKEN_BYTES_MAX;
-use crate::domain::ClientId;
+use crate::domain::audit::Actor;
 
-/// The client that calls; put into the request by [`authorise`].
+/// The one who calls, as [`authorise`] found out.
+pub(super) fn caller_of(extensions: &Extensions) -> Result<&Caller, Error> {
+    extensions.get::<Caller>().ok_or_else(|| {
+        tracing::error!("a request came to a handler without its caller");
+        Error::Internal
+    })
+}
+
+/// The one who calls, for handlers.
 #[derive(Debug, Clone)]
-pub(super) struct Caller(pub(super) ClientId);
+pub(super) struct Calling(pub(super) Caller);
+
+impl<S: Send + Sync> FromRequestParts<S> for Calling {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
+        caller_of(&parts.extensions).cloned().map(Self)
+    }
+}
 
 /// Lets only requests with a good access token through.
 pub(super) async fn authorise(
@@ -20,12 +38,19 @@ pub(super) async fn authorise(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Error> {
-    let client = {
-        let token = bearer(request.headers())?;
-        api.identity.verify(token)?
+    let verified = bearer(request.headers()).and_then(|token| api.identity.verify(token).map_err(Error::from));
+    let caller = match verified {
+        Ok(caller) => caller,
+        Err(error) => {
+            // No token at all is what health checks and installers send.
+            if matches!(error, Error::InvalidToken(_)) {
+                api.note(&request, Actor::Unknown, &format!("refused: {error}"));
+            }
+            return Err(error);
+        }
     };
-    tracing::Span::current().record("client_id", tracing::field::display(&client));
-    request.extensions_mut().insert(Caller(client));
+    tracing::Span::current().record("client_id", tracing::field::display(&caller.client));
+    request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
 

@@ -12,14 +12,16 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::auth::Caller;
+use super::audit::{self, Route};
+use super::auth::Calling;
 use super::consistency::Reading;
-use super::door::Proposed;
+use super::door::{Caller, Proposed};
 use super::envelope::RequestId;
 use super::error::Error;
 use super::idempotency::{Headed, REPLAYED_HEADER, Repeatable};
 use super::{ApiState, Failure, body, unexpected};
-use crate::domain::{ClientId, Command, Outcome, Refusal, request};
+use crate::domain::audit::{Actor, Deed};
+use crate::domain::{Command, Outcome, Refusal, request};
 
 /// A call that changes something.
 #[derive(Debug)]
@@ -31,7 +33,9 @@ pub(super) struct Changing<T> {
 /// Who calls, and how the call is known.
 #[derive(Debug)]
 struct Call {
-    client: ClientId,
+    caller: Caller,
+    action: String,
+    from: String,
     request_id: String,
     reading: Reading,
     repeatable: Option<Repeatable>,
@@ -43,16 +47,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Changing<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
         let (mut head, content) = request.into_parts();
         let RequestId(request_id) = RequestId::from_request_parts(&mut head, state).await?;
-        let Some(Caller(client)) = head.extensions.get::<Caller>().cloned() else {
-            tracing::error!("a request came to a handler without its caller");
-            return Err(Error::Internal);
-        };
+        let Calling(caller) = Calling::from_request_parts(&mut head, state).await?;
+        let Route { action, from } = Route::of(&head.extensions);
         let reading = Reading::from_request_parts(&mut head, state).await?;
         let headed = Headed::new(&head)?;
         let content = body::read(Request::from_parts(head, content), state).await?;
         let items = body::items(&content)?;
         let repeatable = headed.map(|headed| headed.with_body(&content));
-        Ok(Self { items, call: Call { client, request_id, reading, repeatable } })
+        Ok(Self { items, call: Call { caller, action, from, request_id, reading, repeatable } })
     }
 }
 
@@ -108,18 +110,19 @@ impl ApiState {
     pub(super) async fn carry_out<T>(
         &self,
         changing: Changing<T>,
-        command: impl Fn(&ClientId, &T) -> Result<Command, Failure>,
+        command: impl Fn(&Caller, &T) -> Result<Command, Failure>,
     ) -> Result<Done<T>, Error> {
         let Changing { items, call } = changing;
         let mut commands = Vec::with_capacity(items.len());
         let checked: Vec<(T, Result<(), Failure>)> = items
             .into_iter()
             .map(|item| {
-                let checked = command(&call.client, &item).map(|command| commands.push(command));
+                let checked = command(&call.caller, &item).map(|command| commands.push(command));
                 (item, checked)
             })
             .collect();
         let proposed = commands.len();
+        let is_bound = call.caller.grant.owner.is_some();
         let Settled { outcomes, request_id, is_repeated } = self.settle(call, commands).await?;
         if outcomes.len() != proposed {
             tracing::error!(
@@ -135,6 +138,8 @@ impl ApiState {
             let result = match checked {
                 Err(failure) => Err(failure),
                 Ok(()) => match outcomes.next().ok_or(Error::Internal)? {
+                    // For one who is bound to an owner, others have no sessions.
+                    Outcome::Refused(Refusal::OtherOwner) if is_bound => Err(Refusal::UnknownSession.into()),
                     Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
                     outcome => Ok(outcome),
                 },
@@ -144,15 +149,37 @@ impl ApiState {
         Ok(Done { results: results.collect::<Result<_, Error>>()?, request_id, is_repeated })
     }
 
+    /// Proposes commands and has it recorded who wanted them.
+    async fn propose_audited(&self, deed: Deed, commands: Vec<Command>) -> Result<Proposed, Error> {
+        let audited = Command::Audited { deed, result: None, commands };
+        let Proposed { index, mut outcomes } = self.propose(vec![audited]).await?;
+        match outcomes.pop() {
+            Some(Outcome::Audited(outcomes)) => Ok(Proposed { index, outcomes }),
+            Some(other) => Err(unexpected(&other)),
+            None => {
+                tracing::error!("a proposal came back without an outcome");
+                Err(Error::Internal)
+            }
+        }
+    }
+
     /// Proposes the commands of a call.
     async fn settle(&self, call: Call, commands: Vec<Command>) -> Result<Settled, Error> {
-        let Call { client, request_id, reading, repeatable } = call;
+        let Call { caller: Caller { client, grant: _ }, action, from, request_id, reading, repeatable } = call;
+        let deed = Deed {
+            actor: Actor::Client(client.clone()),
+            from,
+            action,
+            target: audit::target(&commands),
+            request_id: request_id.clone(),
+            via: self.core.replica(),
+        };
         let Some(Repeatable { key, fingerprint }) = repeatable else {
             let Proposed { index, mut outcomes } = if commands.is_empty() {
                 // Nothing was done: whatever is known shows that.
                 Proposed { index: self.core.local().index, outcomes: Vec::new() }
             } else {
-                self.propose(commands).await?
+                self.propose_audited(deed, commands).await?
             };
             reading.show(index);
             request::shorten(&mut outcomes);
@@ -161,7 +188,7 @@ impl ApiState {
         let _turn = self.running.begin(&client, &key)?;
         // Also when no item is good: that answer is kept like any other.
         let once = Command::Once { client, key, fingerprint, request_id: request_id.clone(), commands };
-        let Proposed { index, mut outcomes } = self.propose(vec![once]).await?;
+        let Proposed { index, mut outcomes } = self.propose_audited(deed, vec![once]).await?;
         // A repetition stands behind what it repeats: whoever sees it sees that.
         reading.show(index);
         match outcomes.pop() {

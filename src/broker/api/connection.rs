@@ -7,14 +7,21 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::ApiState;
+use super::audit::Route;
+use super::auth::Calling;
 use super::consistency::Reading;
+use super::envelope::RequestId;
 use super::error::Error;
 use super::{view, wire};
+use crate::domain::audit::{Actor, Deed};
 use crate::domain::session::SessionState;
 use crate::domain::{Owner, SessionId};
 
 /// What is answered when there is no such session.
 pub(super) const NO_SESSION: &str = "The requested dcvSession does not exist";
+
+/// What the audit says of an answer.
+const ISSUED: &str = "a connection token was issued";
 
 /// Gives a user a new token for a session that is ready.
 #[utoipa::path(
@@ -33,7 +40,10 @@ pub(super) const NO_SESSION: &str = "The requested dcvSession does not exist";
 )]
 pub(super) async fn get(
     State(api): State<ApiState>,
+    RequestId(request_id): RequestId,
     reading: Reading,
+    Calling(caller): Calling,
+    Route { action, from }: Route,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Error> {
     let Path((session_id, user)) =
@@ -45,6 +55,14 @@ pub(super) async fn get(
     // The answer opens a session: nobody gets in by what was true once.
     let fleet = api.see_current(&reading).await?;
     let session = fleet.session(&id).ok_or(Error::NotFound(NO_SESSION))?;
+    if let Some(owner) = &caller.grant.owner {
+        if *owner != session.spec.owner {
+            return Err(Error::NotFound(NO_SESSION));
+        }
+        if *owner != user {
+            return Err(Error::OwnersSessionsOnly);
+        }
+    }
     match fleet.state_of(session) {
         SessionState::Ready => {}
         SessionState::Deleted => return Err(Error::NotFound(NO_SESSION)),
@@ -54,6 +72,21 @@ pub(super) async fn get(
     if connection_token.is_empty() {
         tracing::error!(session_id = %id, "the signer made an empty connection token");
         return Err(Error::Internal);
+    }
+    // Whoever has the token gets in, so it is given out only once that is on record.
+    let deed = Deed {
+        actor: Actor::Client(caller.client),
+        from,
+        action,
+        target: format!("{id} {user}"),
+        request_id,
+        via: api.core.replica(),
+    };
+    if reading.is_stale() {
+        // Who asked for that gets in also while nothing can be written.
+        api.notes.take(deed, ISSUED);
+    } else {
+        api.record(deed, ISSUED).await?;
     }
     let body = wire::GetSessionConnectionDataResponse {
         session: Some(view::session(&fleet, session)),

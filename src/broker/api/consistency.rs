@@ -101,6 +101,11 @@ impl Reading {
         self.set(Shown { index, is_stale: false });
     }
 
+    /// Whether the answer shows a state that may be out of date.
+    pub(super) fn is_stale(&self) -> bool {
+        self.shown.get().is_some_and(|shown| shown.is_stale)
+    }
+
     fn set(&self, shown: Shown) {
         // Who looks twice shows the older of two states.
         let _ = self.shown.set(shown);

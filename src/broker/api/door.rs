@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::client::Grant;
 use crate::domain::journal::Position;
-use crate::domain::{ClientId, Command, Fleet, LogIndex, Outcome, ServerId, Session, Timestamp};
+use crate::domain::{ClientId, Command, Fleet, LogIndex, Outcome, ReplicaId, ServerId, Session, Timestamp};
 use crate::protocol::{Question, Reply};
 
 /// The fleet as it was right after an entry of the log.
@@ -59,6 +60,9 @@ pub trait Core: Send + Sync + 'static {
     /// Asks the agent of a server something that leaves no trace in the log.
     fn ask(&self, server: &ServerId, question: Question) -> impl Future<Output = Result<Reply, AskError>> + Send;
 
+    /// The replica that is asked.
+    fn replica(&self) -> ReplicaId;
+
     /// A new UUID as text.
     fn new_id(&self) -> String;
 
@@ -71,11 +75,20 @@ pub trait Identity: Send + Sync + 'static {
     /// An access token for a client that knows its secret.
     fn token(&self, client: &ClientId, secret: &str) -> impl Future<Output = Result<Token, TokenError>> + Send;
 
-    /// The client that an access token was issued to.
-    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError>;
+    /// Who calls with an access token.
+    fn verify(&self, bearer: &str) -> Result<Caller, VerifyError>;
 
     /// A new token that opens one session for one user.
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable>;
+}
+
+/// Who calls, and what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The client.
+    pub client: ClientId,
+    /// What it may do, and to whose sessions.
+    pub grant: Grant,
 }
 
 /// The broker cannot do it now; trying again may help.
@@ -192,6 +205,7 @@ pub(super) trait AnyCore: Send + Sync + 'static {
     fn is_cut_off(&self) -> bool;
     fn journaled_after(&self, position: Position) -> Later<'_, ()>;
     fn ask<'a>(&'a self, server: &'a ServerId, question: Question) -> Later<'a, Result<Reply, AskError>>;
+    fn replica(&self) -> ReplicaId;
     fn new_id(&self) -> String;
     fn now(&self) -> Timestamp;
 }
@@ -225,6 +239,10 @@ impl<C: Core> AnyCore for C {
         Box::pin(Core::ask(self, server, question))
     }
 
+    fn replica(&self) -> ReplicaId {
+        Core::replica(self)
+    }
+
     fn new_id(&self) -> String {
         Core::new_id(self)
     }
@@ -237,7 +255,7 @@ impl<C: Core> AnyCore for C {
 /// [`Identity`] without its type.
 pub(super) trait AnyIdentity: Send + Sync + 'static {
     fn token<'a>(&'a self, client: &'a ClientId, secret: &'a str) -> Later<'a, Result<Token, TokenError>>;
-    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError>;
+    fn verify(&self, bearer: &str) -> Result<Caller, VerifyError>;
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable>;
 }
 
@@ -246,7 +264,7 @@ impl<I: Identity> AnyIdentity for I {
         Box::pin(Identity::token(self, client, secret))
     }
 
-    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
+    fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
         Identity::verify(self, bearer)
     }
 

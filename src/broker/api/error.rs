@@ -24,6 +24,15 @@ pub enum Error {
     /// The `Authorization` header does not hold a good access token.
     #[error("{0}")]
     InvalidToken(String),
+    /// The caller is not allowed to do this (RFC 6750 section 3.1).
+    #[error("the client may not do this: it lacks the scope {scope}")]
+    ScopeMissing {
+        /// What it lacks.
+        scope: &'static str,
+    },
+    /// The caller is bound to an owner, and this is not about that owner's sessions.
+    #[error("the client may not do this: it may see and change the sessions of one owner only")]
+    OwnersSessionsOnly,
     /// The request cannot be understood; the text names the field or the limit.
     #[error("{0}")]
     BadRequest(String),
@@ -89,6 +98,7 @@ impl Error {
     const fn status(&self) -> StatusCode {
         match self {
             Self::NoAuthorization | Self::InvalidToken(_) => StatusCode::UNAUTHORIZED,
+            Self::ScopeMissing { .. } | Self::OwnersSessionsOnly => StatusCode::FORBIDDEN,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::EventsGone { .. } => StatusCode::GONE,
@@ -128,6 +138,10 @@ impl IntoResponse for Error {
             Self::InvalidToken(_) => {
                 let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            Self::ScopeMissing { scope } => {
+                let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+                headers.extend(HeaderValue::try_from(challenge).map(|value| (header::WWW_AUTHENTICATE, value)));
             }
             Self::EventsGone { dropped: _, oldest } => {
                 headers.insert(OLDEST_INDEX_HEADER, HeaderValue::from(oldest));

@@ -143,6 +143,16 @@ fn resume<T, E>(
 pub(super) type Page<T> = (Vec<T>, Option<String>);
 
 impl SessionQuery {
+    /// The same among the sessions of an owner, if one is given.
+    #[must_use]
+    pub(super) fn of_owner(mut self, owner: Option<Owner>) -> Self {
+        if let Some(owner) = owner {
+            let wanted = self.filters.owners.is_none_or(|owners| owners.contains(&owner));
+            self.filters.owners = Some(if wanted { BTreeSet::from([owner]) } else { BTreeSet::new() });
+        }
+        self
+    }
+
     /// The page; `None` when more than `steps_max` sessions would have to be
     /// looked at for it.
     pub(super) fn page<'a>(&self, fleet: &'a Fleet, steps_max: usize) -> Option<Page<Sighting<'a>>> {

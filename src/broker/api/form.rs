@@ -30,7 +30,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Decodes all pairs of a query or a body, in their order.
-pub(super) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+pub(in crate::broker) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     let components = text.trim().split('&').filter(|pair| !pair.is_empty());
     components
         .map(|pair| {

@@ -8,6 +8,7 @@
 //! field outside the 2023.0 description; what is new stands in headers, or
 //! under `/v1/` (`v1`). `docs/api.md` tells clients the rest.
 
+mod audit;
 mod auth;
 mod body;
 mod change;
@@ -18,12 +19,13 @@ pub mod door;
 mod envelope;
 mod error;
 mod find;
-mod form;
+pub(super) mod form;
 mod idempotency;
 pub mod limits;
 mod pages;
 mod permissions;
 mod policy;
+mod routes;
 mod rows;
 mod scan;
 mod screenshots;
@@ -40,7 +42,7 @@ use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -50,13 +52,15 @@ pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
 pub use error::Error;
 pub use policy::PLACEMENT_HEADER;
+pub use routes::{Demand, Route, routes};
 pub use sessions::describe_page;
 
 use self::door::{AnyCore, AnyIdentity, Core, Identity};
 use self::idempotency::Running;
 use self::scan::Scans;
 use self::validate::Invalid;
-use crate::domain::{Outcome, Refusal, SessionId};
+use crate::broker::notes::Notes;
+use crate::domain::{Outcome, Owner, Refusal, SessionId};
 use crate::protocol::ImageFormat;
 
 /// Header of answers to a cursor after which events were dropped: the oldest
@@ -116,17 +120,7 @@ impl Default for Screenshots {
 /// The API over HTTP: what the broker serves on its client port. TLS and
 /// listening are the caller's.
 pub fn router(state: ApiState) -> Router {
-    let mut router = Router::new()
-        .route("/describeSessions", post(sessions::describe))
-        .route("/describeServers", post(servers::describe))
-        .route("/createSessions", post(sessions::create))
-        .route("/deleteSessions", post(sessions::delete))
-        .route("/sessionPermissions", put(permissions::update))
-        .route("/sessionConnectionData/{sessionId}/{user}", get(connection::get))
-        .route("/getSessionScreenshots", post(screenshots::take))
-        .route("/openServers", post(servers::open))
-        .route("/closeServers", post(servers::close))
-        .merge(v1::routes())
+    let mut router = routes::router(&state)
         .route_layer(middleware::from_fn(consistency::attend))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
         .route("/oauth2/token", post(token::token).layer(DefaultBodyLimit::max(limits::FORM_BYTES_MAX)))
@@ -152,11 +146,15 @@ pub struct ApiState {
     ending: CancellationToken,
     running: Arc<Running>,
     scans: Scans,
+    notes: Notes,
 }
 
 /// Why an item failed while its neighbours went on. The texts are for clients.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Failure {
+    /// The caller may make sessions of one owner only.
+    #[error("the client may create sessions of {0} only")]
+    BoundTo(Owner),
     /// It is not right in itself.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -169,6 +167,7 @@ impl ApiState {
     /// Puts the parts together.
     pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
         Self {
+            notes: Notes::unread(),
             core,
             identity,
             settings: Arc::new(settings),
@@ -183,6 +182,12 @@ impl ApiState {
     #[must_use]
     pub fn ending_with(self, ending: CancellationToken) -> Self {
         Self { ending, ..self }
+    }
+
+    /// Has what changes nothing noted for the audit.
+    #[must_use]
+    pub fn noting(self, notes: Notes) -> Self {
+        Self { notes, ..self }
     }
 
     /// An id for a session that is to be made.

@@ -5,7 +5,7 @@ use axum::extract::State;
 use super::ApiState;
 use super::change::{Changed, Changing};
 use super::error::Error;
-use super::sessions::existing_session;
+use super::sessions::own_session;
 use super::{validate, wire};
 use crate::domain::{Command, Outcome};
 
@@ -26,12 +26,13 @@ pub(super) async fn update(
     request: Changing<wire::UpdateSessionPermissionsRequestData>,
 ) -> Result<Changed<wire::UpdateSessionPermissionsResponse>, Error> {
     let done = api
-        .carry_out(request, |client, item| {
+        .carry_out(request, |caller, item| {
+            let (id, owner) = own_session(caller, item.session_id.as_deref(), item.owner.as_deref())?;
             Ok(Command::UpdatePermissions {
-                id: existing_session(item.session_id.as_deref())?,
-                owner: validate::owner(item.owner.as_deref())?,
+                id,
+                owner,
                 permissions: validate::required_permissions(item.permissions_file.as_deref())?,
-                client: client.clone(),
+                client: caller.client.clone(),
             })
         })
         .await?;

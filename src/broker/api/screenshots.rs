@@ -9,6 +9,7 @@ use axum::extract::State;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 
+use super::auth::Calling;
 use super::body::Items;
 use super::connection::not_ready;
 use super::consistency::Reading;
@@ -19,7 +20,7 @@ use super::limits::{AGENTS_ASKED_MAX, SCREENSHOT_SIDE_MAX, SCREENSHOTS_BYTES_MAX
 use super::validate::Invalid;
 use super::{ApiState, validate, view, wire};
 use crate::domain::session::SessionState;
-use crate::domain::{Fleet, ServerId, SessionId, Timestamp};
+use crate::domain::{Fleet, Owner, ServerId, SessionId, Timestamp};
 use crate::protocol::{Image, Question, Reply};
 
 /// Why there is no picture of a session. The texts are for clients.
@@ -57,11 +58,12 @@ pub(super) async fn take(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     reading: Reading,
+    Calling(caller): Calling,
     Items(items): Items<wire::GetSessionScreenshotRequestData>,
 ) -> Result<Json<wire::GetSessionScreenshotsResponse>, Error> {
     let fleet = api.see_current(&reading).await?;
     let end = Instant::now() + api.settings.screenshots.request_timeout;
-    let shared = Arc::new(Sitting { api, fleet, end, bytes: AtomicUsize::new(0) });
+    let shared = Arc::new(Sitting { api, fleet, owner: caller.grant.owner, end, bytes: AtomicUsize::new(0) });
     let pictures = stream::iter(items).map(|item| {
         let shared = Arc::clone(&shared);
         async move {
@@ -92,6 +94,8 @@ pub(super) async fn take(
 struct Sitting {
     api: ApiState,
     fleet: Arc<Fleet>,
+    /// The one whose sessions the caller may see, if not everybody's.
+    owner: Option<Owner>,
     end: Instant,
     bytes: AtomicUsize,
 }
@@ -127,6 +131,9 @@ impl Sitting {
         let width_max = validate::side_max("MaxWidth", item.max_width)?;
         let height_max = validate::side_max("MaxHeight", item.max_height)?;
         let session = self.fleet.session(&id).ok_or(Failure::NotFound)?;
+        if self.owner.as_ref().is_some_and(|owner| *owner != session.spec.owner) {
+            return Err(Failure::NotFound);
+        }
         let state = self.fleet.state_of(session);
         let server = match (state, session.phase.server()) {
             (SessionState::Ready, Some(server)) => server.clone(),

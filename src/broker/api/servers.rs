@@ -54,9 +54,9 @@ pub(super) async fn open(
     request: Changing<wire::OpenServerRequestData>,
 ) -> Result<Changed<wire::OpenServersResponse>, Error> {
     let done = api
-        .carry_out(request, |client, item| {
+        .carry_out(request, |caller, item| {
             let id = existing_server(item.server_id.as_deref())?;
-            Ok(Command::OpenServer { id, client: client.clone() })
+            Ok(Command::OpenServer { id, client: caller.client.clone() })
         })
         .await?;
     let mut body = wire::OpenServersResponse { request_id: done.request_id, ..wire::OpenServersResponse::default() };
@@ -93,9 +93,9 @@ pub(super) async fn close(
     request: Changing<wire::CloseServerRequestData>,
 ) -> Result<Changed<wire::CloseServersResponse>, Error> {
     let done = api
-        .carry_out(request, |client, item| {
+        .carry_out(request, |caller, item| {
             let id = existing_server(item.server_id.as_deref())?;
-            Ok(Command::CloseServer { id, force: item.force.unwrap_or(false), client: client.clone() })
+            Ok(Command::CloseServer { id, force: item.force.unwrap_or(false), client: caller.client.clone() })
         })
         .await?;
     let mut body = wire::CloseServersResponse { request_id: done.request_id, ..wire::CloseServersResponse::default() };
@@ -129,7 +129,7 @@ pub(super) const fn failure_code(failure: &Failure) -> &'static str {
     match failure {
         Failure::Refused(Refusal::UnknownServer) => "DCV_SERVER_NOT_FOUND",
         Failure::Refused(Refusal::ServerHasSessions { .. }) => "DCV_SERVER_HAS_SESSIONS",
-        Failure::Refused(_) => "REFUSED",
+        Failure::Refused(_) | Failure::BoundTo(_) => "REFUSED",
         Failure::Invalid(_) => "INVALID_PARAMETER",
     }
 }

@@ -3,17 +3,18 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
-use super::ApiState;
+use super::auth::Calling;
 use super::body::Query;
 use super::change::{Changed, Changing};
 use super::consistency::Reading;
+use super::door::Caller;
 use super::envelope::RequestId;
 use super::error::Error;
 use super::find::SessionQuery;
 use super::policy::PlacementHeader;
 use super::scan::JsonBytes;
-use super::{rows, validate, view, wire};
-use crate::domain::{Command, Fleet, Outcome, Refusal, SessionId, SessionSpec};
+use super::{ApiState, Failure, rows, validate, view, wire};
+use crate::domain::{Command, Fleet, Outcome, Owner, Refusal, SessionId, SessionSpec};
 
 /// Describes sessions, page by page.
 #[utoipa::path(
@@ -28,9 +29,10 @@ pub(super) async fn describe(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     reading: Reading,
+    Calling(caller): Calling,
     Query(request): Query<wire::DescribeSessionsRequestData>,
 ) -> Result<Response, Error> {
-    let query = SessionQuery::try_from(request)?;
+    let query = SessionQuery::try_from(request)?.of_owner(caller.grant.owner);
     let fleet = api.see(&reading).await?;
     let body = api.scans.look(fleet, move |fleet, steps_max| page(fleet, &query, &request_id, steps_max)).await?;
     Ok(JsonBytes(body).into_response())
@@ -76,10 +78,13 @@ pub(super) async fn create(
         (item, spec)
     });
     let done = api
-        .carry_out(request, |client, (_, spec)| {
+        .carry_out(request, |caller, (_, spec)| {
             let spec = spec.clone()?;
+            if let Some(bound) = caller.grant.owner.as_ref().filter(|bound| **bound != spec.owner) {
+                return Err(Failure::BoundTo(bound.clone()));
+            }
             let id = api.new_session_id()?;
-            Ok(Command::CreateSession { id, spec, client: client.clone() })
+            Ok(Command::CreateSession { id, spec, client: caller.client.clone() })
         })
         .await?;
     let mut body =
@@ -116,13 +121,9 @@ pub(super) async fn delete(
     request: Changing<wire::DeleteSessionRequestData>,
 ) -> Result<Changed<wire::DeleteSessionsResponse>, Error> {
     let done = api
-        .carry_out(request, |client, item| {
-            Ok(Command::DeleteSession {
-                id: existing_session(item.session_id.as_deref())?,
-                owner: validate::owner(item.owner.as_deref())?,
-                force: item.force.unwrap_or(false),
-                client: client.clone(),
-            })
+        .carry_out(request, |caller, item| {
+            let (id, owner) = own_session(caller, item.session_id.as_deref(), item.owner.as_deref())?;
+            Ok(Command::DeleteSession { id, owner, force: item.force.unwrap_or(false), client: caller.client.clone() })
         })
         .await?;
     let mut body =
@@ -142,6 +143,21 @@ pub(super) async fn delete(
         }
     }
     Ok(Changed { body, is_repeated: done.is_repeated })
+}
+
+/// The same for a caller who names its owner. One who is bound to an owner
+/// learns nothing about the sessions of others.
+pub(super) fn own_session(
+    caller: &Caller,
+    id: Option<&str>,
+    owner: Option<&str>,
+) -> Result<(SessionId, Owner), Failure> {
+    let id = existing_session(id)?;
+    let owner = validate::owner(owner)?;
+    match &caller.grant.owner {
+        Some(bound) if *bound != owner => Err(Refusal::UnknownSession.into()),
+        _ => Ok((id, owner)),
+    }
 }
 
 /// The id of a session that should exist. A text that cannot be an id is told

@@ -12,12 +12,15 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use super::ApiState;
+use super::audit::Route;
 use super::body;
 use super::door::{Token, TokenError, Unavailable};
+use super::envelope::RequestId;
 use super::error::{Error, ErrorBody};
 use super::form;
 use super::limits::FORM_BYTES_MAX;
 use crate::domain::ClientId;
+use crate::domain::audit::{Actor, Deed};
 
 /// Answer with a token.
 #[derive(Serialize)]
@@ -67,8 +70,16 @@ impl IntoResponse for Refusal {
 
 /// Issues an access token.
 pub(super) async fn token(State(api): State<ApiState>, request: Request) -> Response {
+    let (route, request_id) = (Route::of(request.extensions()), request.extensions().get::<RequestId>().cloned());
+    let note = |actor, result: &str| {
+        let Route { action, from } = route;
+        let request_id = request_id.map_or_else(String::new, |id| id.0);
+        let deed = Deed { actor, from, action, target: String::new(), request_id, via: api.core.replica() };
+        api.notes.take(deed, result);
+    };
     match issue(&api, request).await {
-        Ok(token) => {
+        Ok((client, token)) => {
+            note(Actor::Client(client), "an access token was issued");
             let body = TokenBody {
                 access_token: &token.access_token,
                 token_type: "Bearer",
@@ -76,11 +87,16 @@ pub(super) async fn token(State(api): State<ApiState>, request: Request) -> Resp
             };
             ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
         }
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            if let Refusal::InvalidClient = refusal {
+                note(Actor::Unknown, "refused: unknown client or wrong secret");
+            }
+            refusal.into_response()
+        }
     }
 }
 
-async fn issue(api: &ApiState, request: Request) -> Result<Token, Refusal> {
+async fn issue(api: &ApiState, request: Request) -> Result<(ClientId, Token), Refusal> {
     let headers = request.headers().clone();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let body = body::read_bytes(request, &()).await.map_err(Refusal::Request)?;
@@ -106,7 +122,7 @@ async fn issue(api: &ApiState, request: Request) -> Result<Token, Refusal> {
         match api.identity.token(&client, &secret).await {
             Ok(token) => {
                 tracing::Span::current().record("client_id", tracing::field::display(&client));
-                return Ok(token);
+                return Ok((client, token));
             }
             Err(TokenError::InvalidClient) => {}
             Err(TokenError::Unavailable(unavailable)) => return Err(Refusal::Unavailable(unavailable)),

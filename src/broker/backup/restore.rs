@@ -5,6 +5,7 @@
 //! folder gets its identity last, so that one that was not finished is refused.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use berth_raft::{Beginning, Member, UnixMillis};
 
@@ -16,7 +17,7 @@ use crate::broker::config::Config;
 use crate::broker::identity::ClusterKey;
 use crate::broker::identity::seal::SealError;
 use crate::broker::machine::Machine;
-use crate::domain::client::{KeyPurpose, SigningKey};
+use crate::domain::key::{KeyPurpose, RetiredKey, SigningKey};
 use crate::domain::{Fleet, LogIndex, ReplicaId};
 use crate::files::FileError;
 use crate::secret::{Secret, SecretError};
@@ -132,12 +133,12 @@ pub async fn restore(config: &Config, file: &Path, old_secret: Option<&Path>) ->
     if cluster == backup.header.cluster {
         return Err(RestoreError::SameCluster { path });
     }
-    let keys = match &old {
+    let (keys, retired) = match &old {
         Some(old) => reseal(&fleet, old, &key_of(&path, &secret)?)?,
-        None => Vec::new(),
+        None => (Vec::new(), Vec::new()),
     };
     let replica = ReplicaId(config.replica);
-    let index = fleet.begin_anew(backup.header.index, backup.header.last_replica.max(replica), keys);
+    let index = fleet.begin_anew(backup.header.index, backup.header.last_replica.max(replica), keys, retired);
 
     if !path.exists() {
         secret.write(&path)?;
@@ -194,12 +195,20 @@ fn old_key(path: &Path, backup: &ClusterId) -> Result<ClusterKey, RestoreError> 
 }
 
 /// The old cluster's keys, sealed with the new cluster's secret.
-fn reseal(fleet: &Fleet, old: &ClusterKey, new: &ClusterKey) -> Result<Vec<SigningKey>, RestoreError> {
+fn reseal(
+    fleet: &Fleet,
+    old: &ClusterKey,
+    new: &ClusterKey,
+) -> Result<(Vec<SigningKey>, Vec<RetiredKey>), RestoreError> {
     let resealed = |key: &SigningKey| {
         let context = shared::context(&key.id, key.purpose);
         let sealed = old.open(&context, &key.sealed).and_then(|clear| new.seal(&context, &clear));
         let sealed = sealed.map_err(|source| RestoreError::Seal { purpose: key.purpose, source })?;
-        Ok(SigningKey { sealed, ..key.clone() })
+        Ok::<_, RestoreError>(SigningKey { sealed, ..key.clone() })
     };
-    fleet.keys().map(|key| resealed(key)).collect()
+    let keys = fleet.keys().map(|key| resealed(key)).collect::<Result<_, _>>()?;
+    let retired = |retired: &Arc<RetiredKey>| {
+        Ok::<_, RestoreError>(RetiredKey { key: resealed(&retired.key)?, until: retired.until })
+    };
+    Ok((keys, fleet.retired_keys().map(retired).collect::<Result<_, _>>()?))
 }

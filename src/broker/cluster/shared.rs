@@ -11,7 +11,7 @@ use crate::broker::api::door::{Unavailable, UnavailableReason};
 use crate::broker::core::Broker;
 use crate::broker::identity::ClusterKey;
 use crate::broker::identity::seal::SealError;
-use crate::domain::client::KeyPurpose;
+use crate::domain::key::KeyPurpose;
 use crate::domain::{Command, KeyId};
 
 /// Between two attempts while the log takes nothing.

@@ -45,6 +45,12 @@ impl Checked {
         tokens.insert(digest(&SHA256, token.as_bytes()).as_ref().to_vec(), said);
     }
 
+    /// Whether nothing is kept.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens().is_empty()
+    }
+
     fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<Vec<u8>, Said>> {
         // Plain data: a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

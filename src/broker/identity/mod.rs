@@ -1,53 +1,73 @@
-//! Who calls: API clients, their secrets and their tokens.
+//! Who calls: API clients, their secrets and their tokens; what agents enrol
+//! with.
 //!
 //! Clients and signing keys are in the replicated log, so they survive
 //! restarts and hold on every replica. The log never sees a secret: it holds
 //! Argon2id hashes of client secrets, and private keys sealed with the
 //! cluster's key, which is a file beside it.
+//!
+//! - `operators.rs`: what operators do with them,
+//! - `secrets.rs`: hashes of secrets, `statements.rs`: software statements,
+//! - `keyring.rs`: keys that sign, `tokens.rs`: tokens, `checked.rs`: those that
+//!   were found good already,
+//! - `seal.rs`: how keys are in the log.
 
 mod checked;
+mod keyring;
+mod operators;
 pub mod seal;
 mod secrets;
+mod statements;
 mod tokens;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::keyring::Keyring;
+pub use self::keyring::{TokenAlgorithm, TokenKeyError};
+pub use self::operators::{NewClient, Renewed, SecretRotated};
 pub use self::seal::ClusterKey;
 use self::secrets::{CheckError, Secrets};
-pub use self::tokens::TokenKeyError;
-use self::tokens::{Signer, TokenRefusal};
-use super::api::door::{self, Token, TokenError, Unavailable, UnavailableReason, VerifyError};
+use self::tokens::{TokenFault, TokenRefusal};
+use super::agents::{Ticket, Tickets};
+use super::api::door::{self, Caller, Token, TokenError, Unavailable, UnavailableReason, VerifyError};
 use super::cluster::shared::{self, SharedKeyError};
 use super::core::Broker;
-use crate::domain::client::KeyPurpose;
-use crate::domain::{ClientId, Command, Outcome, Refusal, Session, Timestamp};
+use crate::domain::audit::{Actor, Deed};
+use crate::domain::ids::TokenId;
+use crate::domain::key::KeyPurpose;
+use crate::domain::{ClientId, Command, Millis, Outcome, Owner, Refusal, Session, SessionId, Timestamp};
 use crate::secret::Secret;
 
 /// Longest client name, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 128;
 
+/// How tokens are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSettings {
+    /// With what access tokens are signed. Another one than before takes the
+    /// place of the key at the next start.
+    pub algorithm: TokenAlgorithm,
+    /// How long access tokens are good.
+    pub access_lifetime: Duration,
+    /// How long connection tokens are good.
+    pub connection_lifetime: Duration,
+    /// Whether a connection token opens a session once only.
+    pub connection_single_use: bool,
+}
+
 /// Issues and checks tokens.
 pub struct Identity {
     broker: Arc<Broker>,
     cluster_key: ClusterKey,
-    access: Signer,
-    connection: Signer,
-    access_token_seconds: u64,
-    connection_token_seconds: u64,
+    access: Keyring,
+    connection: Keyring,
+    settings: TokenSettings,
     secrets: Secrets,
 }
 
-/// A client that was just registered. Its secret is shown this once.
-#[derive(Debug)]
-pub struct NewClient {
-    /// Its id.
-    pub id: ClientId,
-    /// Its secret.
-    pub secret: Secret,
-}
-
-/// Why a client was not registered or deactivated.
+/// Why something about clients, keys or statements was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The name is empty, too long or holds control characters.
@@ -56,6 +76,12 @@ pub enum ClientError {
     /// There is no such client.
     #[error("there is no client {0}")]
     Unknown(ClientId),
+    /// The state does not allow it.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// What was given is no statement of this cluster.
+    #[error("this is no software statement of this cluster")]
+    Statement,
     /// The log did not take it.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -68,64 +94,60 @@ pub enum ClientError {
     /// The keys that all replicas have in common cannot be had.
     #[error(transparent)]
     Shared(#[from] SharedKeyError),
-    /// A signing key cannot be made.
-    #[error("cannot make a signing key")]
-    Key,
+    /// A key cannot be sealed.
+    #[error(transparent)]
+    Seal(#[from] seal::SealError),
 }
 
 impl Identity {
-    /// Makes sure that the log holds a key for each purpose.
+    /// Makes sure that the log holds a key for each purpose, and that access
+    /// tokens are signed with the algorithm that is set.
     pub async fn start(
         broker: Arc<Broker>,
         cluster_key: ClusterKey,
-        access_token_seconds: u64,
-        connection_token_minutes: u64,
+        settings: TokenSettings,
     ) -> Result<Self, ClientError> {
         let identity = Self {
             broker,
             cluster_key,
-            access: Signer::new(KeyPurpose::AccessToken),
-            connection: Signer::new(KeyPurpose::ConnectionToken),
-            access_token_seconds,
-            connection_token_seconds: connection_token_minutes.saturating_mul(60),
+            access: Keyring::new(KeyPurpose::AccessToken),
+            connection: Keyring::new(KeyPurpose::ConnectionToken),
+            settings,
             secrets: Secrets::start().map_err(ClientError::Thread)?,
         };
-        for purpose in [KeyPurpose::AccessToken, KeyPurpose::ConnectionToken] {
-            identity.ensure_key(purpose).await?;
+        for (keys, algorithm) in
+            [(&identity.access, identity.settings.algorithm), (&identity.connection, TokenAlgorithm::ES256)]
+        {
+            let private = algorithm.generate()?;
+            shared::agree(&identity.broker, &identity.cluster_key, keys.purpose(), &private).await?;
+            keys.ring(&identity.broker.fleet(), &identity.cluster_key)?;
         }
-        let fleet = identity.broker.fleet();
-        for signer in [&identity.access, &identity.connection] {
-            signer.check(&fleet, &identity.cluster_key)?;
-        }
+        identity.change_algorithm().await;
         Ok(identity)
     }
 
-    async fn ensure_key(&self, purpose: KeyPurpose) -> Result<(), ClientError> {
-        let private = tokens::generate().map_err(|_| ClientError::Key)?;
-        shared::agree(&self.broker, &self.cluster_key, purpose, &private).await?;
-        Ok(())
+    /// Renews the key of access tokens if it is of another algorithm than is set.
+    async fn change_algorithm(&self) {
+        let wanted = self.settings.algorithm;
+        match self.access.algorithm(&self.broker.fleet(), &self.cluster_key) {
+            Ok(found) if found != wanted => {
+                tracing::info!(found = found.as_str(), wanted = wanted.as_str(), "access tokens get another key");
+                if let Err(error) = self.renew_access_key(self.access_lifetime()).await {
+                    tracing::warn!(%error, "access tokens are signed as before; the next start tries again");
+                }
+            }
+            _ => {}
+        }
     }
 
-    /// Registers an API client.
-    pub async fn register(&self, name: &str) -> Result<NewClient, ClientError> {
-        if name.is_empty() || name.len() > CLIENT_NAME_BYTES_MAX || name.chars().any(char::is_control) {
-            return Err(ClientError::Name);
-        }
-        let id = ClientId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
-        let secret = Secret::random();
-        let secret_hash = self.secrets.hash(secret.clone()).await.map_err(refused)?;
-        let command = Command::RegisterClient { id: id.clone(), name: name.to_owned(), secret_hash };
-        self.broker.propose(vec![command]).await?;
-        Ok(NewClient { id, secret })
+    /// How long access tokens are good.
+    pub const fn access_lifetime(&self) -> Millis {
+        Millis::from_secs(self.settings.access_lifetime.as_secs())
     }
 
-    /// Deactivates an API client: its tokens are refused from now on.
-    pub async fn deactivate(&self, id: &ClientId) -> Result<(), ClientError> {
-        let outcomes = self.broker.propose(vec![Command::DeactivateClient { id: id.clone() }]).await?;
-        match outcomes.first() {
-            Some(Outcome::Refused(Refusal::UnknownClient)) => Err(ClientError::Unknown(id.clone())),
-            _ => Ok(()),
-        }
+    /// How long connection tokens are good.
+    pub const fn connection_lifetime(&self) -> Millis {
+        Millis::from_secs(self.settings.connection_lifetime.as_secs())
     }
 
     fn now(&self) -> Timestamp {
@@ -136,51 +158,98 @@ impl Identity {
 impl door::Identity for Identity {
     async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
         let found = self.broker.fleet().client(client).cloned();
-        let hash = found.as_ref().map(|found| found.secret_hash.clone());
+        let hashes = found.iter().flat_map(|found| found.secrets(self.now()).map(|hash| hash.0.clone())).collect();
         let given = Secret::new(secret.to_owned());
-        let matches = self.secrets.check(given, hash).await.map_err(refused)?;
-        if !matches || !found.is_some_and(|found| found.active) {
+        let matches = self.secrets.check(given, hashes).await.map_err(refused)?;
+        let Some(found) = found.filter(|found| matches && found.active) else {
             return Err(TokenError::InvalidClient);
-        }
-        let access_token = self
-            .access
-            .access_token(
-                &self.broker.fleet(),
-                &self.cluster_key,
-                client.as_str(),
-                self.now(),
-                self.access_token_seconds,
-            )
-            .map_err(|error| not_serving(&error))?;
-        Ok(Token { access_token, expires_in: Duration::from_secs(self.access_token_seconds) })
+        };
+        let lifetime = self.settings.access_lifetime;
+        let access_token = tokens::access_token(
+            &self.access,
+            &self.broker.fleet(),
+            &self.cluster_key,
+            client,
+            found.grant.scopes,
+            self.now(),
+            lifetime.as_secs(),
+        )
+        .map_err(|error| not_serving(&error))?;
+        Ok(Token { access_token, expires_in: lifetime })
     }
 
-    fn verify(&self, bearer: &str) -> Result<ClientId, VerifyError> {
+    fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
         let fleet = self.broker.fleet();
-        let client_id =
-            self.access.verify_access_token(&fleet, &self.cluster_key, bearer).map_err(|error| match error {
-                Ok(TokenRefusal::Malformed) => VerifyError::Invalid,
-                Ok(TokenRefusal::Expired) => VerifyError::Expired,
-                Err(error) => VerifyError::Unavailable(not_serving(&error)),
-            })?;
-        let client = ClientId::new(&client_id).map_err(|_| VerifyError::Invalid)?;
+        let said = tokens::verify_access_token(&self.access, &fleet, &self.cluster_key, bearer).map_err(fault)?;
+        let client = ClientId::new(&said.client_id).map_err(|_| VerifyError::Invalid)?;
+        // What it may do is what is registered now, not what was so when the token was made.
         match fleet.client(&client) {
-            Some(found) if found.active => Ok(client),
+            Some(found) if found.active => Ok(Caller { client, grant: found.grant.clone() }),
             _ => Err(VerifyError::InactiveClient),
         }
     }
 
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {
-        self.connection
-            .connection_token(
-                &self.broker.fleet(),
-                &self.cluster_key,
-                session,
-                user,
-                self.now(),
-                self.connection_token_seconds,
-            )
-            .map_err(|error| not_serving(&error))
+        tokens::connection_token(
+            &self.connection,
+            &self.broker.fleet(),
+            &self.cluster_key,
+            session,
+            user,
+            self.now(),
+            self.settings.connection_lifetime.as_secs(),
+        )
+        .map_err(|error| not_serving(&error))
+    }
+}
+
+impl Tickets for Identity {
+    fn read(&self, token: &str) -> Result<Ticket, String> {
+        let claims = self.connection_claims(token)?;
+        let session = SessionId::new(&claims.dcv_session_id).map_err(|error| error.to_string())?;
+        let owner = Owner::new(&claims.dcv_session_owner).map_err(|error| error.to_string())?;
+        let user = Owner::new(&claims.dcv_session_user).map_err(|error| error.to_string())?;
+        Ok(Ticket { session, owner, user })
+    }
+
+    fn spend<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        Box::pin(async move {
+            if !self.settings.connection_single_use {
+                return Ok(());
+            }
+            let claims = self.connection_claims(token)?;
+            let id = TokenId::new(&claims.jti).map_err(|error| error.to_string())?;
+            let until = Timestamp(claims.exp.saturating_mul(1000));
+            let spent = self.broker.propose(vec![Command::SpendToken { id, until }]).await;
+            match spent.map_err(|error| error.to_string())?.pop() {
+                Some(Outcome::Refused(refusal)) => Err(refusal.to_string()),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+impl Identity {
+    fn connection_claims(&self, token: &str) -> Result<tokens::ConnectionClaims, String> {
+        let fleet = self.broker.fleet();
+        tokens::verify_connection_token(&self.connection, &fleet, &self.cluster_key, token).map_err(|refused| {
+            match refused {
+                TokenFault::Refused(TokenRefusal::Malformed) => "the connection token is not valid".to_owned(),
+                TokenFault::Refused(TokenRefusal::Expired) => "the connection token has expired".to_owned(),
+                TokenFault::Key(error) => {
+                    not_serving(&error);
+                    "connection tokens cannot be checked now".to_owned()
+                }
+            }
+        })
+    }
+}
+
+fn fault(fault: TokenFault) -> VerifyError {
+    match fault {
+        TokenFault::Refused(TokenRefusal::Malformed) => VerifyError::Invalid,
+        TokenFault::Refused(TokenRefusal::Expired) => VerifyError::Expired,
+        TokenFault::Key(error) => VerifyError::Unavailable(not_serving(&error)),
     }
 }
 

@@ -1,13 +1,17 @@
 //! Sealing: private keys go into the log only encrypted with the cluster's key.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
 /// The key that seals what the log must not show in clear: derived from the
 /// cluster's secret, which lives in a file beside the log.
-pub struct ClusterKey(RandomizedNonceKey);
+pub struct ClusterKey {
+    sealing: RandomizedNonceKey,
+    statements: hmac::Key,
+}
 
 /// Why something cannot be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -28,15 +32,29 @@ pub enum SealError {
 impl ClusterKey {
     /// Derives the key from the cluster's secret.
     pub fn new(secret: &Secret) -> Result<Self, SealError> {
-        let bytes = secret.root().ok_or(SealError::Key)?.key::<32>("sealing");
-        RandomizedNonceKey::new(&AES_256_GCM, &*bytes).map(Self).map_err(|_| SealError::Key)
+        let root = secret.root().ok_or(SealError::Key)?;
+        let sealing = RandomizedNonceKey::new(&AES_256_GCM, &*root.key::<32>("sealing")).map_err(|_| SealError::Key)?;
+        let statements = hmac::Key::new(hmac::HMAC_SHA256, &*root.key::<32>("software statements"));
+        Ok(Self { sealing, statements })
+    }
+
+    /// What proves that a software statement is of this cluster.
+    pub(super) fn sign_statement(&self, content: &[u8]) -> hmac::Tag {
+        hmac::sign(&self.statements, content)
+    }
+
+    /// Whether a software statement is of this cluster; in constant time.
+    pub(super) fn is_statement(&self, content: &[u8], tag: &[u8]) -> bool {
+        hmac::verify(&self.statements, content, tag).is_ok()
     }
 
     /// Encrypts; `context` must be the same when it is opened.
     pub fn seal(&self, context: &str, clear: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut body = clear.to_vec();
-        let nonce =
-            self.0.seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut body).map_err(|_| SealError::Seal)?;
+        let nonce = self
+            .sealing
+            .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut body)
+            .map_err(|_| SealError::Seal)?;
         let mut sealed = nonce.as_ref().to_vec();
         sealed.append(&mut body);
         Ok(sealed)
@@ -47,8 +65,11 @@ impl ClusterKey {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(SealError::Open)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::Open)?;
         let mut body = Zeroizing::new(body.to_vec());
-        let length =
-            self.0.open_in_place(nonce, Aad::from(context.as_bytes()), &mut body).map_err(|_| SealError::Open)?.len();
+        let length = self
+            .sealing
+            .open_in_place(nonce, Aad::from(context.as_bytes()), &mut body)
+            .map_err(|_| SealError::Open)?
+            .len();
         body.truncate(length);
         Ok(body)
     }
@@ -63,7 +84,10 @@ mod tests {
         let secret = Secret::random();
         let sealed = ClusterKey::new(&secret).expect("32 bytes").seal("a", b"private").expect("sealed");
         let bytes = secret.bytes_256().expect("32 bytes");
-        let same = ClusterKey(RandomizedNonceKey::new(&AES_256_GCM, &*bytes).expect("32 bytes"));
+        let same = ClusterKey {
+            sealing: RandomizedNonceKey::new(&AES_256_GCM, &*bytes).expect("32 bytes"),
+            statements: hmac::Key::new(hmac::HMAC_SHA256, &*bytes),
+        };
         assert!(same.open("a", &sealed).is_err());
     }
 

@@ -46,7 +46,7 @@ pub(super) enum CheckError {
 
 enum Job {
     Hash { secret: Secret, reply: oneshot::Sender<Result<String, CheckError>> },
-    Check { secret: Secret, hash: Option<String>, reply: oneshot::Sender<Result<bool, CheckError>> },
+    Check { secret: Secret, hashes: Vec<String>, reply: oneshot::Sender<Result<bool, CheckError>> },
 }
 
 /// The thread's handle; the thread ends with the last one.
@@ -65,10 +65,8 @@ impl Secrets {
                     Job::Hash { secret, reply } => {
                         let _ = reply.send(hash(&secret, &mut memory));
                     }
-                    Job::Check { secret, hash, reply } => {
-                        let known = hash.is_some();
-                        let found = check(&secret, hash.as_deref().unwrap_or(DECOY), &mut memory);
-                        let _ = reply.send(found.map(|found| found && known));
+                    Job::Check { secret, hashes, reply } => {
+                        let _ = reply.send(check_any(&secret, &hashes, &mut memory));
                     }
                 }
             }
@@ -83,11 +81,11 @@ impl Secrets {
         answer.await.unwrap_or(Err(CheckError::Failed))
     }
 
-    /// Whether a secret has a hash. Without a hash the answer is no, after the
-    /// same time.
-    pub(super) async fn check(&self, secret: Secret, hash: Option<String>) -> Result<bool, CheckError> {
+    /// Whether a secret has one of some hashes; they are tried in this order.
+    /// Without a hash the answer is no, after the time that one takes.
+    pub(super) async fn check(&self, secret: Secret, hashes: Vec<String>) -> Result<bool, CheckError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Check { secret, hash, reply })?;
+        self.send(Job::Check { secret, hashes, reply })?;
         answer.await.unwrap_or(Err(CheckError::Failed))
     }
 
@@ -111,6 +109,18 @@ fn hash(secret: &Secret, memory: &mut Vec<Block>) -> Result<String, CheckError> 
         STANDARD_NO_PAD.encode(salt),
         STANDARD_NO_PAD.encode(out)
     ))
+}
+
+fn check_any(secret: &Secret, hashes: &[String], memory: &mut Vec<Block>) -> Result<bool, CheckError> {
+    if hashes.is_empty() {
+        return check(secret, DECOY, memory).map(|_| false);
+    }
+    for hash in hashes {
+        if check(secret, hash, memory)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn check(secret: &Secret, hash: &str, memory: &mut Vec<Block>) -> Result<bool, CheckError> {
@@ -155,11 +165,11 @@ mod tests {
         let first = secrets.hash(secret("one")).await.expect("hashed");
         let second = secrets.hash(secret("one")).await.expect("hashed");
         assert_ne!(first, second, "the salt is random");
-        assert_eq!(secrets.check(secret("one"), Some(first.clone())).await, Ok(true));
-        assert_eq!(secrets.check(secret("one"), Some(second)).await, Ok(true));
-        assert_eq!(secrets.check(secret("two"), Some(first)).await, Ok(false));
-        assert_eq!(secrets.check(secret("one"), None).await, Ok(false));
-        assert_eq!(secrets.check(secret("one"), Some("no hash".to_owned())).await, Err(CheckError::Failed));
+        assert_eq!(secrets.check(secret("one"), vec![first.clone()]).await, Ok(true));
+        assert_eq!(secrets.check(secret("one"), vec![first.clone(), second]).await, Ok(true));
+        assert_eq!(secrets.check(secret("two"), vec![first]).await, Ok(false));
+        assert_eq!(secrets.check(secret("one"), Vec::new()).await, Ok(false));
+        assert_eq!(secrets.check(secret("one"), vec!["no hash".to_owned()]).await, Err(CheckError::Failed));
     }
 
     #[test]

@@ -1,22 +1,22 @@
-//! Tokens: ES256 JWTs, signed with keys that the log holds sealed.
+//! Access tokens (RFC 9068) and connection tokens: signed JWTs.
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Validation;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
-use super::checked::{Checked, Said};
-use super::seal::{ClusterKey, SealError};
-use crate::broker::cluster::shared::context;
-use crate::domain::client::{KeyPurpose, SigningKey};
-use crate::domain::{Fleet, KeyId, Timestamp};
+use super::checked::Said;
+use super::keyring::{Keyring, TokenKeyError, Usable};
+use super::seal::ClusterKey;
+use crate::domain::client::Scopes;
+use crate::domain::{ClientId, Fleet, Session, Timestamp};
 
 /// Who issues the tokens.
-const ISSUER: &str = "berth";
+pub(super) const ISSUER: &str = "berth";
 /// For whom access tokens are.
 const ACCESS_AUDIENCE: &str = "berth-api";
 /// For whom connection tokens are.
@@ -26,7 +26,9 @@ const CONNECTION_AUDIENCE: &str = "berth-session";
 const ACCESS_TYPE: &str = "at+jwt";
 const CONNECTION_TYPE: &str = "JWT";
 /// Longest token that is looked at, in bytes.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
+pub(super) const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// How far the clock of the replica that signed a token may be ahead.
+const AHEAD_SECONDS: u64 = 60;
 
 /// Claims of an access token (RFC 9068 section 2.2).
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,31 +44,34 @@ struct AccessClaims {
 }
 
 /// Claims of a connection token; the names are those of the original.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ConnectionClaims {
+pub(super) struct ConnectionClaims {
     iss: String,
     aud: String,
-    dcv_session_id: String,
-    dcv_session_owner: String,
-    dcv_session_user: String,
+    pub(super) dcv_session_id: String,
+    pub(super) dcv_session_owner: String,
+    pub(super) dcv_session_user: String,
     iat: u64,
-    exp: u64,
-    jti: String,
+    pub(super) exp: u64,
+    pub(super) jti: String,
 }
 
-/// Why a token cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenKeyError {
-    /// The log holds no key yet: the broker is starting.
-    #[error("no signing key yet")]
-    NoKey,
-    /// The sealed key does not open.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// The key is none, or cannot sign.
-    #[error("the signing key cannot be used")]
-    Key,
+/// Header of a token of ours: these and nothing else, so no key, no place where
+/// to find one, and no extension that would have to be understood (`crit`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Heading {
+    alg: String,
+    typ: String,
+    kid: String,
+}
+
+impl Heading {
+    fn of(token: &str) -> Option<Self> {
+        let (header, _) = token.split_once('.')?;
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()
+    }
 }
 
 /// Why a token does not count.
@@ -76,163 +81,151 @@ pub(super) enum TokenRefusal {
     Expired,
 }
 
-struct Usable {
-    id: KeyId,
-    signing: EncodingKey,
-    verifying: DecodingKey,
-    /// Access tokens that were found good with this key.
-    checked: Checked,
+/// Why there is no answer about a token, or a bad one.
+#[derive(Debug)]
+pub(super) enum TokenFault {
+    /// It does not count.
+    Refused(TokenRefusal),
+    /// It cannot be checked.
+    Key(TokenKeyError),
 }
 
-/// The key for one purpose, opened once and kept.
-pub(super) struct Signer {
-    purpose: KeyPurpose,
-    usable: ArcSwapOption<Usable>,
-}
-
-impl Signer {
-    pub(super) const fn new(purpose: KeyPurpose) -> Self {
-        Self { purpose, usable: ArcSwapOption::const_empty() }
-    }
-
-    fn usable(&self, fleet: &Fleet, cluster_key: &ClusterKey) -> Result<Arc<Usable>, TokenKeyError> {
-        let key = fleet.key(self.purpose).ok_or(TokenKeyError::NoKey)?;
-        if let Some(usable) = self.usable.load_full().filter(|usable| usable.id == key.id) {
-            return Ok(usable);
-        }
-        let usable = Arc::new(open(key, cluster_key)?);
-        self.usable.store(Some(Arc::clone(&usable)));
-        Ok(usable)
-    }
-
-    /// Whether the key in the log can be used.
-    pub(super) fn check(&self, fleet: &Fleet, cluster_key: &ClusterKey) -> Result<(), TokenKeyError> {
-        self.usable(fleet, cluster_key).map(|_| ())
-    }
-
-    fn sign<C: Serialize>(
-        &self,
-        fleet: &Fleet,
-        cluster_key: &ClusterKey,
-        media_type: &str,
-        claims: &C,
-    ) -> Result<String, TokenKeyError> {
-        let key = self.usable(fleet, cluster_key)?;
-        let header = Header {
-            kid: Some(key.id.as_str().to_owned()),
-            typ: Some(media_type.to_owned()),
-            ..Header::new(Algorithm::ES256)
-        };
-        jsonwebtoken::encode(&header, claims, &key.signing).map_err(|_| TokenKeyError::Key)
-    }
-
-    /// Makes an access token.
-    pub(super) fn access_token(
-        &self,
-        fleet: &Fleet,
-        cluster_key: &ClusterKey,
-        client_id: &str,
-        now: Timestamp,
-        lifetime_seconds: u64,
-    ) -> Result<String, TokenKeyError> {
-        let iat = now.0 / 1000;
-        let claims = AccessClaims {
-            iss: ISSUER.to_owned(),
-            aud: ACCESS_AUDIENCE.to_owned(),
-            sub: client_id.to_owned(),
-            client_id: client_id.to_owned(),
-            iat,
-            exp: iat + lifetime_seconds,
-            jti: uuid::Uuid::new_v4().to_string(),
-            scope: "read sessions servers".to_owned(),
-        };
-        self.sign(fleet, cluster_key, ACCESS_TYPE, &claims)
-    }
-
-    /// Makes a token that opens a session for a user.
-    pub(super) fn connection_token(
-        &self,
-        fleet: &Fleet,
-        cluster_key: &ClusterKey,
-        session: &crate::domain::Session,
-        user: &str,
-        now: Timestamp,
-        lifetime_seconds: u64,
-    ) -> Result<String, TokenKeyError> {
-        let iat = now.0 / 1000;
-        let claims = ConnectionClaims {
-            iss: ISSUER.to_owned(),
-            aud: CONNECTION_AUDIENCE.to_owned(),
-            dcv_session_id: session.id.as_str().to_owned(),
-            dcv_session_owner: session.spec.owner.as_str().to_owned(),
-            dcv_session_user: user.to_owned(),
-            iat,
-            exp: iat + lifetime_seconds,
-            jti: uuid::Uuid::new_v4().to_string(),
-        };
-        self.sign(fleet, cluster_key, CONNECTION_TYPE, &claims)
-    }
-
-    /// Checks an access token: algorithm, type, key, signature, issuer,
-    /// audience and time, each stated here and none taken from the token
-    /// (RFC 8725 section 3). Gives the client's id. A token that was found good
-    /// before is only looked at for its time.
-    pub(super) fn verify_access_token(
-        &self,
-        fleet: &Fleet,
-        cluster_key: &ClusterKey,
-        token: &str,
-    ) -> Result<Arc<str>, Result<TokenRefusal, TokenKeyError>> {
-        let refused = Err(Ok(TokenRefusal::Malformed));
-        if token.len() > TOKEN_BYTES_MAX {
-            return refused;
-        }
-        let key = self.usable(fleet, cluster_key).map_err(Err)?;
-        let now = jsonwebtoken::get_current_timestamp();
-        match key.checked.get(token) {
-            Some(said) if said.exp < now => return Err(Ok(TokenRefusal::Expired)),
-            Some(said) => return Ok(said.client_id),
-            None => {}
-        }
-        let Ok(header) = jsonwebtoken::decode_header(token) else { return refused };
-        if header.alg != Algorithm::ES256
-            || header.typ.as_deref() != Some(ACCESS_TYPE)
-            || header.kid.as_deref() != Some(key.id.as_str())
-        {
-            return refused;
-        }
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.set_issuer(&[ISSUER]);
-        validation.set_audience(&[ACCESS_AUDIENCE]);
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        validation.leeway = 0;
-        match jsonwebtoken::decode::<AccessClaims>(token, &key.verifying, &validation) {
-            Ok(data) => {
-                let said = Said { client_id: data.claims.client_id.into(), exp: data.claims.exp };
-                key.checked.keep(token, said.clone(), now);
-                Ok(said.client_id)
-            }
-            Err(error) if *error.kind() == ErrorKind::ExpiredSignature => Err(Ok(TokenRefusal::Expired)),
-            Err(_) => refused,
-        }
+impl From<TokenKeyError> for TokenFault {
+    fn from(error: TokenKeyError) -> Self {
+        Self::Key(error)
     }
 }
 
-/// A new P-256 private key in PKCS#8.
-pub(super) fn generate() -> Result<Zeroizing<Vec<u8>>, TokenKeyError> {
-    let random = aws_lc_rs::rand::SystemRandom::new();
-    EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
-        .map(|document| Zeroizing::new(document.as_ref().to_vec()))
-        .map_err(|_| TokenKeyError::Key)
+/// Makes an access token.
+pub(super) fn access_token(
+    keys: &Keyring,
+    fleet: &Fleet,
+    cluster_key: &ClusterKey,
+    client: &ClientId,
+    scopes: Scopes,
+    now: Timestamp,
+    lifetime_seconds: u64,
+) -> Result<String, TokenKeyError> {
+    let iat = now.0 / 1000;
+    let claims = AccessClaims {
+        iss: ISSUER.to_owned(),
+        aud: ACCESS_AUDIENCE.to_owned(),
+        sub: client.as_str().to_owned(),
+        client_id: client.as_str().to_owned(),
+        iat,
+        exp: iat + lifetime_seconds,
+        jti: uuid::Uuid::new_v4().to_string(),
+        scope: scopes.to_string(),
+    };
+    keys.sign(fleet, cluster_key, ACCESS_TYPE, &claims)
 }
 
-fn open(key: &SigningKey, cluster_key: &ClusterKey) -> Result<Usable, TokenKeyError> {
-    let pkcs8 = cluster_key.open(&context(&key.id, key.purpose), &key.sealed)?;
-    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map_err(|_| TokenKeyError::Key)?;
-    Ok(Usable {
-        id: key.id.clone(),
-        signing: EncodingKey::from_ec_der(&pkcs8),
-        verifying: DecodingKey::from_ec_der(pair.public_key().as_ref()),
-        checked: Checked::default(),
+/// Makes a token that opens a session for a user.
+pub(super) fn connection_token(
+    keys: &Keyring,
+    fleet: &Fleet,
+    cluster_key: &ClusterKey,
+    session: &Session,
+    user: &str,
+    now: Timestamp,
+    lifetime_seconds: u64,
+) -> Result<String, TokenKeyError> {
+    let iat = now.0 / 1000;
+    let claims = ConnectionClaims {
+        iss: ISSUER.to_owned(),
+        aud: CONNECTION_AUDIENCE.to_owned(),
+        dcv_session_id: session.id.as_str().to_owned(),
+        dcv_session_owner: session.spec.owner.as_str().to_owned(),
+        dcv_session_user: user.to_owned(),
+        iat,
+        exp: iat + lifetime_seconds,
+        jti: uuid::Uuid::new_v4().to_string(),
+    };
+    keys.sign(fleet, cluster_key, CONNECTION_TYPE, &claims)
+}
+
+/// Checks an access token: algorithm, type, key, signature, issuer, audience
+/// and time, each stated here and none taken from the token (RFC 8725 section
+/// 3). A token that was found good before is only looked at for its time.
+pub(super) fn verify_access_token(
+    keys: &Keyring,
+    fleet: &Fleet,
+    cluster_key: &ClusterKey,
+    token: &str,
+) -> Result<Said, TokenFault> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenFault::Refused(TokenRefusal::Malformed));
+    }
+    let ring = keys.ring(fleet, cluster_key)?;
+    let now = jsonwebtoken::get_current_timestamp();
+    let known = ring.good(Timestamp(now * 1000)).find_map(|key| key.checked.get(token));
+    match known {
+        Some(said) if said.exp < now => return Err(TokenFault::Refused(TokenRefusal::Expired)),
+        Some(said) => return Ok(said),
+        None => {}
+    }
+    let (key, claims): (_, AccessClaims) =
+        checked(keys, fleet, cluster_key, token, ACCESS_TYPE, ACCESS_AUDIENCE, |claims: &AccessClaims| {
+            (claims.iat, claims.sub == claims.client_id)
+        })?;
+    let said = Said { client_id: claims.client_id.into(), exp: claims.exp };
+    key.checked.keep(token, said.clone(), now);
+    Ok(said)
+}
+
+/// Checks a connection token.
+pub(super) fn verify_connection_token(
+    keys: &Keyring,
+    fleet: &Fleet,
+    cluster_key: &ClusterKey,
+    token: &str,
+) -> Result<ConnectionClaims, TokenFault> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenFault::Refused(TokenRefusal::Malformed));
+    }
+    checked(keys, fleet, cluster_key, token, CONNECTION_TYPE, CONNECTION_AUDIENCE, |claims: &ConnectionClaims| {
+        (claims.iat, true)
     })
+    .map(|(_, claims)| claims)
 }
+
+/// The claims of a token of ours, and the key that it is signed with.
+/// `further` gives when it was issued and whether the rest is as it must be.
+fn checked<C: DeserializeOwned>(
+    keys: &Keyring,
+    fleet: &Fleet,
+    cluster_key: &ClusterKey,
+    token: &str,
+    media_type: &str,
+    audience: &str,
+    further: impl FnOnce(&C) -> (u64, bool),
+) -> Result<(Arc<Usable>, C), TokenFault> {
+    let refused = |refusal| Err(TokenFault::Refused(refusal));
+    let ring = keys.ring(fleet, cluster_key)?;
+    let now = jsonwebtoken::get_current_timestamp();
+    let Some(header) = Heading::of(token) else { return refused(TokenRefusal::Malformed) };
+    let key = ring.find(&header.kid, Timestamp(now * 1000));
+    let is_whole = |key: &&Arc<Usable>| header.alg == key.algorithm_name() && header.typ == media_type;
+    let Some(key) = key.filter(is_whole) else { return refused(TokenRefusal::Malformed) };
+    let mut validation = Validation::new(key.algorithm());
+    validation.set_issuer(&[ISSUER]);
+    validation.set_audience(&[audience]);
+    validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+    validation.leeway = 0;
+    validation.validate_nbf = true;
+    match jsonwebtoken::decode::<C>(token, key.verifying(), &validation) {
+        Ok(data) => {
+            let (issued_at, is_whole) = further(&data.claims);
+            if !is_whole || issued_at > now + AHEAD_SECONDS {
+                return refused(TokenRefusal::Malformed);
+            }
+            Ok((Arc::clone(key), data.claims))
+        }
+        Err(error) if *error.kind() == ErrorKind::ExpiredSignature => refused(TokenRefusal::Expired),
+        Err(_) => refused(TokenRefusal::Malformed),
+    }
+}
+
+#[cfg(test)]
+#[path = "tokens_tests.rs"]
+mod tests;

@@ -17,6 +17,7 @@ use super::super::http::{Api, Credentials};
 use super::quantiles::Quantiles;
 use crate::agent::{self, config::DesktopKind};
 use crate::broker::{self, config::Config};
+use crate::domain::client::Grant;
 use crate::secret::Secret;
 
 /// Options of `berth bench broker`.
@@ -60,7 +61,7 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
     let running = broker::start(config).await?;
     say!("start: {} ms from an empty folder to serving", started.elapsed().as_millis());
     let url = format!("https://127.0.0.1:{}", running.client_address.port());
-    let client = running.identity.register("bench").await?;
+    let client = running.identity.register("bench", Grant::default()).await?;
     let credentials =
         Credentials { id: client.id.as_str().to_owned(), secret: Secret::new(client.secret.expose().to_owned()) };
     let ca_path = running.ca_path.clone();

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use super::super::http::{Api, Credentials};
 use super::super::socket::Socket;
 use super::https::Access;
-use crate::broker::admin::{RegisterAnswer, RegisterRequest};
+use crate::broker::admin::access::{GrantRequest, RegisterAnswer, RegisterRequest};
 use crate::broker::cluster::admin::{ClusterView, RaiseRequest, TransferRequest};
 use crate::broker::config::Config;
 use crate::secret::Secret;
@@ -187,7 +187,8 @@ impl Replicas {
     /// Registers a client and obtains its token, which is good for all.
     pub(super) async fn access(&self) -> anyhow::Result<Arc<Access>> {
         let first = &self.all[0];
-        let body = serde_json::to_string(&RegisterRequest { name: "bench".to_owned() })?;
+        let body =
+            serde_json::to_string(&RegisterRequest { name: "bench".to_owned(), grant: GrantRequest::default() })?;
         let client: RegisterAnswer = first.socket().call(Method::POST, "/clients", body).await?;
         let credentials = Credentials { id: client.id, secret: Secret::new(client.secret) };
         let ca_path = first.data_folder().join("tls/ca.pem");

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::index::Due;
-use super::{Fleet, agents, operators, queue, replicas, requests, sessions};
+use super::{Fleet, access, agents, audited, operators, queue, replicas, requests, sessions};
 use crate::domain::command::{Command, Outcome};
 use crate::domain::event::Event;
 use crate::domain::ids::{ClientId, LogIndex};
@@ -152,9 +152,9 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         }
         Command::DisconnectAgent { server, epoch } => agents::disconnect(t, server, epoch),
         Command::AgentSilent { server, epoch } => agents::silent(t, server, epoch),
-        Command::RegisterClient { id, name, secret_hash } => operators::register_client(t, id, name, secret_hash),
-        Command::DeactivateClient { id } => operators::deactivate_client(t, id),
-        Command::InstallKey { id, purpose, sealed } => operators::install_key(t, id, purpose, sealed),
+        Command::RegisterClient { id, name, secret, grant } => access::register_client(t, id, name, secret, grant),
+        Command::DeactivateClient { id } => access::deactivate_client(t, id),
+        Command::InstallKey { id, purpose, sealed } => access::install_key(t, id, purpose, sealed),
         Command::InviteReplica { id, within, replaces, by } => replicas::invite(t, id, within, replaces, by),
         Command::AdmitReplica { invitation, folder, address, proof, above } => {
             replicas::admit(t, invitation, folder, address, proof, above)
@@ -165,5 +165,19 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::Once { client, key, fingerprint, request_id, commands } => {
             requests::once(t, client, key, fingerprint, request_id, commands)
         }
+        Command::RotateSecret { id, secret, old_for } => access::rotate_secret(t, id, secret, old_for),
+        Command::GrantClient { id, grant } => access::grant(t, id, grant),
+        Command::RotateKey { id, purpose, sealed, old_for, replaces } => {
+            access::rotate_key(t, id, purpose, sealed, old_for, &replaces)
+        }
+        Command::IssueStatement { id } => access::issue_statement(t, id),
+        Command::DeactivateStatement { id } => access::deactivate_statement(t, id),
+        Command::EnrolAgent { id, name, server, statement } => access::enrol_agent(t, id, name, server, statement),
+        Command::UnregisterAgent { id } => access::unregister_agent(t, id),
+        Command::RegisterAuthServer(server) => access::register_auth_server(t, server),
+        Command::UnregisterAuthServer { url } => access::unregister_auth_server(t, url),
+        Command::MapServers { mappings, replace } => access::map_servers(t, mappings, replace),
+        Command::SpendToken { id, until } => access::spend_token(t, id, until),
+        Command::Audited { deed, result, commands } => audited::audited(t, deed, result, commands),
     }
 }

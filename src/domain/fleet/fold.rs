@@ -205,17 +205,21 @@ impl Fleet {
                 }
                 self.rearm_server(server);
             }
-            Event::ClientRegistered(client) => {
-                self.clients.insert(client.id.clone(), Arc::new(client.clone()));
-            }
-            Event::ClientDeactivated { id } => {
-                if let Some(client) = self.clients.get_mut(id) {
-                    Arc::make_mut(client).active = false;
-                }
-            }
-            Event::KeyInstalled(key) => {
-                self.keys.insert(key.purpose, Arc::new(key.clone()));
-            }
+            Event::ClientRegistered(_)
+            | Event::ClientDeactivated { .. }
+            | Event::ClientSecretRotated { .. }
+            | Event::ClientGranted { .. }
+            | Event::KeyInstalled(_)
+            | Event::KeyRotated { .. }
+            | Event::StatementIssued(_)
+            | Event::StatementDeactivated { .. }
+            | Event::AgentEnrolled(_)
+            | Event::AgentUnregistered { .. }
+            | Event::AuthServerRegistered(_)
+            | Event::AuthServerUnregistered { .. }
+            | Event::ServersMapped { .. }
+            | Event::TokenSpent { .. }
+            | Event::Audited(_) => Arc::make_mut(&mut self.access).fold(self.at, event),
             Event::RequestKept(request) => self.requests.keep(request, &self.settings),
             Event::ReplicaInvited { id, invitation } => {
                 let now = self.at;

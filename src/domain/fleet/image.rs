@@ -4,15 +4,21 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::Fleet;
-use crate::domain::client::{ApiClient, SigningKey};
+use super::access::Access;
+use crate::domain::audit::Chain;
+use crate::domain::auth_server::AuthServer;
+use crate::domain::client::{AgentClient, ApiClient, SoftwareStatement};
 use crate::domain::cluster::{Admission, Cluster, Invitation};
 use crate::domain::codec;
-use crate::domain::ids::{Epoch, InstructionId, InvitationId, LogIndex, ReplicaId, ServerId};
+use crate::domain::dns::{DnsNames, ServerName};
+use crate::domain::ids::{Epoch, InstructionId, InvitationId, LogIndex, ReplicaId, ServerId, TokenId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::{Journal, Position, Record};
+use crate::domain::key::{RetiredKey, SigningKey};
 use crate::domain::report::ReportedSession;
 use crate::domain::request::KeptRequest;
 use crate::domain::server::{Closed, Server};
@@ -57,8 +63,7 @@ impl Fleet {
         codec::write_all(self.sessions.values(), out)?;
         codec::write_all(self.conflicts.iter().map(|((server, _), session)| (server, session)), out)?;
         codec::write_all(self.outbox.iter().map(|((server, _), instruction)| (server, instruction)), out)?;
-        codec::write_all(self.clients.values(), out)?;
-        codec::write_all(self.keys.values(), out)?;
+        self.access.write_image(out)?;
         codec::write(&self.journal.horizon(), out)?;
         codec::write_all(self.journal.records(), out)?;
         codec::write_all(self.requests.by_age(), out)?;
@@ -83,8 +88,7 @@ impl Fleet {
         let sessions: Vec<Arc<Session>> = codec::read_all(input)?;
         let conflicts: Vec<(ServerId, Arc<ReportedSession>)> = codec::read_all(input)?;
         let outbox: Vec<(ServerId, Arc<Instruction>)> = codec::read_all(input)?;
-        let clients: Vec<Arc<ApiClient>> = codec::read_all(input)?;
-        let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
+        let access = Access::read_image(input)?;
         let horizon: Option<Position> = codec::read(input)?;
         let journal: Vec<Arc<Record>> = codec::read_all(input)?;
         let requests: Vec<Arc<KeptRequest>> = codec::read_all(input)?;
@@ -104,8 +108,7 @@ impl Fleet {
             conflicts: conflicts.into_iter().map(|(server, session)| ((server, session.id.clone()), session)).collect(),
             sessions: sessions.into_iter().map(|session| (session.id.clone(), session)).collect(),
             outbox: outbox.into_iter().map(|(server, instruction)| ((server, instruction.id), instruction)).collect(),
-            clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
-            keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
+            access: Arc::new(access),
             journal: Journal::restored(horizon, journal),
             requests: requests.into_iter().collect(),
             cluster: Cluster {
@@ -118,5 +121,44 @@ impl Fleet {
         };
         fleet.rebuild_index();
         Ok(fleet)
+    }
+}
+
+impl Access {
+    fn write_image(&self, out: &mut dyn Write) -> Result<(), ImageError> {
+        codec::write_all(self.clients.values(), out)?;
+        codec::write_all(self.keys.values(), out)?;
+        codec::write_all(self.retired.values(), out)?;
+        codec::write_all(self.statements.values(), out)?;
+        codec::write_all(self.agents.values(), out)?;
+        codec::write_all(self.auth_servers.values(), out)?;
+        codec::write_all(self.names.iter(), out)?;
+        codec::write_all(self.spent.iter(), out)?;
+        codec::write(&self.audit, out)
+    }
+
+    fn read_image(input: &mut dyn Read) -> Result<Self, ImageError> {
+        let clients: Vec<Arc<ApiClient>> = codec::read_all(input)?;
+        let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
+        let retired: Vec<Arc<RetiredKey>> = codec::read_all(input)?;
+        let statements: Vec<SoftwareStatement> = codec::read_all(input)?;
+        let agents: Vec<Arc<AgentClient>> = codec::read_all(input)?;
+        let auth_servers: Vec<Arc<AuthServer>> = codec::read_all(input)?;
+        let names: Vec<(ServerName, DnsNames)> = codec::read_all(input)?;
+        let spent: Vec<(TokenId, Timestamp)> = codec::read_all(input)?;
+        let audit: Chain = codec::read(input)?;
+        let access = Self {
+            clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
+            keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
+            retired: retired.into_iter().map(|retired| (retired.key.id.clone(), retired)).collect(),
+            statements: statements.into_iter().map(|statement| (statement.id.clone(), statement)).collect(),
+            auth_servers: auth_servers.into_iter().map(|server| (server.url.clone(), server)).collect(),
+            names: names.into_iter().collect(),
+            spent: spent.into_iter().collect(),
+            agents: OrdMap::new(),
+            by_server: OrdMap::new(),
+            audit,
+        };
+        Ok(access.with_agents(agents))
     }
 }

@@ -1,7 +1,8 @@
 //! The state of the fleet, and how to read it.
 //!
 //! - `apply.rs`: commands and time become events,
-//! - `sessions.rs`, `agents.rs`, `operators.rs`: one function a command,
+//! - `sessions.rs`, `agents.rs`, `operators.rs`, `replicas.rs`, `access.rs`: one function a command,
+//! - `audited.rs`: commands that are recorded in the audit,
 //! - `queue.rs`: room that appeared goes to those who wait,
 //! - `requests.rs`: commands that are done once, and what is kept of them,
 //! - `fold.rs`: events change the state, nothing else does,
@@ -16,8 +17,10 @@
 //! immutable view: readers and snapshots work on clones while entries go on
 //! being applied.
 
+mod access;
 mod agents;
 mod apply;
+mod audited;
 mod fold;
 mod image;
 mod index;
@@ -45,13 +48,18 @@ pub use self::walk::{Label, Walk};
 pub use apply::{Applied, Stamp};
 pub use image::{ImageError, VERSION as IMAGE_VERSION};
 
+use self::access::Access;
 use self::index::Index;
 use self::requests::Requests;
-use super::client::{ApiClient, KeyPurpose, SigningKey};
+use super::audit::Chain;
+use super::auth_server::AuthServer;
+use super::client::{AgentClient, ApiClient, SoftwareStatement};
 use super::cluster::Cluster;
-use super::ids::{ClientId, Epoch, InstructionId, LogIndex, Owner, ServerId, SessionId};
+use super::dns::{DnsNames, ServerName};
+use super::ids::{ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ServerId, SessionId, StatementId};
 use super::instruction::Instruction;
 use super::journal::Journal;
+use super::key::{KeyPurpose, RetiredKey, SigningKey};
 use super::placement::{Counts, Rule, ServerSets, Standing};
 use super::report::ReportedSession;
 use super::request::KeptRequest;
@@ -80,8 +88,8 @@ pub struct Fleet {
     /// Sessions that a host reported under an id that another session has.
     conflicts: OrdMap<(ServerId, SessionId), Arc<ReportedSession>>,
     outbox: OrdMap<(ServerId, InstructionId), Arc<Instruction>>,
-    clients: OrdMap<ClientId, Arc<ApiClient>>,
-    keys: OrdMap<KeyPurpose, Arc<SigningKey>>,
+    /// Behind one pointer: views of the fleet are made for each request.
+    access: Arc<Access>,
     journal: Journal,
     requests: Requests,
     cluster: Cluster,
@@ -104,8 +112,7 @@ impl PartialEq for Fleet {
             && self.sessions == other.sessions
             && self.conflicts == other.conflicts
             && self.outbox == other.outbox
-            && self.clients == other.clients
-            && self.keys == other.keys
+            && self.access == other.access
             && self.journal == other.journal
             && self.requests == other.requests
             && self.cluster == other.cluster
@@ -234,22 +241,85 @@ impl Fleet {
 
     /// A client of the API.
     pub fn client(&self, id: &ClientId) -> Option<&Arc<ApiClient>> {
-        self.clients.get(id)
+        self.access.clients.get(id)
     }
 
     /// All clients of the API, by id.
     pub fn clients(&self) -> impl Iterator<Item = &Arc<ApiClient>> {
-        self.clients.values()
+        self.access.clients.values()
     }
 
     /// The key for a purpose.
     pub fn key(&self, purpose: KeyPurpose) -> Option<&Arc<SigningKey>> {
-        self.keys.get(&purpose)
+        self.access.keys.get(&purpose)
     }
 
     /// The keys for all purposes.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
-        self.keys.values()
+        self.access.keys.values()
+    }
+
+    /// A key that another one took the place of, as long as it is kept.
+    pub fn retired_key(&self, id: &KeyId) -> Option<&Arc<RetiredKey>> {
+        self.access.retired.get(id)
+    }
+
+    /// All keys that others took the place of and that are kept.
+    pub fn retired_keys(&self) -> impl Iterator<Item = &Arc<RetiredKey>> {
+        self.access.retired.values()
+    }
+
+    /// A software statement.
+    pub fn statement(&self, id: &StatementId) -> Option<&SoftwareStatement> {
+        self.access.statements.get(id)
+    }
+
+    /// All software statements, by id.
+    pub fn statements(&self) -> impl Iterator<Item = &SoftwareStatement> {
+        self.access.statements.values()
+    }
+
+    /// An agent that enrolled.
+    pub fn agent_client(&self, id: &ClientId) -> Option<&Arc<AgentClient>> {
+        self.access.agents.get(id)
+    }
+
+    /// All agents that enrolled, by id.
+    pub fn agent_clients(&self) -> impl Iterator<Item = &Arc<AgentClient>> {
+        self.access.agents.values()
+    }
+
+    /// The agent that enrolled as a server and may connect.
+    pub fn agent_of(&self, server: &ServerId) -> Option<&Arc<AgentClient>> {
+        self.access.agent_of(server)
+    }
+
+    /// Authorization servers of others, by URL.
+    pub fn auth_servers(&self) -> impl Iterator<Item = &Arc<AuthServer>> {
+        self.access.auth_servers.values()
+    }
+
+    /// Names of servers, as operators told them.
+    pub fn server_names(&self) -> impl Iterator<Item = (&ServerName, &DnsNames)> {
+        self.access.names.iter()
+    }
+
+    /// The names of a server, by whatever it is named by.
+    pub fn names_of(&self, server: &Server) -> Option<&DnsNames> {
+        let names = &self.access.names;
+        let by_instance = || {
+            let aws = server.facts.aws.as_ref()?;
+            names.get(&ServerName::Ec2InstanceId(aws.instance_id.clone()))
+        };
+        names
+            .get(&ServerName::Id(server.id.as_str().to_owned()))
+            .or_else(by_instance)
+            .or_else(|| names.get(&ServerName::Ip(server.facts.ip.clone())))
+    }
+
+    /// Where the audit's chain of records ends.
+    pub fn audit(&self) -> &Chain {
+        &self.access.audit
     }
 
     /// What happened.

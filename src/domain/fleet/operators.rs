@@ -1,11 +1,10 @@
-//! What operators want: settings, servers open or closed, clients and keys.
+//! What operators want: settings, servers open or closed.
 
 use super::apply::Transition;
 use super::sessions;
-use crate::domain::client::{ApiClient, KeyPurpose, SigningKey};
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::event::Event;
-use crate::domain::ids::{ClientId, KeyId, ServerId, SessionId};
+use crate::domain::ids::{ClientId, ServerId, SessionId};
 use crate::domain::settings::Settings;
 use crate::domain::time::Millis;
 
@@ -63,43 +62,5 @@ pub(super) fn drain_deadline_passed(t: &mut Transition<'_>, server: &ServerId) {
     let left: Vec<SessionId> = t.fleet.sessions_on(server).map(|session| session.id.clone()).collect();
     for id in left {
         sessions::end_on_its_server(t, &id, Some(DRAINED));
-    }
-}
-
-/// Registers an API client. The same again is no error: its answer was lost.
-pub(super) fn register_client(t: &mut Transition<'_>, id: ClientId, name: String, secret_hash: String) -> Outcome {
-    match t.fleet.client(&id) {
-        Some(client) if client.name == name && client.secret_hash == secret_hash => Outcome::Done,
-        Some(_) => Outcome::Refused(Refusal::Exists),
-        None => {
-            let registered_at = t.stamp.at;
-            t.emit(Event::ClientRegistered(ApiClient { id, name, secret_hash, active: true, registered_at }));
-            Outcome::Done
-        }
-    }
-}
-
-/// Deactivates an API client; it stays listed.
-pub(super) fn deactivate_client(t: &mut Transition<'_>, id: ClientId) -> Outcome {
-    match t.fleet.client(&id) {
-        None => Outcome::Refused(Refusal::UnknownClient),
-        Some(client) if !client.active => Outcome::Done,
-        Some(_) => {
-            t.emit(Event::ClientDeactivated { id });
-            Outcome::Done
-        }
-    }
-}
-
-/// Installs the first key for a purpose; replicas that start together may
-/// each offer one.
-pub(super) fn install_key(t: &mut Transition<'_>, id: KeyId, purpose: KeyPurpose, sealed: Vec<u8>) -> Outcome {
-    match t.fleet.key(purpose) {
-        Some(key) if key.id == id => Outcome::Done,
-        Some(_) => Outcome::Refused(Refusal::Exists),
-        None => {
-            t.emit(Event::KeyInstalled(SigningKey { id, purpose, sealed, installed_at: t.stamp.at }));
-            Outcome::Done
-        }
     }
 }

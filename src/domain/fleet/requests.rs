@@ -63,7 +63,7 @@ pub(super) fn once(
 /// What one command comes to: the same as if it stood in the log by itself, so
 /// those who wait are served before the next one.
 fn one_of_many(t: &mut Transition<'_>, command: Command) -> Outcome {
-    if let Command::Once { .. } = command {
+    if let Command::Once { .. } | Command::Audited { .. } = command {
         return Outcome::Refused(Refusal::Nested);
     }
     let outcome = decide(t, command);

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Fleet, Stamp};
-use crate::domain::client::SigningKey;
 use crate::domain::cluster::Cluster;
 use crate::domain::command::Command;
 use crate::domain::ids::{Epoch, InstructionId, LogIndex, ReplicaId};
+use crate::domain::key::{RetiredKey, SigningKey};
 
 /// How far a new cluster's counters are ahead of those in the backup. At ten
 /// thousand entries a second the old cluster would need three years to get
@@ -23,11 +23,17 @@ impl Fleet {
     /// Makes this state that of a new cluster, and says which entry of the new
     /// log it counts as. `index` is the entry of the old log that it was of,
     /// `last_replica` the highest number that a replica had there, and `keys`
-    /// those of the old keys that the new cluster can open.
+    /// and `retired` those of the old keys that the new cluster can open.
     ///
     /// No agent is connected any more; who was invited or let in by the old
     /// cluster is not here, and no number of a replica is given again.
-    pub fn begin_anew(&mut self, index: LogIndex, last_replica: ReplicaId, keys: Vec<SigningKey>) -> LogIndex {
+    pub fn begin_anew(
+        &mut self,
+        index: LogIndex,
+        last_replica: ReplicaId,
+        keys: Vec<SigningKey>,
+        retired: Vec<RetiredKey>,
+    ) -> LogIndex {
         let index = LogIndex(index.0.max(self.index_applied.0).saturating_add(LEAP));
         self.last_epoch = Epoch(self.last_epoch.0.saturating_add(LEAP));
         self.last_instruction = InstructionId(self.last_instruction.0.saturating_add(LEAP));
@@ -37,7 +43,10 @@ impl Fleet {
             self.apply(stamp, Command::ReplicaSilent { replica });
         }
         self.cluster = Cluster { last_replica: last_replica.max(self.cluster.last_replica), ..Cluster::default() };
-        self.keys = keys.into_iter().map(|key| (key.purpose, Arc::new(key))).collect();
+        let access = Arc::make_mut(&mut self.access);
+        access.keys = keys.into_iter().map(|key| (key.purpose, Arc::new(key))).collect();
+        let retired = retired.into_iter().map(|retired| (retired.key.id.clone(), Arc::new(retired)));
+        access.retired = retired.collect();
         self.index_applied = index;
         index
     }
@@ -46,9 +55,9 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::client::KeyPurpose;
     use crate::domain::fleet::invariants::violations;
     use crate::domain::ids::{AgentInstance, FolderId, InvitationId, KeyId, ServerId};
+    use crate::domain::key::KeyPurpose;
     use crate::domain::report::Report;
     use crate::domain::time::{Millis, Timestamp};
 
@@ -99,7 +108,7 @@ mod tests {
     fn nobody_is_connected_or_let_in_and_no_number_comes_again() {
         let old = fleet();
         let mut new = old.clone();
-        let index = new.begin_anew(LogIndex(9), ReplicaId(3), Vec::new());
+        let index = new.begin_anew(LogIndex(9), ReplicaId(3), Vec::new(), Vec::new());
         assert_eq!((index, new.applied()), (LogIndex(9 + LEAP), index));
         assert_eq!(new.server_count(), 2);
         assert!(new.servers().all(|server| server.link.held_by().is_none() && !server.link.is_up()));
@@ -116,14 +125,14 @@ mod tests {
     fn keys_that_can_be_opened_stay() {
         let mut fleet = fleet();
         let key = SigningKey { sealed: vec![2], ..(**fleet.key(KeyPurpose::AgentSecret).expect("installed")).clone() };
-        fleet.begin_anew(LogIndex(9), ReplicaId(0), vec![key.clone()]);
+        fleet.begin_anew(LogIndex(9), ReplicaId(0), vec![key.clone()], Vec::new());
         assert_eq!(fleet.key(KeyPurpose::AgentSecret).map(|key| (**key).clone()), Some(key));
     }
 
     #[test]
     fn what_was_restored_can_be_restored_again() {
         let mut fleet = fleet();
-        let first = fleet.begin_anew(LogIndex(9), ReplicaId(3), Vec::new());
-        assert_eq!(fleet.begin_anew(first, ReplicaId(3), Vec::new()), LogIndex(9 + 2 * LEAP));
+        let first = fleet.begin_anew(LogIndex(9), ReplicaId(3), Vec::new(), Vec::new());
+        assert_eq!(fleet.begin_anew(first, ReplicaId(3), Vec::new(), Vec::new()), LogIndex(9 + 2 * LEAP));
     }
 }

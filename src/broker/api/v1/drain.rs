@@ -13,7 +13,7 @@ use crate::domain::{Command, Millis, Outcome};
 /// A server to drain.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct DrainRequest {
+pub(in crate::broker::api) struct DrainRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     server_id: Option<String>,
     /// After so many seconds, the sessions that are left are deleted.
@@ -24,7 +24,7 @@ pub(super) struct DrainRequest {
 /// What became of each item.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct DrainAnswer {
+pub(in crate::broker::api) struct DrainAnswer {
     request_id: String,
     successful_list: Vec<Draining>,
     unsuccessful_list: Vec<NotDrained>,
@@ -48,15 +48,15 @@ struct NotDrained {
 }
 
 /// Drains servers.
-pub(super) async fn drain(
+pub(in crate::broker::api) async fn drain(
     State(api): State<ApiState>,
     request: Changing<DrainRequest>,
 ) -> Result<Changed<DrainAnswer>, Error> {
     let done = api
-        .carry_out(request, |client, item| {
+        .carry_out(request, |caller, item| {
             let id = existing_server(item.server_id.as_deref())?;
             let within = validate::seconds("WithinSeconds", item.within_seconds, limits::DRAIN_SECONDS_MAX)?;
-            Ok(Command::DrainServer { id, within: Millis::from_secs(within), client: client.clone() })
+            Ok(Command::DrainServer { id, within: Millis::from_secs(within), client: caller.client.clone() })
         })
         .await?;
     let mut body = DrainAnswer { request_id: done.request_id, ..DrainAnswer::default() };

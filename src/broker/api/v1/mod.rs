@@ -12,19 +12,9 @@ mod select;
 mod servers;
 mod sessions;
 
-use axum::Router;
-use axum::routing::{get, post};
-
-pub(super) use self::events::Places;
-use super::ApiState;
-
-/// The routes; all of them want an access token.
-pub(super) fn routes() -> Router<ApiState> {
-    Router::new()
-        .route("/v1/events", get(events::list))
-        .route("/v1/placement:explain", post(placement::explain))
-        .route("/v1/queue", get(queue::list))
-        .route("/v1/servers", get(servers::list))
-        .route("/v1/servers:drain", post(drain::drain))
-        .route("/v1/sessions", get(sessions::list))
-}
+pub(in crate::broker::api) use self::drain::drain;
+pub(in crate::broker::api) use self::events::{Places, list as events};
+pub(in crate::broker::api) use self::placement::explain;
+pub(in crate::broker::api) use self::queue::list as queue;
+pub(in crate::broker::api) use self::servers::list as servers;
+pub(in crate::broker::api) use self::sessions::list as sessions;

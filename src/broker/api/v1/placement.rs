@@ -51,7 +51,7 @@ struct ServerRefused {
 }
 
 /// Explains a placement without placing anything.
-pub(super) async fn explain(
+pub(in crate::broker::api) async fn explain(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     reading: Reading,

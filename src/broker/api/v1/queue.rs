@@ -52,7 +52,7 @@ struct Request {
 }
 
 /// Lists who waits.
-pub(super) async fn list(
+pub(in crate::broker::api) async fn list(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     reading: Reading,

@@ -285,7 +285,7 @@ impl Row {
 }
 
 /// Lists servers, page by page.
-pub(super) async fn list(
+pub(in crate::broker::api) async fn list(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     reading: Reading,

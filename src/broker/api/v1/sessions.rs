@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::field::{Field, Kind, Value};
 use super::listing::{self, Item, Query};
+use crate::broker::api::auth::Calling;
 use crate::broker::api::consistency::Reading;
 use crate::broker::api::envelope::RequestId;
 use crate::broker::api::error::Error;
@@ -153,27 +154,41 @@ impl Row {
 }
 
 /// Lists sessions, page by page.
-pub(super) async fn list(
+pub(in crate::broker::api) async fn list(
     State(api): State<ApiState>,
     RequestId(request_id): RequestId,
     reading: Reading,
+    Calling(caller): Calling,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
+    let owner = caller.grant.owner;
+    let page = move |fleet: &Fleet, query: &Query, request_id: &str, steps_max| {
+        page(fleet, query, owner.as_ref(), request_id, steps_max)
+    };
     listing::answer::<Session>(&api, request_id, &reading, query, page).await
 }
 
-/// The body of an answer; `None` when too many sessions would have to be
-/// looked at for it.
-fn page(fleet: &Fleet, query: &Query, request_id: &str, steps_max: usize) -> Option<Result<Vec<u8>, Error>> {
+/// The body of an answer, of the sessions of `owner` alone if one is given;
+/// `None` when too many sessions would have to be looked at for it.
+fn page(
+    fleet: &Fleet,
+    query: &Query,
+    owner: Option<&Owner>,
+    request_id: &str,
+    steps_max: usize,
+) -> Option<Result<Vec<u8>, Error>> {
+    let may_be_seen = |session: &&Session| owner.is_none_or(|owner| session.spec.owner == *owner);
     let (sessions, next_token) = if let Some(ids) = query.texts(ID) {
         let after = query.after_id();
         let left = ids.iter().filter(|id| after.is_none_or(|after| id.as_str() > after));
         let listed = left.filter_map(|id| fleet.session(&SessionId::new(id).ok()?)).map(Arc::as_ref);
-        query.page(fleet, listed)
+        query.page(fleet, listed.filter(may_be_seen))
     } else {
         let after = query.after_id().and_then(|id| SessionId::new(id).ok());
-        let mut walk = fleet.walk(&groups(query), after.as_ref(), steps_max);
-        let page = query.page(fleet, (&mut walk).map(|seen| &**seen.session));
+        let mut groups = groups(query);
+        groups.extend(owner.map(|owner| vec![Label::Owner(owner.clone())]));
+        let mut walk = fleet.walk(&groups, after.as_ref(), steps_max);
+        let page = query.page(fleet, (&mut walk).map(|seen| &**seen.session).filter(may_be_seen));
         if walk.is_cut() {
             return None;
         }

@@ -11,15 +11,16 @@ use reqwest::{Certificate, Client, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::api::door::{
-    AskError, Core, Identity, Proposed, Token, TokenError, Unavailable, UnavailableReason, VerifyError, View,
+    AskError, Caller, Core, Identity, Proposed, Token, TokenError, Unavailable, UnavailableReason, VerifyError, View,
 };
 use crate::broker::api::wire::DescribeSessionsRequestData;
 use crate::broker::api::{ApiSettings, ApiState, router};
 use crate::broker::config::Config;
 use crate::broker::listen::Bound;
 use crate::broker::pki::Pki;
+use crate::domain::client::Grant;
 use crate::domain::journal::Position;
-use crate::domain::{ClientId, Command, Fleet, LogIndex, ServerId, Session, Timestamp};
+use crate::domain::{ClientId, Command, Fleet, LogIndex, ReplicaId, ServerId, Session, Timestamp};
 use crate::protocol::{Question, Reply};
 
 /// A fleet that stays as it is.
@@ -59,6 +60,10 @@ impl Core for Still {
         Err(AskError::Unreachable)
     }
 
+    fn replica(&self) -> ReplicaId {
+        ReplicaId(1)
+    }
+
     fn new_id(&self) -> String {
         uuid::Uuid::now_v7().to_string()
     }
@@ -77,8 +82,8 @@ impl Identity for Anybody {
         Err(NO_CHANGE.into())
     }
 
-    fn verify(&self, _bearer: &str) -> Result<ClientId, VerifyError> {
-        Ok(self.0.clone())
+    fn verify(&self, _bearer: &str) -> Result<Caller, VerifyError> {
+        Ok(Caller { client: self.0.clone(), grant: Grant::default() })
     }
 
     fn connection_token(&self, _session: &Session, _user: &str) -> Result<String, Unavailable> {

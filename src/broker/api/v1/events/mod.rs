@@ -11,18 +11,19 @@ mod query;
 mod stream;
 mod wire;
 
+use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 
 pub(in crate::broker::api) use self::places::Places;
 use self::query::Query;
 use crate::broker::api::ApiState;
-use crate::broker::api::auth::{self, Caller};
+use crate::broker::api::auth::{self, Calling};
 use crate::broker::api::consistency::Reading;
 use crate::broker::api::envelope::RequestId;
 use crate::broker::api::error::Error;
+use crate::domain::client::Scope;
 use crate::domain::journal::Position;
 use crate::domain::{Fleet, LogIndex};
 use crate::secret::Secret;
@@ -31,19 +32,20 @@ use crate::secret::Secret;
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// Answers with a page of events or, when the client accepts it, with a stream.
-pub(super) async fn list(
+pub(in crate::broker::api) async fn list(
     State(api): State<ApiState>,
-    Extension(Caller(client)): Extension<Caller>,
+    Calling(caller): Calling,
     RequestId(request_id): RequestId,
     reading: Reading,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Error> {
     let mut query = Query::parse(query.as_deref().unwrap_or_default())?;
+    query.filter.audit = caller.grant.scopes.has(Scope::Admin);
     if accepts_stream(&headers) {
         query.go_on_after(&headers)?;
         let token = Secret::new(auth::bearer(&headers)?.to_owned());
-        let place = api.event_places.take(&client)?;
+        let place = api.event_places.take(&caller.client)?;
         let start = start(&query, &*api.see(&reading).await?)?;
         return Ok(stream::follow(api, query.filter, start, token, place).into_response());
     }

@@ -11,7 +11,7 @@ use crate::broker::api::error::Error;
 use crate::broker::api::form;
 use crate::broker::api::limits::{EVENTS_DEFAULT, EVENTS_LOOKED_AT_MAX, EVENTS_MAX};
 use crate::domain::journal::{Position, Record};
-use crate::domain::{Fleet, ServerId, SessionId, Timestamp};
+use crate::domain::{Event, Fleet, ServerId, SessionId, Timestamp};
 
 /// Parameters that there are, for the one who gave another.
 const PARAMETERS: &str = "after, session, server, kind, since and limit";
@@ -35,6 +35,8 @@ pub(super) struct Filter {
     kinds: BTreeSet<Kind>,
     /// Only what happened at this time or later.
     pub(super) since: Option<Timestamp>,
+    /// Whether records of the audit are among them.
+    pub(super) audit: bool,
 }
 
 /// Some events, oldest first.
@@ -134,7 +136,12 @@ impl Filter {
         let is_of_session = self.session.as_ref().is_none_or(|session| record.session() == Some(session));
         let is_of_server = self.server.as_ref().is_none_or(|server| record.server() == Some(server));
         let is_of_kind = self.kinds.is_empty() || self.kinds.contains(&Kind::of(&record.event));
-        is_of_session && is_of_server && is_of_kind && self.since.is_none_or(|since| record.at >= since)
+        let is_for_all = !matches!(record.event, Event::Audited(_));
+        (is_for_all || self.audit)
+            && is_of_session
+            && is_of_server
+            && is_of_kind
+            && self.since.is_none_or(|since| record.at >= since)
     }
 }
 

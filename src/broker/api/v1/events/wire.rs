@@ -4,7 +4,6 @@
 use serde::{Serialize, Serializer};
 
 use crate::broker::api::view::{kind_name, time};
-use crate::domain::client::KeyPurpose;
 use crate::domain::event::Event as Happened;
 use crate::domain::instruction::{Action, Answer};
 use crate::domain::journal::{Position, Record};
@@ -118,6 +117,18 @@ kinds! {
     ReplicaRetired,
     AuthorityRotated,
     InvitationRevoked,
+    ClientSecretRotated,
+    ClientGranted,
+    KeyRotated,
+    StatementIssued,
+    StatementDeactivated,
+    AgentEnrolled,
+    AgentUnregistered,
+    AuthServerRegistered,
+    AuthServerUnregistered,
+    ServersMapped,
+    TokenSpent,
+    Audited,
 }
 
 impl Serialize for Kind {
@@ -176,6 +187,18 @@ impl Kind {
             Happened::ReplicaRetired { .. } => Self::ReplicaRetired,
             Happened::AuthorityRotated { .. } => Self::AuthorityRotated,
             Happened::InvitationRevoked { .. } => Self::InvitationRevoked,
+            Happened::ClientSecretRotated { .. } => Self::ClientSecretRotated,
+            Happened::ClientGranted { .. } => Self::ClientGranted,
+            Happened::KeyRotated { .. } => Self::KeyRotated,
+            Happened::StatementIssued(_) => Self::StatementIssued,
+            Happened::StatementDeactivated { .. } => Self::StatementDeactivated,
+            Happened::AgentEnrolled(_) => Self::AgentEnrolled,
+            Happened::AgentUnregistered { .. } => Self::AgentUnregistered,
+            Happened::AuthServerRegistered(_) => Self::AuthServerRegistered,
+            Happened::AuthServerUnregistered { .. } => Self::AuthServerUnregistered,
+            Happened::ServersMapped { .. } => Self::ServersMapped,
+            Happened::TokenSpent { .. } => Self::TokenSpent,
+            Happened::Audited(_) => Self::Audited,
         }
     }
 }
@@ -285,6 +308,53 @@ enum Details<'a> {
     },
     Rotated {
         authority: u32,
+    },
+    SecretRotated {
+        client_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        old_until: Option<String>,
+    },
+    Granted {
+        client_id: &'a str,
+        scopes: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        owner: Option<&'a str>,
+    },
+    KeyRotated {
+        key_id: &'a str,
+        purpose: &'static str,
+        old_until: String,
+    },
+    Statement {
+        statement_id: &'a str,
+    },
+    Agent {
+        client_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        statement_id: Option<&'a str>,
+    },
+    AuthServer {
+        url: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        issuer: Option<&'a str>,
+    },
+    Mapped {
+        mappings: u64,
+        replaced: bool,
+    },
+    Audited {
+        number: u64,
+        actor: String,
+        from: &'a str,
+        action: &'a str,
+        target: &'a str,
+        request_id: &'a str,
+        replica: u64,
+        result: &'a str,
+        previous: String,
+        digest: String,
     },
 }
 
@@ -425,15 +495,7 @@ impl<'a> Details<'a> {
                 Self::Client { client_id: client.id.as_str(), name: Some(&client.name) }
             }
             Happened::ClientDeactivated { id } => Self::Client { client_id: id.as_str(), name: None },
-            Happened::KeyInstalled(key) => Self::Key {
-                key_id: key.id.as_str(),
-                purpose: match key.purpose {
-                    KeyPurpose::AccessToken => "ACCESS_TOKEN",
-                    KeyPurpose::ConnectionToken => "CONNECTION_TOKEN",
-                    KeyPurpose::Authority => "AUTHORITY",
-                    KeyPurpose::AgentSecret => "AGENT_SECRET",
-                },
-            },
+            Happened::KeyInstalled(key) => Self::Key { key_id: key.id.as_str(), purpose: key.purpose.as_str() },
             Happened::ReplicaInvited { id, invitation } => Self::Invited {
                 invitation_id: id.as_str(),
                 expires_at: time(invitation.expires_at),
@@ -447,7 +509,48 @@ impl<'a> Details<'a> {
             Happened::ReplicaRetired { replica } => Self::Replica { replica: replica.0, address: None, replaces: None },
             Happened::AuthorityRotated { to } => Self::Rotated { authority: *to },
             Happened::InvitationRevoked { id } => Self::Revoked { invitation_id: id.as_str() },
+            Happened::ClientSecretRotated { id, secret: _, old } => {
+                Self::SecretRotated { client_id: id.as_str(), old_until: old.as_ref().map(|old| time(old.until)) }
+            }
+            Happened::ClientGranted { id, grant } => Self::Granted {
+                client_id: id.as_str(),
+                scopes: grant.scopes.to_string(),
+                owner: grant.owner.as_ref().map(crate::domain::Owner::as_str),
+            },
+            Happened::KeyRotated { key, old_until } => {
+                Self::KeyRotated { key_id: key.id.as_str(), purpose: key.purpose.as_str(), old_until: time(*old_until) }
+            }
+            Happened::StatementIssued(statement) => Self::Statement { statement_id: statement.id.as_str() },
+            Happened::StatementDeactivated { id } => Self::Statement { statement_id: id.as_str() },
+            Happened::AgentEnrolled(agent) => Self::Agent {
+                client_id: agent.id.as_str(),
+                name: Some(&agent.name),
+                statement_id: Some(agent.statement.as_str()),
+            },
+            Happened::AgentUnregistered { id, server: _ } => {
+                Self::Agent { client_id: id.as_str(), name: None, statement_id: None }
+            }
+            Happened::AuthServerRegistered(server) => {
+                Self::AuthServer { url: &server.url, issuer: server.issuer.as_deref() }
+            }
+            Happened::AuthServerUnregistered { url } => Self::AuthServer { url, issuer: None },
+            Happened::ServersMapped { mappings: _, count, replaced } => {
+                Self::Mapped { mappings: *count, replaced: *replaced }
+            }
+            Happened::Audited(record) => Self::Audited {
+                number: record.number,
+                actor: record.deed.actor.to_string(),
+                from: &record.deed.from,
+                action: &record.deed.action,
+                target: &record.deed.target,
+                request_id: &record.deed.request_id,
+                replica: record.deed.via.0,
+                result: &record.result,
+                previous: record.previous.to_string(),
+                digest: record.digest.to_string(),
+            },
             Happened::RequestKept(_)
+            | Happened::TokenSpent { .. }
             | Happened::SessionReady { .. }
             | Happened::SessionConflictEnded { .. }
             | Happened::SessionForgotten { .. }

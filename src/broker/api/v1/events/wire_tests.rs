@@ -4,15 +4,29 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::client::{ApiClient, SigningKey};
+use crate::domain::audit::{Actor, AuditRecord, Chain, Deed};
+use crate::domain::client::{AgentClient, ApiClient, Grant, OldSecret, SecretHash};
 use crate::domain::cluster::{Admission, Invitation};
-use crate::domain::ids::{AgentInstance, FolderId, InvitationId};
+use crate::domain::ids::{AgentInstance, FolderId, InvitationId, StatementId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::Context;
+use crate::domain::key::{KeyPurpose, SigningKey};
 use crate::domain::report::{Report, ReportedSession};
 use crate::domain::{Epoch, InstructionId, KeyId, Millis, Owner, ReplicaId, SessionKind, Timestamp};
 
 const PAGE: &str = include_str!("../../../../../docs/api.md");
+
+fn audited() -> AuditRecord {
+    let deed = Deed {
+        actor: Actor::Operator,
+        from: "local".to_owned(),
+        action: "a".to_owned(),
+        target: "t".to_owned(),
+        request_id: "r".to_owned(),
+        via: ReplicaId(1),
+    };
+    Chain::default().record(Timestamp(0), deed, "done".to_owned())
+}
 
 fn server() -> ServerId {
     ServerId::new("desk-7").unwrap()
@@ -233,8 +247,10 @@ fn each_event_has_the_form_that_clients_were_promised() {
             Happened::ClientRegistered(ApiClient {
                 id: client(),
                 name: "Portal".to_owned(),
-                secret_hash: "tops3cret".to_owned(),
+                secret: SecretHash("tops3cret".to_owned()),
+                old_secret: None,
                 active: true,
+                grant: Grant::default(),
                 registered_at: Timestamp(0),
             }),
             json!({ "Kind": "ClientRegistered", "Details": { "ClientId": "portal", "Name": "Portal" } }),
@@ -247,6 +263,69 @@ fn each_event_has_the_form_that_clients_were_promised() {
                 installed_at: Timestamp(0),
             }),
             json!({ "Kind": "KeyInstalled", "Details": { "KeyId": "key-1", "Purpose": "CONNECTION_TOKEN" } }),
+        ),
+        (
+            Happened::ClientSecretRotated {
+                id: client(),
+                secret: SecretHash("tops3cret".to_owned()),
+                old: Some(OldSecret { hash: SecretHash("tops3cret".to_owned()), until: Timestamp(0) }),
+            },
+            json!({
+                "Kind": "ClientSecretRotated",
+                "Details": { "ClientId": "portal", "OldUntil": "1970-01-01T00:00:00.000Z" },
+            }),
+        ),
+        (
+            Happened::ClientGranted { id: client(), grant: Grant::default() },
+            json!({ "Kind": "ClientGranted", "Details": { "ClientId": "portal", "Scopes": "read sessions servers" } }),
+        ),
+        (
+            Happened::KeyRotated {
+                key: SigningKey {
+                    id: KeyId::new("key-2").unwrap(),
+                    purpose: KeyPurpose::AccessToken,
+                    sealed: b"tops3cret".to_vec(),
+                    installed_at: Timestamp(0),
+                },
+                old_until: Timestamp(0),
+            },
+            json!({
+                "Kind": "KeyRotated",
+                "Details": { "KeyId": "key-2", "Purpose": "ACCESS_TOKEN", "OldUntil": "1970-01-01T00:00:00.000Z" },
+            }),
+        ),
+        (
+            Happened::AgentEnrolled(AgentClient {
+                id: client(),
+                name: "vdi7".to_owned(),
+                server: server(),
+                statement: StatementId::new("st-1").unwrap(),
+                active: true,
+                enrolled_at: Timestamp(0),
+            }),
+            json!({
+                "Kind": "AgentEnrolled", "ServerId": "desk-7",
+                "Details": { "ClientId": "portal", "Name": "vdi7", "StatementId": "st-1" },
+            }),
+        ),
+        (
+            Happened::AgentUnregistered { id: client(), server: server() },
+            json!({ "Kind": "AgentUnregistered", "ServerId": "desk-7", "Details": { "ClientId": "portal" } }),
+        ),
+        (
+            Happened::ServersMapped { mappings: std::sync::Arc::default(), count: 3, replaced: false },
+            json!({ "Kind": "ServersMapped", "Details": { "Mappings": 3, "Replaced": false } }),
+        ),
+        (
+            Happened::Audited(Box::new(audited())),
+            json!({
+                "Kind": "Audited",
+                "Details": {
+                    "Number": 1, "Actor": "operator", "From": "local", "Action": "a", "Target": "t", "RequestId": "r",
+                    "Replica": 1, "Result": "done", "Previous": "0".repeat(64),
+                    "Digest": audited().digest.to_string(),
+                },
+            }),
         ),
         (
             Happened::ReplicaInvited {
@@ -322,6 +401,7 @@ fn kinds_are_found_by_their_names_and_the_page_lists_those_that_are_kept() {
                 | Kind::RequestKept
                 | Kind::ServerAvoidanceEnded
                 | Kind::ServerMarksDropped
+                | Kind::TokenSpent
         );
         let is_on_page = PAGE.contains(&format!("| `{}` |", kind.as_str()));
         assert_eq!(is_on_page, !never_kept, "{kind:?} on docs/api.md");

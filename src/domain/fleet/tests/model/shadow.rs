@@ -246,7 +246,19 @@ impl Shadow {
             | Event::ReplicaAdmitted { .. }
             | Event::ReplicaRetired { .. }
             | Event::AuthorityRotated { .. }
-            | Event::InvitationRevoked { .. } => {}
+            | Event::InvitationRevoked { .. }
+            | Event::ClientSecretRotated { .. }
+            | Event::ClientGranted { .. }
+            | Event::KeyRotated { .. }
+            | Event::StatementIssued(_)
+            | Event::StatementDeactivated { .. }
+            | Event::AgentEnrolled(_)
+            | Event::AgentUnregistered { .. }
+            | Event::AuthServerRegistered(_)
+            | Event::AuthServerUnregistered { .. }
+            | Event::ServersMapped { .. }
+            | Event::TokenSpent { .. }
+            | Event::Audited(_) => {}
             _ => self.read_of_session(at, causes, event)?,
         }
         Ok(())

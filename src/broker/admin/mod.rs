@@ -2,15 +2,21 @@
 //!
 //! Who may open the socket may administer the broker, so the folder and the
 //! socket belong to its user alone. It is not reachable from the network.
+//!
+//! - `access.rs`: clients, keys, agents and authorization servers,
+//! - `audit.rs`: the audit.
+
+pub mod access;
+pub mod audit;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -18,9 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::node::Node;
 use super::core::Broker;
-use super::identity::{ClientError, Identity};
+use super::identity::Identity;
 use super::listen::DRAIN_TIMEOUT;
-use crate::domain::ClientId;
 
 /// Name of the socket in the data folder.
 pub const SOCKET: &str = "admin.sock";
@@ -32,34 +37,6 @@ pub struct AdminError {
     path: PathBuf,
     #[source]
     source: std::io::Error,
-}
-
-/// A registered client, as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClientEntry {
-    /// Name.
-    pub name: String,
-    /// Id.
-    pub id: String,
-    /// Whether it may obtain tokens.
-    pub active: bool,
-}
-
-/// Asks for a client to be registered.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegisterRequest {
-    /// Its name.
-    pub name: String,
-}
-
-/// A client that was registered; the secret is shown this once.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct RegisterAnswer {
-    /// Its id.
-    pub id: String,
-    /// Its secret.
-    pub secret: String,
 }
 
 /// How the replica fares.
@@ -85,12 +62,6 @@ pub struct StatusAnswer {
     pub servers: usize,
     /// Sessions in the fleet, deleted ones included while they are kept.
     pub sessions: usize,
-}
-
-#[derive(Clone)]
-struct Admin {
-    broker: Arc<Broker>,
-    identity: Arc<Identity>,
 }
 
 /// A bound socket that does not serve yet.
@@ -123,10 +94,10 @@ impl AdminSocket {
         shutdown: CancellationToken,
     ) {
         let router = Router::new()
-            .route("/clients", get(list_clients).post(register_client))
-            .route("/clients/{id}", delete(deactivate_client))
             .route("/status", get(status))
-            .with_state(Admin { broker: Arc::clone(&broker), identity })
+            .with_state(Arc::clone(&broker))
+            .merge(access::routes(Arc::clone(&broker), identity))
+            .merge(audit::routes(Arc::clone(&broker)))
             .merge(super::backup::routes(Arc::clone(&node), Arc::clone(&broker), shutdown.clone()))
             .merge(super::cluster::admin::routes(node, broker));
         let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
@@ -145,44 +116,9 @@ impl AdminSocket {
     }
 }
 
-async fn register_client(State(admin): State<Admin>, Json(request): Json<RegisterRequest>) -> Response {
-    match admin.identity.register(&request.name).await {
-        Ok(client) => {
-            tracing::info!(client = %client.id, name = request.name, "api client registered");
-            let answer =
-                RegisterAnswer { id: client.id.as_str().to_owned(), secret: client.secret.expose().to_owned() };
-            Json(answer).into_response()
-        }
-        Err(error) => failed(&error),
-    }
-}
-
-async fn deactivate_client(State(admin): State<Admin>, UrlPath(id): UrlPath<String>) -> Response {
-    let Ok(id) = ClientId::new(&id) else {
-        return error(StatusCode::BAD_REQUEST, "this cannot be a client id");
-    };
-    match admin.identity.deactivate(&id).await {
-        Ok(()) => {
-            tracing::info!(client = %id, "api client unregistered");
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Err(error) => failed(&error),
-    }
-}
-
-async fn list_clients(State(admin): State<Admin>) -> Json<Vec<ClientEntry>> {
-    let fleet = admin.broker.fleet();
-    let entry = |client: &Arc<crate::domain::client::ApiClient>| ClientEntry {
-        name: client.name.clone(),
-        id: client.id.as_str().to_owned(),
-        active: client.active,
-    };
-    Json(fleet.clients().map(entry).collect())
-}
-
-async fn status(State(admin): State<Admin>) -> Json<StatusAnswer> {
-    let status = admin.broker.status();
-    let fleet = admin.broker.fleet();
+async fn status(State(broker): State<Arc<Broker>>) -> Json<StatusAnswer> {
+    let status = broker.status();
+    let fleet = broker.fleet();
     Json(StatusAnswer {
         replica: status.replica.0,
         leader: status.leader.map(|leader| leader.0),
@@ -191,20 +127,10 @@ async fn status(State(admin): State<Admin>) -> Json<StatusAnswer> {
         applied: status.applied.map(|index| index.0),
         snapshot: status.snapshot.map(|index| index.0),
         storage: format!("{:?}", status.storage),
-        agents: admin.broker.links().count(),
+        agents: broker.links().count(),
         servers: fleet.server_count(),
         sessions: fleet.session_count(),
     })
-}
-
-fn failed(cause: &ClientError) -> Response {
-    let status = match cause {
-        ClientError::Name => StatusCode::BAD_REQUEST,
-        ClientError::Unknown(_) => StatusCode::NOT_FOUND,
-        ClientError::Unavailable(_) | ClientError::Shared(_) => StatusCode::SERVICE_UNAVAILABLE,
-        ClientError::Key | ClientError::Keys(_) | ClientError::Thread(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    error(status, &cause.to_string())
 }
 
 pub(super) fn error(status: StatusCode, text: &str) -> Response {

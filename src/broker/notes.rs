@@ -1,0 +1,207 @@
+//! Deeds that change nothing, on their way to the audit: tokens that were
+//! issued, calls that were refused. Nobody waits for them, so that a replica
+//! without a majority goes on issuing tokens; and they come in any number, so
+//! that the same deed within a while is one record, which says how often.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::api::door::Core;
+use crate::domain::Command;
+use crate::domain::audit::{Actor, Deed};
+
+/// Notes that may wait to be read.
+const WAITING_MAX: usize = 4_096;
+/// How long deeds are gathered before they are recorded.
+const GATHER: Duration = Duration::from_secs(2);
+/// Different deeds that are told apart meanwhile.
+const DIFFERENT_MAX: usize = 256;
+/// Between two attempts while the log takes nothing.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Something that was done.
+#[derive(Debug)]
+struct Note {
+    deed: Deed,
+    result: String,
+}
+
+/// Takes notes.
+#[derive(Debug, Clone)]
+pub struct Notes(mpsc::Sender<Note>);
+
+/// Brings notes to the log.
+#[derive(Debug)]
+pub(super) struct Scribe(mpsc::Receiver<Note>);
+
+/// The command that records a deed which changes nothing else.
+pub(super) const fn noted(deed: Deed, result: String) -> Command {
+    Command::Audited { deed, result: Some(result), commands: Vec::new() }
+}
+
+/// A place for notes, and who empties it.
+pub(super) fn notes() -> (Notes, Scribe) {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    (Notes(sender), Scribe(receiver))
+}
+
+impl Notes {
+    /// Nobody reads them: they are only logged.
+    pub fn unread() -> Self {
+        notes().0
+    }
+
+    /// Has a deed recorded soon. When too many wait it is only logged.
+    pub(super) fn take(&self, deed: Deed, result: &str) {
+        if let Err(error) = self.0.try_send(Note { deed, result: result.to_owned() }) {
+            let (mpsc::error::TrySendError::Full(note) | mpsc::error::TrySendError::Closed(note)) = error;
+            tracing::warn!(actor = %note.deed.actor, from = note.deed.from, action = note.deed.action, result,
+                "a deed is not in the audit: too many wait to be recorded");
+        }
+    }
+}
+
+/// What makes deeds the same.
+type Sort = (String, String, String, String);
+
+/// Deeds that were gathered.
+#[derive(Default)]
+struct Gathered {
+    deeds: BTreeMap<Sort, (Deed, u64)>,
+    others: u64,
+}
+
+impl Gathered {
+    fn add(&mut self, note: Note) {
+        let Note { deed, result } = note;
+        let sort = (deed.actor.to_string(), deed.from.clone(), deed.action.clone(), result);
+        if self.deeds.len() >= DIFFERENT_MAX && !self.deeds.contains_key(&sort) {
+            self.others += 1;
+            return;
+        }
+        self.deeds.entry(sort).or_insert((deed, 0)).1 += 1;
+    }
+
+    /// The commands that record them, and nothing is left.
+    fn take(&mut self, via: crate::domain::ReplicaId) -> Vec<Command> {
+        let mut commands: Vec<Command> = std::mem::take(&mut self.deeds)
+            .into_iter()
+            .map(|((_, _, _, result), (deed, times))| match times {
+                1 => noted(deed, result),
+                times => noted(deed, format!("{result} ({times} times)")),
+            })
+            .collect();
+        let others = std::mem::take(&mut self.others);
+        if others > 0 {
+            let deed = Deed {
+                actor: Actor::Unknown,
+                from: String::new(),
+                action: "others".to_owned(),
+                target: String::new(),
+                request_id: String::new(),
+                via,
+            };
+            commands.push(noted(deed, format!("{others} further deeds, too many different ones to be told apart")));
+        }
+        commands
+    }
+}
+
+impl Scribe {
+    /// Records what is noted until told to stop, and then what is left, if the
+    /// log takes it.
+    pub(super) async fn write(mut self, core: Arc<impl Core>, shutdown: CancellationToken) {
+        let mut gathered = Gathered::default();
+        loop {
+            let first = tokio::select! {
+                note = self.0.recv() => note,
+                () = shutdown.cancelled() => None,
+            };
+            let Some(first) = first else { break };
+            gathered.add(first);
+            let end = Instant::now() + GATHER;
+            loop {
+                tokio::select! {
+                    note = self.0.recv() => match note {
+                        Some(note) => gathered.add(note),
+                        None => break,
+                    },
+                    () = sleep_until(end) => break,
+                    () = shutdown.cancelled() => break,
+                }
+            }
+            let commands = gathered.take(core.replica());
+            while let Err(error) = core.propose(commands.clone()).await {
+                if shutdown.is_cancelled() {
+                    tracing::warn!(%error, deeds = commands.len(), "deeds are not in the audit: this replica ends");
+                    return;
+                }
+                tokio::select! {
+                    () = sleep(RETRY) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        }
+        while let Ok(note) = self.0.try_recv() {
+            gathered.add(note);
+        }
+        let left = gathered.take(core.replica());
+        if !left.is_empty()
+            && let Err(error) = core.propose(left).await
+        {
+            tracing::warn!(%error, "the last deeds are not in the audit: this replica ends");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ReplicaId;
+
+    fn note(from: &str) -> Note {
+        let deed = Deed {
+            actor: Actor::Unknown,
+            from: from.to_owned(),
+            action: "describeSessions".to_owned(),
+            target: String::new(),
+            request_id: "r".to_owned(),
+            via: ReplicaId(1),
+        };
+        Note { deed, result: "refused".to_owned() }
+    }
+
+    fn results(commands: Vec<Command>) -> Vec<String> {
+        let result = |command| match command {
+            Command::Audited { result: Some(result), .. } => result,
+            other => panic!("{other:?}"),
+        };
+        commands.into_iter().map(result).collect()
+    }
+
+    #[test]
+    fn the_same_is_told_once_and_how_often() {
+        let mut gathered = Gathered::default();
+        for from in ["a", "b", "a", "a"] {
+            gathered.add(note(from));
+        }
+        assert_eq!(results(gathered.take(ReplicaId(1))), ["refused (3 times)", "refused"]);
+        assert!(gathered.take(ReplicaId(1)).is_empty());
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_makes_few_records() {
+        let mut gathered = Gathered::default();
+        for number in 0..10_000 {
+            gathered.add(note(&number.to_string()));
+        }
+        let results = results(gathered.take(ReplicaId(1)));
+        assert_eq!(results.len(), DIFFERENT_MAX + 1);
+        assert!(results[DIFFERENT_MAX].starts_with("9744 further deeds"));
+    }
+}

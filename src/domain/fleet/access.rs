@@ -1,0 +1,395 @@
+//! Who may come in, and with what: clients, agents, keys, tokens, and the
+//! authorization servers of others.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use super::apply::Transition;
+use crate::domain::audit::Chain;
+use crate::domain::auth_server::{AUTH_SERVERS_MAX, AuthServer};
+use crate::domain::client::{
+    AGENT_CLIENTS_MAX, AgentClient, ApiClient, Grant, OldSecret, STATEMENTS_MAX, SecretHash, SoftwareStatement,
+};
+use crate::domain::command::{Outcome, Refusal};
+use crate::domain::dns::{DNS_MAPPINGS_MAX, DNS_MAPPINGS_PER_COMMAND_MAX, DnsMapping, DnsNames, ServerName};
+use crate::domain::event::Event;
+use crate::domain::ids::{ClientId, KeyId, ServerId, StatementId, TokenId};
+use crate::domain::key::{KeyPurpose, RETIRED_MAX, RetiredKey, SigningKey};
+use crate::domain::time::{Millis, Timestamp};
+
+/// Tokens that are good once and were used, kept until they would have expired.
+/// When there are as many, no further one is taken.
+pub(super) const SPENT_MAX: usize = 500_000;
+/// Expired ones that a new one pushes out.
+const SWEPT_PER_TOKEN: usize = 4;
+
+/// Everything that the log decided about who may come in.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Access {
+    pub(super) clients: OrdMap<ClientId, Arc<ApiClient>>,
+    pub(super) keys: OrdMap<KeyPurpose, Arc<SigningKey>>,
+    pub(super) retired: OrdMap<KeyId, Arc<RetiredKey>>,
+    pub(super) statements: OrdMap<StatementId, SoftwareStatement>,
+    pub(super) agents: OrdMap<ClientId, Arc<AgentClient>>,
+    pub(super) auth_servers: OrdMap<String, Arc<AuthServer>>,
+    pub(super) names: OrdMap<ServerName, DnsNames>,
+    pub(super) spent: Spent,
+    pub(super) audit: Chain,
+    /// Agents that may connect, by the server that each is. Derived.
+    pub(super) by_server: OrdMap<ServerId, ClientId>,
+}
+
+/// Tokens that were used.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Spent {
+    tokens: OrdMap<TokenId, Timestamp>,
+    by_end: OrdSet<(Timestamp, TokenId)>,
+}
+
+impl Spent {
+    fn insert(&mut self, id: TokenId, until: Timestamp, now: Timestamp) {
+        for _ in 0..SWEPT_PER_TOKEN {
+            match self.by_end.get_min().filter(|(until, _)| *until <= now).cloned() {
+                Some(old) => {
+                    self.tokens.remove(&old.1);
+                    self.by_end.remove(&old);
+                }
+                None => break,
+            }
+        }
+        if let Some(before) = self.tokens.insert(id.clone(), until) {
+            self.by_end.remove(&(before, id.clone()));
+        }
+        self.by_end.insert((until, id));
+    }
+
+    /// Those that are kept, by id.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&TokenId, &Timestamp)> {
+        self.tokens.iter()
+    }
+}
+
+impl FromIterator<(TokenId, Timestamp)> for Spent {
+    fn from_iter<I: IntoIterator<Item = (TokenId, Timestamp)>>(tokens: I) -> Self {
+        let mut spent = Self::default();
+        for (id, until) in tokens {
+            spent.insert(id, until, Timestamp(0));
+        }
+        spent
+    }
+}
+
+impl Access {
+    /// The agent that enrolled as a server and may connect.
+    pub(super) fn agent_of(&self, server: &ServerId) -> Option<&Arc<AgentClient>> {
+        self.agents.get(self.by_server.get(server)?)
+    }
+
+    /// Takes over agents from a snapshot.
+    pub(super) fn with_agents(mut self, agents: impl IntoIterator<Item = Arc<AgentClient>>) -> Self {
+        for agent in agents {
+            self.put_agent(agent);
+        }
+        self
+    }
+
+    fn put_agent(&mut self, agent: Arc<AgentClient>) {
+        if agent.active {
+            self.by_server.insert(agent.server.clone(), agent.id.clone());
+        } else if self.by_server.get(&agent.server) == Some(&agent.id) {
+            self.by_server.remove(&agent.server);
+        }
+        self.agents.insert(agent.id.clone(), agent);
+    }
+
+    fn change_client(&mut self, id: &ClientId, change: impl FnOnce(&mut ApiClient)) {
+        if let Some(client) = self.clients.get_mut(id) {
+            change(Arc::make_mut(client));
+        }
+    }
+
+    fn retire(&mut self, key: &SigningKey, until: Timestamp, now: Timestamp) {
+        let expired =
+            self.retired.values().filter(|retired| retired.until <= now).map(|retired| retired.key.id.clone());
+        for id in expired.collect::<Vec<_>>() {
+            self.retired.remove(&id);
+        }
+        self.retired.insert(key.id.clone(), Arc::new(RetiredKey { key: key.clone(), until }));
+        let mut same: Vec<_> = self
+            .retired
+            .values()
+            .filter(|retired| retired.key.purpose == key.purpose)
+            .map(|retired| (retired.key.installed_at, retired.key.id.clone()))
+            .collect();
+        same.sort();
+        for (_, id) in same.iter().rev().skip(RETIRED_MAX) {
+            self.retired.remove(id);
+        }
+    }
+
+    /// Something happened that concerns this part of the state.
+    pub(super) fn fold(&mut self, now: Timestamp, event: &Event) {
+        match event {
+            Event::ClientRegistered(client) => {
+                self.clients.insert(client.id.clone(), Arc::new(client.clone()));
+            }
+            Event::ClientDeactivated { id } => self.change_client(id, |client| {
+                client.active = false;
+                client.old_secret = None;
+            }),
+            Event::ClientSecretRotated { id, secret, old } => self.change_client(id, |client| {
+                client.secret = secret.clone();
+                client.old_secret.clone_from(old);
+            }),
+            Event::ClientGranted { id, grant } => self.change_client(id, |client| client.grant = grant.clone()),
+            Event::KeyInstalled(key) => {
+                self.keys.insert(key.purpose, Arc::new(key.clone()));
+            }
+            Event::KeyRotated { key, old_until } => {
+                let old = self.keys.insert(key.purpose, Arc::new(key.clone()));
+                if let Some(old) = old.filter(|_| *old_until > now) {
+                    self.retire(&old, *old_until, now);
+                }
+            }
+            Event::StatementIssued(statement) => {
+                self.statements.insert(statement.id.clone(), statement.clone());
+            }
+            Event::StatementDeactivated { id } => {
+                if let Some(statement) = self.statements.get_mut(id) {
+                    statement.active = false;
+                }
+            }
+            Event::AgentEnrolled(agent) => self.put_agent(Arc::new(agent.clone())),
+            Event::AgentUnregistered { id, .. } => {
+                if let Some(agent) = self.agents.get(id) {
+                    self.put_agent(Arc::new(AgentClient { active: false, ..(**agent).clone() }));
+                }
+            }
+            Event::AuthServerRegistered(server) => {
+                self.auth_servers.insert(server.url.clone(), Arc::clone(server));
+            }
+            Event::AuthServerUnregistered { url } => drop(self.auth_servers.remove(url)),
+            Event::ServersMapped { mappings, replaced, .. } => {
+                if *replaced {
+                    self.names = OrdMap::new();
+                }
+                for mapping in &**mappings {
+                    self.names.insert(mapping.server.clone(), mapping.names.clone());
+                }
+            }
+            Event::TokenSpent { id, until } => self.spent.insert(id.clone(), *until, now),
+            Event::Audited(record) => self.audit = Chain::after(record),
+            _ => {}
+        }
+    }
+}
+
+/// Registers an API client. The same again is no error: its answer was lost.
+pub(super) fn register_client(
+    t: &mut Transition<'_>,
+    id: ClientId,
+    name: String,
+    secret: SecretHash,
+    grant: Grant,
+) -> Outcome {
+    match t.fleet.client(&id) {
+        Some(client) if client.name == name && client.secret == secret => Outcome::Done,
+        Some(_) => Outcome::Refused(Refusal::Exists),
+        None => {
+            let registered_at = t.stamp.at;
+            let client = ApiClient { id, name, secret, old_secret: None, active: true, grant, registered_at };
+            t.emit(Event::ClientRegistered(client));
+            Outcome::Done
+        }
+    }
+}
+
+/// Deactivates an API client; it stays listed.
+pub(super) fn deactivate_client(t: &mut Transition<'_>, id: ClientId) -> Outcome {
+    match t.fleet.client(&id) {
+        None => Outcome::Refused(Refusal::UnknownClient),
+        Some(client) if !client.active => Outcome::Done,
+        Some(_) => {
+            t.emit(Event::ClientDeactivated { id });
+            Outcome::Done
+        }
+    }
+}
+
+/// Gives an active API client another secret. The same again changes nothing.
+pub(super) fn rotate_secret(t: &mut Transition<'_>, id: ClientId, secret: SecretHash, old_for: Millis) -> Outcome {
+    let Some(client) = t.fleet.client(&id).filter(|client| client.active) else {
+        return Outcome::Refused(Refusal::UnknownClient);
+    };
+    if client.secret == secret {
+        return Outcome::Done;
+    }
+    let until = t.stamp.at + old_for;
+    let old = (old_for > Millis(0)).then(|| OldSecret { hash: client.secret.clone(), until });
+    t.emit(Event::ClientSecretRotated { id, secret, old });
+    Outcome::Done
+}
+
+/// Changes what an API client may do.
+pub(super) fn grant(t: &mut Transition<'_>, id: ClientId, grant: Grant) -> Outcome {
+    match t.fleet.client(&id) {
+        None => Outcome::Refused(Refusal::UnknownClient),
+        Some(client) if client.grant == grant => Outcome::Done,
+        Some(_) => {
+            t.emit(Event::ClientGranted { id, grant });
+            Outcome::Done
+        }
+    }
+}
+
+/// Installs the first key for a purpose; replicas that start together may
+/// each offer one.
+pub(super) fn install_key(t: &mut Transition<'_>, id: KeyId, purpose: KeyPurpose, sealed: Vec<u8>) -> Outcome {
+    match t.fleet.key(purpose) {
+        Some(key) if key.id == id => Outcome::Done,
+        Some(_) => Outcome::Refused(Refusal::Exists),
+        None => {
+            t.emit(Event::KeyInstalled(SigningKey { id, purpose, sealed, installed_at: t.stamp.at }));
+            Outcome::Done
+        }
+    }
+}
+
+/// Puts another key in the place of the one that is there.
+pub(super) fn rotate_key(
+    t: &mut Transition<'_>,
+    id: KeyId,
+    purpose: KeyPurpose,
+    sealed: Vec<u8>,
+    old_for: Millis,
+    replaces: &KeyId,
+) -> Outcome {
+    match t.fleet.key(purpose) {
+        Some(key) if key.id == id => Outcome::Done,
+        Some(key) if key.id == *replaces => {
+            let key = SigningKey { id, purpose, sealed, installed_at: t.stamp.at };
+            t.emit(Event::KeyRotated { key, old_until: t.stamp.at + old_for });
+            Outcome::Done
+        }
+        _ => Outcome::Refused(Refusal::KeyReplaced),
+    }
+}
+
+/// Lets agents enrol with a new statement.
+pub(super) fn issue_statement(t: &mut Transition<'_>, id: StatementId) -> Outcome {
+    let statements = &t.fleet.access.statements;
+    if statements.contains_key(&id) {
+        return Outcome::Done;
+    }
+    if statements.values().filter(|statement| statement.active).count() >= STATEMENTS_MAX {
+        return Outcome::Refused(Refusal::TooMany);
+    }
+    t.emit(Event::StatementIssued(SoftwareStatement { id, issued_at: t.stamp.at, active: true }));
+    Outcome::Done
+}
+
+/// Lets no further agents enrol with a statement.
+pub(super) fn deactivate_statement(t: &mut Transition<'_>, id: StatementId) -> Outcome {
+    match t.fleet.access.statements.get(&id) {
+        None => Outcome::Refused(Refusal::UnknownStatement),
+        Some(statement) if !statement.active => Outcome::Done,
+        Some(_) => {
+            t.emit(Event::StatementDeactivated { id });
+            Outcome::Done
+        }
+    }
+}
+
+/// Enrols an agent. A server belongs to the first agent that comes as it.
+pub(super) fn enrol_agent(
+    t: &mut Transition<'_>,
+    id: ClientId,
+    name: String,
+    server: ServerId,
+    statement: StatementId,
+) -> Outcome {
+    let access = &t.fleet.access;
+    if let Some(known) = access.agents.get(&id) {
+        let is_the_same = known.active && known.server == server;
+        return if is_the_same { Outcome::Done } else { Outcome::Refused(Refusal::UnknownAgent) };
+    }
+    if !access.statements.get(&statement).is_some_and(|statement| statement.active) {
+        return Outcome::Refused(Refusal::UnknownStatement);
+    }
+    if let Some(other) = access.agent_of(&server) {
+        return Outcome::Refused(Refusal::ServerEnrolled(other.id.clone()));
+    }
+    if access.agents.len() >= AGENT_CLIENTS_MAX {
+        return Outcome::Refused(Refusal::TooMany);
+    }
+    let enrolled_at = t.stamp.at;
+    t.emit(Event::AgentEnrolled(AgentClient { id, name, server, statement, active: true, enrolled_at }));
+    Outcome::Done
+}
+
+/// Lets an agent in no more; it stays listed.
+pub(super) fn unregister_agent(t: &mut Transition<'_>, id: ClientId) -> Outcome {
+    match t.fleet.access.agents.get(&id) {
+        None => Outcome::Refused(Refusal::UnknownAgent),
+        Some(agent) if !agent.active => Outcome::Done,
+        Some(agent) => {
+            let server = agent.server.clone();
+            t.emit(Event::AgentUnregistered { id, server });
+            Outcome::Done
+        }
+    }
+}
+
+/// Lets tokens of another authorization server in.
+pub(super) fn register_auth_server(t: &mut Transition<'_>, server: AuthServer) -> Outcome {
+    let servers = &t.fleet.access.auth_servers;
+    match servers.get(&server.url) {
+        Some(known) if **known == server => Outcome::Done,
+        None if servers.len() >= AUTH_SERVERS_MAX => Outcome::Refused(Refusal::TooMany),
+        _ => {
+            t.emit(Event::AuthServerRegistered(Arc::new(server)));
+            Outcome::Done
+        }
+    }
+}
+
+/// Lets tokens of another authorization server in no more.
+pub(super) fn unregister_auth_server(t: &mut Transition<'_>, url: String) -> Outcome {
+    if !t.fleet.access.auth_servers.contains_key(&url) {
+        return Outcome::Refused(Refusal::UnknownAuthServer);
+    }
+    t.emit(Event::AuthServerUnregistered { url });
+    Outcome::Done
+}
+
+/// Takes names of servers over.
+pub(super) fn map_servers(t: &mut Transition<'_>, mappings: Vec<DnsMapping>, replaced: bool) -> Outcome {
+    let names = &t.fleet.access.names;
+    let kept = if replaced { 0 } else { names.len() };
+    let added = mappings.iter().filter(|mapping| replaced || !names.contains_key(&mapping.server)).count();
+    if mappings.len() > DNS_MAPPINGS_PER_COMMAND_MAX || kept + added > DNS_MAPPINGS_MAX {
+        return Outcome::Refused(Refusal::TooMany);
+    }
+    let count = mappings.len() as u64;
+    t.emit(Event::ServersMapped { mappings: Arc::new(mappings), count, replaced });
+    Outcome::Done
+}
+
+/// Uses a token that is good once.
+pub(super) fn spend_token(t: &mut Transition<'_>, id: TokenId, until: Timestamp) -> Outcome {
+    let spent = &t.fleet.access.spent;
+    if spent.tokens.contains_key(&id) {
+        return Outcome::Refused(Refusal::TokenSpent);
+    }
+    let oldest_has_expired = spent.by_end.get_min().is_some_and(|(until, _)| *until <= t.stamp.at);
+    if spent.tokens.len() >= SPENT_MAX && !oldest_has_expired {
+        return Outcome::Refused(Refusal::TooMany);
+    }
+    t.emit(Event::TokenSpent { id, until });
+    Outcome::Done
+}
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;
