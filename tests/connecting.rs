@@ -40,8 +40,7 @@ fn yes(user: &str) -> String {
 }
 
 async fn token(api: &Api, session: &str, user: &str) -> String {
-    let (status, answer) =
-        api.send(Method::GET, &format!("/sessionConnectionData/{session}/{user}"), &json!({})).await;
+    let (status, answer) = api.send(Method::GET, &format!("/sessionConnectionData/{session}/{user}"), &json!({})).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer["ConnectionToken"].as_str().unwrap().to_owned()
 }

@@ -86,11 +86,9 @@ async fn two_secrets_are_good_while_one_is_replaced_and_none_after_the_end() {
         assert_eq!(token_status(&broker, credentials).await, StatusCode::OK);
     }
     let third = rotate("0").await;
-    for (credentials, status) in [
-        (&first, StatusCode::UNAUTHORIZED),
-        (&second, StatusCode::UNAUTHORIZED),
-        (&third, StatusCode::OK),
-    ] {
+    for (credentials, status) in
+        [(&first, StatusCode::UNAUTHORIZED), (&second, StatusCode::UNAUTHORIZED), (&third, StatusCode::OK)]
+    {
         assert_eq!(token_status(&broker, credentials).await, status);
     }
     let (status, _) = api.send(Method::POST, "/describeSessions", &json!({})).await;
@@ -120,10 +118,10 @@ async fn a_client_has_the_scopes_that_it_was_given() {
     let create = json!([{ "Name": "a", "Owner": "ann", "Type": "VIRTUAL" }]);
     assert_eq!(api.send(Method::POST, "/describeSessions", &json!({})).await.0, StatusCode::OK);
     let (status, answer) = api.send(Method::POST, "/createSessions", &create).await;
-    assert_eq!((status, answer["error"].as_str().unwrap()), (
-        StatusCode::FORBIDDEN,
-        "the client may not do this: it lacks the scope sessions"
-    ));
+    assert_eq!(
+        (status, answer["error"].as_str().unwrap()),
+        (StatusCode::FORBIDDEN, "the client may not do this: it lacks the scope sessions")
+    );
     let grant = ["grant", "--client-id", &reader.id, "--scopes", "read,sessions", "--owner", "ann"];
     broker.clients_command(&grant).await.unwrap();
     assert_eq!(api.send(Method::POST, "/createSessions", &create).await.0, StatusCode::OK, "with the same token");
@@ -131,7 +129,10 @@ async fn a_client_has_the_scopes_that_it_was_given() {
     assert_eq!((&listed[0]["scopes"], &listed[0]["owner"]), (&json!("read sessions"), &json!("ann")));
 
     let refused = register(&["--scopes", "read,everything"]).await.unwrap_err();
-    assert!(refused.contains("there is no scope \"everything\"; there are read, sessions, servers, admin"), "{refused}");
+    assert!(
+        refused.contains("there is no scope \"everything\"; there are read, sessions, servers, admin"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

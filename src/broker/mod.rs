@@ -216,7 +216,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         Err(error) => return Err(Error::FirstWrites((*error).into())),
     }
     let identity = Arc::new(
-        Identity::start(Arc::clone(&broker), cluster_key, token_settings(&config)).await.map_err(Error::FirstWrites)?,
+        Identity::start(Arc::clone(&broker), cluster_key, &folder, token_settings(&config))
+            .await
+            .map_err(Error::FirstWrites)?,
     );
 
     let client_port = Bound::bind(config.clients.listen)?;
@@ -234,6 +236,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     }
     let api = api::ApiState::new(Arc::clone(&broker), Arc::clone(&identity), api_settings(&config));
     let (notes, scribe) = notes::notes();
+    tasks.spawn(Arc::clone(&identity).keep_keys(shutdown.clone()));
     tasks.spawn(scribe.write(Arc::clone(&broker), shutdown.clone()));
     let api = api::router(api.ending_with(shutdown.clone()).noting(notes.clone()));
     let agents_router = agents::router(Agents {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error;
 use crate::broker::core::Broker;
-use crate::broker::identity::{ClientError, Identity};
+use crate::broker::identity::{ClientError, Identity, external};
 use crate::domain::auth_server::{AuthServer, DEMAND_BYTES_MAX, PEM_BYTES_MAX, SignatureAlgorithm, URL_BYTES_MAX};
 use crate::domain::client::{AgentClient, ApiClient, Grant, Scope, Scopes};
 use crate::domain::dns::{DNS_MAPPINGS_PER_COMMAND_MAX, DnsMapping, DnsNames, NAME_BYTES_MAX, ServerName};
@@ -360,7 +360,7 @@ async fn unregister_agent(State(access): State<Access>, UrlPath(id): UrlPath<Str
 }
 
 async fn register_auth_server(State(access): State<Access>, Json(request): Json<AuthServerEntry>) -> Response {
-    let server = match auth_server(request) {
+    let server = match auth_server(request).and_then(|server| external::check(&server).map(|()| server)) {
         Ok(server) => server,
         Err(text) => return error(StatusCode::BAD_REQUEST, &text),
     };

@@ -7,7 +7,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::ApiState;
-use super::door::Caller;
+use super::door::{Caller, VerifyError};
 use super::error::Error;
 use super::limits::ACCESS_TOKEN_BYTES_MAX;
 use crate::domain::audit::Actor;
@@ -38,7 +38,17 @@ pub(super) async fn authorise(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Error> {
-    let verified = bearer(request.headers()).and_then(|token| api.identity.verify(token).map_err(Error::from));
+    let verified = match bearer(request.headers()) {
+        Ok(token) => match api.identity.verify(token) {
+            Err(VerifyError::KeysWanted) => {
+                api.identity.refresh_keys().await;
+                api.identity.verify(token)
+            }
+            verified => verified,
+        }
+        .map_err(Error::from),
+        Err(error) => Err(error),
+    };
     let caller = match verified {
         Ok(caller) => caller,
         Err(error) => {

@@ -78,6 +78,11 @@ pub trait Identity: Send + Sync + 'static {
     /// Who calls with an access token.
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError>;
 
+    /// Gets keys that may have come since.
+    fn refresh_keys(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// A new token that opens one session for one user.
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable>;
 }
@@ -185,6 +190,10 @@ pub enum VerifyError {
     /// It was good once.
     #[error("the access token has expired")]
     Expired,
+    /// A key that it may be signed with is not known yet:
+    /// [`Identity::refresh_keys`], and look again.
+    #[error("the access token is not valid")]
+    KeysWanted,
     /// Its client may no longer call.
     #[error("the client of the access token is not active")]
     InactiveClient,
@@ -256,6 +265,7 @@ impl<C: Core> AnyCore for C {
 pub(super) trait AnyIdentity: Send + Sync + 'static {
     fn token<'a>(&'a self, client: &'a ClientId, secret: &'a str) -> Later<'a, Result<Token, TokenError>>;
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError>;
+    fn refresh_keys(&self) -> Later<'_, ()>;
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable>;
 }
 
@@ -266,6 +276,10 @@ impl<I: Identity> AnyIdentity for I {
 
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
         Identity::verify(self, bearer)
+    }
+
+    fn refresh_keys(&self) -> Later<'_, ()> {
+        Box::pin(Identity::refresh_keys(self))
     }
 
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {

@@ -119,7 +119,7 @@ impl From<VerifyError> for Error {
     fn from(error: VerifyError) -> Self {
         match error {
             VerifyError::Unavailable(unavailable) => Self::Unavailable(unavailable),
-            VerifyError::Invalid | VerifyError::Expired | VerifyError::InactiveClient => {
+            VerifyError::Invalid | VerifyError::KeysWanted | VerifyError::Expired | VerifyError::InactiveClient => {
                 Self::InvalidToken(error.to_string())
             }
         }

@@ -6,6 +6,7 @@
 //! Argon2id hashes of client secrets, and private keys sealed with the
 //! cluster's key, which is a file beside it.
 //!
+//! - `external.rs`: access tokens of other authorization servers,
 //! - `operators.rs`: what operators do with them,
 //! - `secrets.rs`: hashes of secrets, `statements.rs`: software statements,
 //! - `keyring.rs`: keys that sign, `tokens.rs`: tokens, `checked.rs`: those that
@@ -13,6 +14,7 @@
 //! - `seal.rs`: how keys are in the log.
 
 mod checked;
+pub mod external;
 mod keyring;
 mod operators;
 pub mod seal;
@@ -20,10 +22,14 @@ mod secrets;
 mod statements;
 mod tokens;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
+use self::external::External;
 use self::keyring::Keyring;
 pub use self::keyring::{TokenAlgorithm, TokenKeyError};
 pub use self::operators::{NewClient, Renewed, SecretRotated};
@@ -63,6 +69,7 @@ pub struct Identity {
     cluster_key: ClusterKey,
     access: Keyring,
     connection: Keyring,
+    external: External,
     settings: TokenSettings,
     secrets: Secrets,
 }
@@ -105,9 +112,11 @@ impl Identity {
     pub async fn start(
         broker: Arc<Broker>,
         cluster_key: ClusterKey,
+        data_folder: &Path,
         settings: TokenSettings,
     ) -> Result<Self, ClientError> {
         let identity = Self {
+            external: External::new(Arc::clone(&broker), data_folder),
             broker,
             cluster_key,
             access: Keyring::new(KeyPurpose::AccessToken),
@@ -138,6 +147,11 @@ impl Identity {
             }
             _ => {}
         }
+    }
+
+    /// Keeps the keys of other authorization servers fresh, until told to stop.
+    pub async fn keep_keys(self: Arc<Self>, shutdown: CancellationToken) {
+        self.external.keep(shutdown).await;
     }
 
     /// How long access tokens are good.
@@ -180,13 +194,21 @@ impl door::Identity for Identity {
 
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
         let fleet = self.broker.fleet();
-        let said = tokens::verify_access_token(&self.access, &fleet, &self.cluster_key, bearer).map_err(fault)?;
+        let said = match tokens::verify_access_token(&self.access, &fleet, &self.cluster_key, bearer) {
+            Ok(said) => said,
+            Err(TokenFault::Refused(TokenRefusal::Malformed)) => return self.external.verify(&fleet, bearer),
+            Err(fault) => return Err(self::fault(fault)),
+        };
         let client = ClientId::new(&said.client_id).map_err(|_| VerifyError::Invalid)?;
         // What it may do is what is registered now, not what was so when the token was made.
         match fleet.client(&client) {
             Some(found) if found.active => Ok(Caller { client, grant: found.grant.clone() }),
             _ => Err(VerifyError::InactiveClient),
         }
+    }
+
+    async fn refresh_keys(&self) {
+        self.external.refresh().await;
     }
 
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {
