@@ -9,7 +9,7 @@
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
 //! - `listen.rs`, `pki.rs`: ports and certificates,
-//! - `config.rs`: `berth.toml`.
+//! - `config/`: `berth.toml`, the original's file, environment and flags.
 
 pub mod admin;
 pub mod agents;
@@ -214,9 +214,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         Err(error) => return Err(Error::FirstWrites((*error).into())),
     }
     let identity = Arc::new(
-        Identity::start(Arc::clone(&broker), cluster_key, config.access_token_seconds, config.connection_token_minutes)
-            .await
-            .map_err(Error::FirstWrites)?,
+        Identity::start(
+            Arc::clone(&broker),
+            cluster_key,
+            config.tokens.access_seconds,
+            config.tokens.connection_minutes,
+        )
+        .await
+        .map_err(Error::FirstWrites)?,
     );
 
     let client_port = Bound::bind(config.clients.listen)?;
@@ -357,6 +362,10 @@ fn api_settings(config: &Config) -> api::ApiSettings {
     api::ApiSettings {
         screenshots: api::Screenshots { width_max, height_max, format, ..api::Screenshots::default() },
         description_served: config.enable_api_yaml,
+        autorun: api::Autorun {
+            arguments_max: config.sessions.autorun_arguments_max,
+            argument_chars_max: config.sessions.autorun_argument_length_max,
+        },
         ..api::ApiSettings::default()
     }
 }

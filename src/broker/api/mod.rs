@@ -74,6 +74,27 @@ pub struct ApiSettings {
     /// How often a stream of events shows a sign of life, and its token is
     /// looked at.
     pub event_keep_alive: Duration,
+    /// Arguments of autorun files.
+    pub autorun: Autorun,
+}
+
+/// Limits of the arguments of an autorun file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Autorun {
+    /// Most of them (`autorun-file-arguments-max-size`).
+    pub arguments_max: usize,
+    /// Characters of the longest
+    /// (`autorun-file-arguments-max-argument-length`).
+    pub argument_chars_max: usize,
+}
+
+impl Default for Autorun {
+    fn default() -> Self {
+        Self {
+            arguments_max: limits::AUTORUN_ARGUMENTS_DEFAULT,
+            argument_chars_max: limits::AUTORUN_ARGUMENT_CHARS_DEFAULT,
+        }
+    }
 }
 
 /// Pictures of sessions, when the client does not say.
@@ -97,6 +118,7 @@ impl Default for ApiSettings {
             screenshots: Screenshots::default(),
             description_served: true,
             event_keep_alive: limits::EVENT_KEEP_ALIVE,
+            autorun: Autorun::default(),
         }
     }
 }
