@@ -8,6 +8,7 @@ mod backup;
 mod bench;
 mod clients;
 mod cluster;
+mod config;
 mod dev;
 mod http;
 mod restore;
@@ -43,6 +44,9 @@ enum Command {
     Agent(agent::Args),
     /// Run a broker, an agent and a first desktop on this machine.
     Dev(dev::Args),
+    /// Look at the configuration of a replica.
+    #[command(subcommand)]
+    Config(config::Command),
     /// Register, list and unregister clients of the API.
     #[command(subcommand)]
     Clients(clients::Command),
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
             Command::Serve(args) => serve::run(args).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Dev(args) => dev::run(args).await,
+            Command::Config(command) => config::run(command),
             Command::Clients(command) => clients::run(command).await,
             Command::Cluster(command) => cluster::run(command).await,
             Command::Backup(args) => backup::run(args).await,

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::sources::Origin;
+use crate::secret::SecretError;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -111,13 +112,35 @@ pub enum ConfigError {
         /// Which store.
         store: &'static str,
     },
+    /// A file that the configuration names is of no use.
+    #[error("`{key}` names {}, which {reason}", path.display())]
+    NamedFile {
+        /// The key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A secret file that the configuration names is of no use.
+    #[error("`{key}`")]
+    NamedSecret {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: SecretError,
+    },
 }
 
 impl ConfigError {
     /// The key that it is about, if it is one of ours and about its value.
     pub const fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Bounds { key, .. } | Self::Cluster { key, .. } => Some(key),
+            Self::Bounds { key, .. }
+            | Self::Cluster { key, .. }
+            | Self::NamedFile { key, .. }
+            | Self::NamedSecret { key, .. } => Some(key),
             _ => None,
         }
     }

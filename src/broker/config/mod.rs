@@ -9,16 +9,19 @@
 //!
 //! `sources.rs` puts them together and remembers where each value is from;
 //! `keys.rs` is the list of keys, which `docs/operations.md` explains (a test
-//! compares the two); `bounds.rs` says what types cannot. Unknown keys are
-//! errors.
+//! compares the two); `bounds.rs` says what types cannot; `named_files.rs`
+//! looks at the files that a configuration names; `effective.rs` shows the
+//! result. Unknown keys are errors.
 
 mod access;
 mod bounds;
 mod cluster;
+mod effective;
 mod environment;
 mod error;
 mod keys;
 mod listeners;
+mod named_files;
 mod network;
 mod properties;
 mod sessions;

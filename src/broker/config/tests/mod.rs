@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod files;
+mod shown;
 mod sources;
 
 use super::*;
