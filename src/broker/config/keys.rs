@@ -148,9 +148,8 @@ impl Key {
             Kind::Text => Ok(Value::String(text.to_owned())),
             Kind::Number => number(text),
             Kind::Truth => truth(text),
-            Kind::Texts if text.starts_with('[') => list(text),
+            Kind::Texts | Kind::Members if text.starts_with('[') => list(text),
             Kind::Texts => Ok(Value::Array(parts(text).map(|part| Value::String(part.to_owned())).collect())),
-            Kind::Members if text.starts_with('[') => list(text),
             Kind::Members => parts(text).map(member).collect::<Result<_, _>>().map(Value::Array),
         }
     }

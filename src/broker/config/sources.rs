@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
@@ -271,6 +271,13 @@ fn insert(table: &mut Table, name: &str, value: Value) {
 }
 
 impl Loaded {
+    /// What the original's file gives by itself, by its bytes.
+    pub fn of_properties(bytes: &[u8]) -> Self {
+        let mut merged = Merged::default();
+        merged.add(properties::layer_of(Path::new("properties"), bytes));
+        merged.into_loaded()
+    }
+
     /// The configuration, if nothing is wrong with it.
     pub fn into_config(self) -> Result<Config, Problems> {
         if self.problems.is_empty() { Ok(self.config) } else { Err(Problems(self.problems)) }

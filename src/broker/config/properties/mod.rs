@@ -27,11 +27,16 @@ use crate::secret::Secret;
 /// Reads a file. It holds passwords: one that others may read or change is
 /// refused.
 pub(super) fn layer(path: &Path) -> Layer {
-    let mut layer = Layer::default();
     match read(path) {
-        Ok(bytes) => Reading { path, layer: &mut layer, listeners: BTreeMap::new() }.take_all(&bytes),
-        Err(error) => layer.problems.push(error.into()),
+        Ok(bytes) => layer_of(path, &bytes),
+        Err(error) => Layer { problems: vec![error.into()], ..Layer::default() },
     }
+}
+
+/// What a file with these bytes says.
+pub(super) fn layer_of(path: &Path, bytes: &[u8]) -> Layer {
+    let mut layer = Layer::default();
+    Reading { path, layer: &mut layer, listeners: BTreeMap::new() }.take_all(bytes);
     layer
 }
 

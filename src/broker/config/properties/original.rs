@@ -74,7 +74,7 @@ pub const KEYS: &[OriginalKey] = &[
         "session-manager-working-path",
         "data_folder",
         Path,
-        "an empty folder, or one that Berth made; the original's files in it are of no use",
+        "the original's files in it are neither read nor touched",
     ),
     becomes("enable-api-yaml", "enable_api_yaml", Truth, ""),
     becomes("session-screenshot-max-width", "screenshots.width_max", Number, ""),

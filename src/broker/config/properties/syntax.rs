@@ -32,16 +32,13 @@ const BLANKS: [char; 3] = [' ', '\t', '\x0c'];
 
 /// The text of a file.
 pub(super) fn decode(bytes: &[u8]) -> Zeroizing<String> {
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(),
-        Err(_) => {
-            // Each byte may need two: no growth, which would leave copies behind.
-            let mut text = String::with_capacity(2 * bytes.len());
-            text.extend(bytes.iter().map(|byte| char::from(*byte)));
-            text
-        }
-    };
-    Zeroizing::new(text)
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Zeroizing::new(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned());
+    }
+    // Each byte may need two: no growth, which would leave copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+    text.extend(bytes.iter().map(|byte| char::from(*byte)));
+    text
 }
 
 /// What a text holds, in its order; the same key may come several times.
@@ -60,7 +57,9 @@ pub(super) fn parse(text: &str) -> Vec<Result<Property, Malformed>> {
             parts.push(lines.next().map_or("", |(next, _)| next.trim_start_matches(BLANKS)));
         }
         let mut whole = Zeroizing::new(String::with_capacity(parts.iter().map(|part| part.len()).sum()));
-        parts.into_iter().for_each(|part| whole.push_str(part));
+        for part in parts {
+            whole.push_str(part);
+        }
         if !whole.is_empty() {
             properties.push(property(&whole, line));
         }

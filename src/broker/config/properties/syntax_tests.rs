@@ -99,7 +99,8 @@ fn what_is_no_utf_8_is_latin_1() {
 
 /// A text as `java.util.Properties.store` would write it, more or less.
 fn escaped(text: &str) -> String {
-    text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect()
+    let units: Vec<String> = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+    units.concat()
 }
 
 proptest! {

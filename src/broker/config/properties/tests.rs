@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::broker::config::{Loaded, Sources};
 use crate::protocol::ImageFormat;
@@ -246,13 +248,42 @@ fn the_file_may_be_in_latin_1() {
 
 #[test]
 fn no_value_of_a_password_shows_in_what_is_told() {
-    let text: String = NAMES
+    let lines: Vec<String> = NAMES
         .lines()
         .filter(|name| name.ends_with("-pass") || name.contains("password") || name.ends_with("-login"))
         .map(|name| format!("{name} = hunter2\n"))
         .collect();
-    let loaded = load(&text);
+    let loaded = load(&lines.concat());
     assert!(loaded.notices.len() + loaded.problems.len() >= 8);
     let problems: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
     assert!(!format!("{loaded:?}{problems:?}").contains("hunter2"));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_taken_gives_a_configuration_that_can_be_kept(
+        lines in prop::collection::vec((0..KEYS.len(), "-?[0-9]{1,6}|true|FALSE|/[a-z\\\\/ ]{0,9}|(?s).{0,12}"), 0..12),
+        before in "[# \\\\\n=]{0,4}"
+    ) {
+        let lines: Vec<String> =
+            lines.into_iter().map(|(key, value)| format!("{before}{} = {value}\n", KEYS[key].name)).collect();
+        let loaded = Loaded::of_properties(lines.concat().as_bytes());
+        for told in loaded.problems.iter().map(ToString::to_string) {
+            prop_assert!(!told.is_empty() && told.len() < 1000);
+        }
+        if loaded.problems.is_empty() {
+            let mut kept: Config = toml::from_str(&loaded.as_toml()).unwrap();
+            // Passwords are not shown.
+            kept.clients.key_store_password.clone_from(&loaded.config.clients.key_store_password);
+            kept.agents.key_store_password.clone_from(&loaded.config.agents.key_store_password);
+            kept.gateway.key_store_password.clone_from(&loaded.config.gateway.key_store_password);
+            kept.gateway.trust_store_password.clone_from(&loaded.config.gateway.trust_store_password);
+            prop_assert_eq!(kept, loaded.config);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_taken_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        Loaded::of_properties(&bytes).as_json();
+    }
 }
