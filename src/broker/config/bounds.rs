@@ -1,5 +1,7 @@
 //! What types cannot say: bounds, and what goes together.
 
+use std::net::SocketAddr;
+
 use super::Config;
 use super::error::ConfigError;
 use crate::broker::api::limits;
@@ -10,6 +12,14 @@ const YEAR_SECONDS: u64 = 366 * DAY_SECONDS;
 
 /// A key, its value, the least and the most that it may be, and that in words.
 type Bound = (&'static str, u64, u64, u64, &'static str);
+
+/// Whether the system gives only one of two addresses. It chooses a free port
+/// for 0.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (first, second) = (one.ip(), other.ip());
+    let overlap = first == second || first.is_unspecified() || second.is_unspecified();
+    one.port() != 0 && one.port() == other.port() && first.is_ipv4() == second.is_ipv4() && overlap
+}
 
 impl Config {
     /// The first thing that is wrong with it.
@@ -27,6 +37,7 @@ impl Config {
             .filter(|(_, value, least, most, _)| !(least..=most).contains(&value))
             .map(|(key, value, _, _, must)| ConfigError::Bounds { key, value, must })
             .collect();
+        problems.extend(self.same_ports());
         problems.extend(self.cluster.problems());
         problems.extend(self.clients.problems("clients"));
         problems.extend(self.agents.listener().problems("agents"));
@@ -58,6 +69,27 @@ impl Config {
             ),
         ];
         warnings.into_iter().filter(|(holds, _)| *holds).map(|(_, text)| text.to_owned()).collect()
+    }
+
+    /// Listeners that cannot listen beside each other.
+    fn same_ports(&self) -> Vec<ConfigError> {
+        let has_others = self.cluster.address.is_some() || !self.cluster.members.is_empty();
+        let listeners = [
+            ("clients.listen", self.clients.listen, true),
+            ("agents.listen", self.agents.listen, true),
+            ("gateway.listen", self.gateway.listen, self.gateway.enabled),
+            ("cluster.listen", self.cluster.listen, has_others),
+        ];
+        let listeners: Vec<_> =
+            listeners.into_iter().filter(|(.., listens)| *listens).map(|(key, address, _)| (key, address)).collect();
+        let pairs = listeners
+            .iter()
+            .enumerate()
+            .flat_map(|(place, one)| listeners[..place].iter().map(move |other| (*one, *other)));
+        pairs
+            .filter(|((_, address), (_, other))| collide(*address, *other))
+            .map(|((key, address), (other, _))| ConfigError::SamePort { key, other, address })
+            .collect()
     }
 
     fn bounds_of_replica(&self) -> Vec<Bound> {

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::sources::Origin;
@@ -89,6 +90,16 @@ pub enum ConfigError {
         /// Why.
         reason: String,
     },
+    /// Two listeners want the same port.
+    #[error("`{key}` and `{other}` are the same port: {address}")]
+    SamePort {
+        /// The key of one.
+        key: &'static str,
+        /// The key of the other one.
+        other: &'static str,
+        /// The address of the one.
+        address: SocketAddr,
+    },
     /// A certificate without a key, or the reverse.
     #[error("`{listener}` needs certificate_file and key_file together, or neither")]
     HalfCertificate {
@@ -139,6 +150,7 @@ impl ConfigError {
         match self {
             Self::Bounds { key, .. }
             | Self::Cluster { key, .. }
+            | Self::SamePort { key, .. }
             | Self::NamedFile { key, .. }
             | Self::NamedSecret { key, .. } => Some(key),
             _ => None,

@@ -204,6 +204,25 @@ fn the_new_keys_have_bounds() {
 }
 
 #[test]
+fn listeners_need_ports_of_their_own() {
+    let problems = |text: &str| Places::new().file(text).problems();
+    let same = problems("clients.listen = '127.0.0.1:8445'\n");
+    assert_eq!(same, ["`agents.listen` and `clients.listen` are the same port: 0.0.0.0:8445"]);
+    assert_eq!(problems("clients.listen = '0.0.0.0:7'\nagents.listen = '0.0.0.0:7'\n").len(), 1);
+    for good in [
+        "clients.listen = '127.0.0.1:0'\nagents.listen = '127.0.0.1:0'\n",
+        "clients.listen = '127.0.0.1:7'\nagents.listen = '127.0.0.2:7'\n",
+        "clients.listen = '[::1]:8445'\n",
+        "clients.listen = '0.0.0.0:8447'\n",
+        "clients.listen = '0.0.0.0:47100'\n",
+    ] {
+        assert!(problems(good).is_empty(), "{good}");
+    }
+    assert_eq!(problems("clients.listen = '0.0.0.0:8447'\ngateway.enabled = true\n").len(), 1);
+    assert_eq!(problems("clients.listen = '0.0.0.0:47100'\ncluster.address = 'b1:47100'\n").len(), 1);
+}
+
+#[test]
 fn what_is_not_safe_is_warned_of() {
     let warnings = |text: &str| Places::new().file(text).load().notices.len();
     assert_eq!(warnings(""), 0);
