@@ -31,8 +31,16 @@ fn every_limit_stands_on_the_page_with_its_value() {
         format!("| InitFile, InitFilePath, AutorunFile, StorageRoot | {} bytes |", limits::PATH_BYTES_MAX),
         format!("| MaxConcurrentClients | 1 to {} |", limits::CLIENTS_MAX),
         format!("| PermissionsFile, decoded | {} bytes |", limits::PERMISSIONS_BYTES_MAX),
-        format!("| AutorunFileArguments | {} entries |", limits::AUTORUN_ARGUMENTS_MAX),
-        format!("| an entry of AutorunFileArguments | {} characters |", limits::AUTORUN_ARGUMENT_CHARS_MAX),
+        format!(
+            "| AutorunFileArguments | {} entries; an operator can set another limit, {} at most |",
+            limits::AUTORUN_ARGUMENTS_DEFAULT,
+            limits::AUTORUN_ARGUMENTS_MAX
+        ),
+        format!(
+            "| an entry of AutorunFileArguments | {} characters; an operator can set another limit, {} at most |",
+            limits::AUTORUN_ARGUMENT_CHARS_DEFAULT,
+            limits::AUTORUN_ARGUMENT_CHARS_MAX
+        ),
         format!("| events in a page | {}, {} when limit is not given |", limits::EVENTS_MAX, limits::EVENTS_DEFAULT),
         format!("| events looked at for a page | {} |", limits::EVENTS_LOOKED_AT_MAX),
         format!("| events that a stream reads ahead | {} |", limits::EVENTS_AHEAD_MAX),

@@ -96,7 +96,7 @@ async fn who_shows_no_valid_token_is_turned_away_from_every_operation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_says_how_long_it_lives_and_is_kept_by_no_cache() {
-    let broker = Broker::start_with("access_token_seconds = 60").await;
+    let broker = Broker::start_with("tokens.access_seconds = 60").await;
     let credentials = broker.register("short").await;
     let request = http_client(&broker.ca_path()).build().unwrap();
     let (status, headers, body) = answer(

@@ -10,7 +10,7 @@
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
 //! - `listen.rs`, `pki.rs`: ports and certificates,
-//! - `config.rs`: `berth.toml`.
+//! - `config/`: `berth.toml`, the original's file, environment and flags.
 
 pub mod admin;
 pub mod agents;
@@ -360,11 +360,13 @@ async fn open_later(
 }
 
 const fn token_settings(config: &Config) -> identity::TokenSettings {
+    let config::Tokens { algorithm, access_seconds, connection_minutes, connection_single_use } = config.tokens;
     identity::TokenSettings {
-        algorithm: identity::TokenAlgorithm::ES256,
-        access_lifetime: Duration::from_secs(config.access_token_seconds),
-        connection_lifetime: Duration::from_secs(config.connection_token_minutes * 60),
-        connection_single_use: false,
+        algorithm,
+        access_lifetime: Duration::from_secs(access_seconds),
+        connection_lifetime: Duration::from_secs(connection_minutes * 60),
+        connection_single_use,
+        issues_access: config.authorization.server,
     }
 }
 
@@ -373,6 +375,11 @@ fn api_settings(config: &Config) -> api::ApiSettings {
     api::ApiSettings {
         screenshots: api::Screenshots { width_max, height_max, format, ..api::Screenshots::default() },
         description_served: config.enable_api_yaml,
+        authorization: config.authorization.enabled,
+        autorun: api::Autorun {
+            arguments_max: config.sessions.autorun_arguments_max,
+            argument_chars_max: config.sessions.autorun_argument_length_max,
+        },
         ..api::ApiSettings::default()
     }
 }

@@ -10,6 +10,7 @@ mod backup;
 mod bench;
 mod clients;
 mod cluster;
+mod config;
 mod dev;
 mod http;
 mod original;
@@ -46,6 +47,9 @@ enum Command {
     Agent(agent::Args),
     /// Run a broker, an agent and a first desktop on this machine.
     Dev(dev::Args),
+    /// Look at the configuration of a replica.
+    #[command(subcommand)]
+    Config(config::Command),
     /// Register, list, change and unregister clients of the API.
     #[command(subcommand)]
     Clients(clients::Command),
@@ -103,6 +107,7 @@ pub fn main() -> ExitCode {
             Command::Serve(args) => serve::run(args).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Dev(args) => dev::run(args).await,
+            Command::Config(command) => config::run(command),
             Command::Clients(command) => clients::run(command).await,
             Command::Keys(command) => command.run().await,
             Command::Statements(command) => command.run().await,

@@ -1,56 +1,82 @@
 //! `berth serve`: a replica of the broker.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::broker::{self, config::Config};
+use crate::broker;
+use crate::broker::config::{Config, Flag, Notice, Sources};
 
-/// Options of `berth serve`; each goes before the same key of the configuration.
+/// Options of `berth serve`; each goes before the same key elsewhere. Every
+/// key can be a variable of the environment too: `clients.listen` is
+/// BERTH_CLIENTS_LISTEN.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration file (TOML).
     #[arg(long, env = "BERTH_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The original's session-manager-broker.properties; `--config` goes
+    /// before it.
+    #[arg(long, env = "BERTH_PROPERTIES", value_name = "FILE")]
+    properties: Option<PathBuf>,
+    /// Set any key of the configuration; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
     /// Folder of everything that must survive.
-    #[arg(long, env = "BERTH_DATA_FOLDER", value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER")]
     data_folder: Option<PathBuf>,
     /// Address and port for API clients.
-    #[arg(long, env = "BERTH_CLIENTS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     clients_listen: Option<SocketAddr>,
     /// Address and port for agents.
-    #[arg(long, env = "BERTH_AGENTS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     agents_listen: Option<SocketAddr>,
     /// Address and port for other replicas.
-    #[arg(long, env = "BERTH_CLUSTER_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS")]
     cluster_listen: Option<SocketAddr>,
     /// Where other replicas reach this one.
-    #[arg(long, env = "BERTH_CLUSTER_ADDRESS", value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT")]
     cluster_address: Option<String>,
 }
 
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it must be of the form KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
 impl Args {
-    /// The configuration that the options and the file give.
+    /// Where the configuration comes from.
+    pub(super) fn sources(self) -> Sources {
+        let address = |address: Option<SocketAddr>| address.map(|address| OsString::from(address.to_string()));
+        let named = [
+            ("--data-folder", "data_folder", self.data_folder.map(PathBuf::into_os_string)),
+            ("--clients-listen", "clients.listen", address(self.clients_listen)),
+            ("--agents-listen", "agents.listen", address(self.agents_listen)),
+            ("--cluster-listen", "cluster.listen", address(self.cluster_listen)),
+            ("--cluster-address", "cluster.address", self.cluster_address.map(OsString::from)),
+        ];
+        let named =
+            named.into_iter().filter_map(|(name, key, value)| Some(Flag { name, key: key.to_owned(), value: value? }));
+        let set = self.set.into_iter().map(|(key, value)| Flag { name: "--set", key, value: value.into() });
+        Sources {
+            properties: self.properties,
+            file: self.config,
+            environment: std::env::vars_os().collect(),
+            flags: named.chain(set).collect(),
+        }
+    }
+
+    /// The configuration, if it can be used. What somebody should know about
+    /// it goes to the log.
     pub(super) fn config(self) -> anyhow::Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => Config::read(path)?,
-            None => Config::default(),
-        };
-        if let Some(folder) = self.data_folder {
-            config.data_folder = folder;
+        let loaded = self.sources().load();
+        for notice in &loaded.notices {
+            match notice {
+                Notice::Ignored(text) => tracing::info!("configuration: {text}"),
+                Notice::Warning(text) => tracing::warn!("configuration: {text}"),
+            }
         }
-        if let Some(address) = self.clients_listen {
-            config.clients.listen = address;
-        }
-        if let Some(address) = self.agents_listen {
-            config.agents.listen = address;
-        }
-        if let Some(address) = self.cluster_listen {
-            config.cluster.listen = address;
-        }
-        if let Some(address) = self.cluster_address {
-            config.cluster.address = Some(address);
-        }
-        Ok(config)
+        Ok(loaded.into_config()?)
     }
 }
 

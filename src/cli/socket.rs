@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use crate::broker::admin::SOCKET;
-use crate::broker::config::Config;
+use crate::broker::config::{Config, Sources};
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -24,6 +24,10 @@ pub(super) struct Socket {
     /// Configuration file of the broker, which must run on this machine.
     #[arg(long, env = "BERTH_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The original's session-manager-broker.properties, if the broker reads
+    /// it; `--config` goes before it.
+    #[arg(long, env = "BERTH_PROPERTIES", value_name = "FILE")]
+    properties: Option<PathBuf>,
     /// Its data folder; goes before that of the configuration. `/var/lib/berth`
     /// without either.
     #[arg(long, env = "BERTH_DATA_FOLDER", value_name = "FOLDER")]
@@ -33,17 +37,21 @@ pub(super) struct Socket {
 impl Socket {
     /// That of the broker with this data folder.
     pub(super) fn of(folder: PathBuf) -> Self {
-        Self { config: None, data_folder: Some(folder) }
+        Self { config: None, properties: None, data_folder: Some(folder) }
     }
 
     /// Where the socket is.
     fn path(&self) -> anyhow::Result<PathBuf> {
-        let folder = match (&self.data_folder, &self.config) {
-            (Some(folder), _) => folder.clone(),
-            (None, Some(config)) => Config::read(config)?.data_folder,
-            (None, None) => Config::default().data_folder,
+        let folder = match &self.data_folder {
+            Some(folder) => folder.clone(),
+            None => self.configured()?.data_folder,
         };
         Ok(folder.join(SOCKET))
+    }
+
+    fn configured(&self) -> anyhow::Result<Config> {
+        let sources = Sources { properties: self.properties.clone(), file: self.config.clone(), ..Sources::default() };
+        Ok(sources.load().into_config()?)
     }
 
     /// Calls, and reads the answer.
@@ -132,12 +140,13 @@ mod tests {
         let config = folder.path().join("berth.toml");
         std::fs::write(&config, "data_folder = '/from/config'\n").expect("written");
         let path = |config: Option<&PathBuf>, data_folder: Option<&str>| {
-            Socket { config: config.cloned(), data_folder: data_folder.map(PathBuf::from) }.path().expect("found")
+            let data_folder = data_folder.map(PathBuf::from);
+            Socket { config: config.cloned(), properties: None, data_folder }.path().expect("found")
         };
         assert_eq!(path(Some(&config), None), PathBuf::from("/from/config/admin.sock"));
         assert_eq!(path(Some(&config), Some("/named")), PathBuf::from("/named/admin.sock"));
         assert_eq!(path(None, None), PathBuf::from("/var/lib/berth/admin.sock"));
-        let missing = Socket { config: Some(folder.path().join("none")), data_folder: None };
+        let missing = Socket { config: Some(folder.path().join("none")), properties: None, data_folder: None };
         assert!(missing.path().is_err());
     }
 }

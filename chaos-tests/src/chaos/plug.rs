@@ -25,7 +25,7 @@ pub const SNAPSHOT_AFTER_ENTRIES: u64 = 300;
 /// jumps must not end anything either.
 fn common() -> String {
     format!(
-        "access_token_seconds = 86400\ncluster.snapshot_after_entries = {SNAPSHOT_AFTER_ENTRIES}\n\
+        "tokens.access_seconds = 86400\ncluster.snapshot_after_entries = {SNAPSHOT_AFTER_ENTRIES}\n\
          cluster.request_timeout_seconds = 5\nsessions.deleted_retention_seconds = 31536000\n\
          sessions.prepare_timeout_seconds = 86400\nsessions.delete_timeout_seconds = 86400\n\
          sessions.queue_timeout_seconds = 31536000\nsessions.lost_server_retention_seconds = 31536000\n\

@@ -173,6 +173,9 @@ impl std::fmt::Debug for Token {
 /// Why there is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// Tokens are issued elsewhere.
+    #[error("this broker issues no access tokens; ask the authorization server")]
+    NotIssued,
     /// No such active client, or another secret. Which of them is not told.
     #[error("unknown client or wrong secret")]
     InvalidClient,

@@ -50,10 +50,14 @@ pub const CLIENTS_MAX: u32 = 100;
 /// Longest permissions file, in bytes once decoded: it is in the log and goes
 /// to the host in one message.
 pub const PERMISSIONS_BYTES_MAX: usize = 64 * 1024;
-/// Most arguments of an autorun file.
-pub const AUTORUN_ARGUMENTS_MAX: usize = 50;
-/// Longest argument of an autorun file, in characters.
-pub const AUTORUN_ARGUMENT_CHARS_MAX: usize = 150;
+/// Arguments that an autorun file may have, unless an operator sets it.
+pub const AUTORUN_ARGUMENTS_DEFAULT: usize = 50;
+/// Most that an operator can set. The host has the same limit.
+pub const AUTORUN_ARGUMENTS_MAX: usize = 1000;
+/// Characters that one may have, unless an operator sets it.
+pub const AUTORUN_ARGUMENT_CHARS_DEFAULT: usize = 150;
+/// Most that an operator can set. The host has the same limit.
+pub const AUTORUN_ARGUMENT_CHARS_MAX: usize = 4096;
 
 /// Most events of one page.
 pub const EVENTS_MAX: usize = 1000;

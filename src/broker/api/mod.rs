@@ -75,9 +75,33 @@ pub struct ApiSettings {
     /// Whether `GET /dcv-session-manager-api.yaml` answers
     /// (`enable-api-yaml` of the original).
     pub description_served: bool,
+    /// Whether callers must have an access token (`enable-authorization`).
+    /// Without, everybody may do what clients usually may.
+    pub authorization: bool,
     /// How often a stream of events shows a sign of life, and its token is
     /// looked at.
     pub event_keep_alive: Duration,
+    /// Arguments of autorun files.
+    pub autorun: Autorun,
+}
+
+/// Limits of the arguments of an autorun file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Autorun {
+    /// Most of them (`autorun-file-arguments-max-size`).
+    pub arguments_max: usize,
+    /// Characters of the longest
+    /// (`autorun-file-arguments-max-argument-length`).
+    pub argument_chars_max: usize,
+}
+
+impl Default for Autorun {
+    fn default() -> Self {
+        Self {
+            arguments_max: limits::AUTORUN_ARGUMENTS_DEFAULT,
+            argument_chars_max: limits::AUTORUN_ARGUMENT_CHARS_DEFAULT,
+        }
+    }
 }
 
 /// Pictures of sessions, when the client does not say.
@@ -100,7 +124,9 @@ impl Default for ApiSettings {
         Self {
             screenshots: Screenshots::default(),
             description_served: true,
+            authorization: true,
             event_keep_alive: limits::EVENT_KEEP_ALIVE,
+            autorun: Autorun::default(),
         }
     }
 }

@@ -74,7 +74,7 @@ pub(super) async fn create(
     request: Changing<wire::CreateSessionRequestData>,
 ) -> Result<Changed<wire::CreateSessionsResponse>, Error> {
     let request = request.map(|item| {
-        let spec = validate::session_spec(&item).map(|spec| SessionSpec { placement, ..spec });
+        let spec = validate::session_spec(&item, &api.settings.autorun).map(|spec| SessionSpec { placement, ..spec });
         (item, spec)
     });
     let done = api

@@ -39,6 +39,7 @@ struct ErrorDescription<'a> {
 
 /// Why there is no token.
 enum Refusal {
+    NotIssued(TokenError),
     InvalidClient,
     InvalidRequest(&'static str),
     UnsupportedGrant,
@@ -56,6 +57,9 @@ impl IntoResponse for Refusal {
             Self::InvalidRequest(error_description) => {
                 let body = ErrorDescription { error: "invalid_request", error_description };
                 (StatusCode::BAD_REQUEST, Json(body)).into_response()
+            }
+            Self::NotIssued(error) => {
+                (StatusCode::NOT_FOUND, Json(ErrorBody { error: &error.to_string() })).into_response()
             }
             Self::UnsupportedGrant => {
                 (StatusCode::BAD_REQUEST, Json(ErrorBody { error: "unsupported_grant_type" })).into_response()
@@ -125,6 +129,7 @@ async fn issue(api: &ApiState, request: Request) -> Result<(ClientId, Token), Re
                 return Ok((client, token));
             }
             Err(TokenError::InvalidClient) => {}
+            Err(error @ TokenError::NotIssued) => return Err(Refusal::NotIssued(error)),
             Err(TokenError::Unavailable(unavailable)) => return Err(Refusal::Unavailable(unavailable)),
         }
     }

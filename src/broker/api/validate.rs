@@ -7,11 +7,8 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::limits::{
-    AUTORUN_ARGUMENT_CHARS_MAX, AUTORUN_ARGUMENTS_MAX, CLIENTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
-    PERMISSIONS_BYTES_MAX,
-};
-use super::wire;
+use super::limits::{CLIENTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, PERMISSIONS_BYTES_MAX};
+use super::{Autorun, wire};
 use crate::domain::ids::IdError;
 use crate::domain::requirements::{self, Expression};
 use crate::domain::{Owner, ServerId, SessionId, SessionKind, SessionSpec};
@@ -37,12 +34,10 @@ pub(super) enum Invalid {
     NotText { field: &'static str },
     #[error("{field} must be a relative path without ..")]
     NotRelative { field: &'static str },
-    #[error("AutorunFileArguments must have at most {AUTORUN_ARGUMENTS_MAX} entries, there are {count}")]
-    TooManyArguments { count: usize },
-    #[error(
-        "AutorunFileArguments[{place}] must have at most {AUTORUN_ARGUMENT_CHARS_MAX} characters and no control characters"
-    )]
-    BadArgument { place: usize },
+    #[error("AutorunFileArguments must have at most {max} entries, there are {count}")]
+    TooManyArguments { max: usize, count: usize },
+    #[error("AutorunFileArguments[{place}] must have at most {chars_max} characters and no control characters")]
+    BadArgument { place: usize, chars_max: usize },
     #[error("AutorunFileArguments needs AutorunFile")]
     ArgumentsWithoutFile,
     #[error("{field} is not supported with Type CONSOLE")]
@@ -65,7 +60,7 @@ impl Invalid {
 }
 
 /// What a client asks for with an item of createSessions.
-pub(super) fn session_spec(item: &wire::CreateSessionRequestData) -> Result<SessionSpec, Invalid> {
+pub(super) fn session_spec(item: &wire::CreateSessionRequestData, autorun: &Autorun) -> Result<SessionSpec, Invalid> {
     let name = name(item.name.as_deref())?;
     let owner = owner(item.owner.as_deref())?;
     let kind = kind(item.kind.as_deref())?;
@@ -97,7 +92,7 @@ pub(super) fn session_spec(item: &wire::CreateSessionRequestData) -> Result<Sess
         clients_max: item.max_concurrent_clients.map(clients_max).transpose()?,
         init_file: init_file.map(|(field, path)| relative_path(field, path)).transpose()?,
         autorun_file: autorun_file.map(|path| relative_path("AutorunFile", path)).transpose()?,
-        autorun_arguments: autorun_arguments(item.autorun_file_arguments.as_deref(), autorun_file.is_some())?,
+        autorun_arguments: autorun_arguments(item.autorun_file_arguments.as_deref(), autorun_file.is_some(), autorun)?,
         permissions: filled(item.permissions_file.as_deref()).map(permissions).transpose()?,
         requirements: requirements(item.requirements.as_deref())?,
         storage_root: filled(item.storage_root.as_deref()).map(storage_root).transpose()?,
@@ -202,7 +197,8 @@ fn relative_path(field: &'static str, path: &str) -> Result<String, Invalid> {
     Ok(path.to_owned())
 }
 
-fn autorun_arguments(arguments: Option<&[String]>, has_file: bool) -> Result<Vec<String>, Invalid> {
+fn autorun_arguments(arguments: Option<&[String]>, has_file: bool, autorun: &Autorun) -> Result<Vec<String>, Invalid> {
+    let &Autorun { arguments_max: max, argument_chars_max: chars_max } = autorun;
     let arguments = arguments.unwrap_or_default();
     if arguments.is_empty() {
         return Ok(Vec::new());
@@ -210,14 +206,12 @@ fn autorun_arguments(arguments: Option<&[String]>, has_file: bool) -> Result<Vec
     if !has_file {
         return Err(Invalid::ArgumentsWithoutFile);
     }
-    if arguments.len() > AUTORUN_ARGUMENTS_MAX {
-        return Err(Invalid::TooManyArguments { count: arguments.len() });
+    if arguments.len() > max {
+        return Err(Invalid::TooManyArguments { max, count: arguments.len() });
     }
-    let is_bad = |argument: &String| {
-        argument.chars().count() > AUTORUN_ARGUMENT_CHARS_MAX || argument.chars().any(char::is_control)
-    };
+    let is_bad = |argument: &String| argument.chars().count() > chars_max || argument.chars().any(char::is_control);
     match arguments.iter().position(is_bad) {
-        Some(place) => Err(Invalid::BadArgument { place }),
+        Some(place) => Err(Invalid::BadArgument { place, chars_max }),
         None => Ok(arguments.to_vec()),
     }
 }

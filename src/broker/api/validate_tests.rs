@@ -18,13 +18,13 @@ fn item() -> CreateSessionRequestData {
 fn reason(change: impl FnOnce(&mut CreateSessionRequestData)) -> String {
     let mut item = item();
     change(&mut item);
-    session_spec(&item).unwrap_err().to_string()
+    session_spec(&item, &Autorun::default()).unwrap_err().to_string()
 }
 
 fn spec(change: impl FnOnce(&mut CreateSessionRequestData)) -> SessionSpec {
     let mut item = item();
     change(&mut item);
-    session_spec(&item).unwrap()
+    session_spec(&item, &Autorun::default()).unwrap()
 }
 
 fn text(text: &str) -> Option<String> {
@@ -111,6 +111,21 @@ fn a_console_session_takes_neither_gl_nor_init_file_nor_arguments() {
 }
 
 #[test]
+fn the_limits_of_arguments_are_those_that_are_set() {
+    let mut item = item();
+    item.autorun_file = text("run.sh");
+    item.autorun_file_arguments = Some(vec!["abc".to_owned(); 3]);
+    let reason = |arguments_max, argument_chars_max| {
+        let autorun = Autorun { arguments_max, argument_chars_max };
+        session_spec(&item, &autorun).err().map(|invalid| invalid.to_string())
+    };
+    assert_eq!(reason(3, 3), None);
+    assert_eq!(reason(2, 3).unwrap(), "AutorunFileArguments must have at most 2 entries, there are 3");
+    let long = "AutorunFileArguments[0] must have at most 2 characters and no control characters";
+    assert_eq!(reason(3, 2).unwrap(), long);
+}
+
+#[test]
 fn arguments_need_their_program_and_have_limits() {
     let arguments = |count: usize, length: usize| {
         move |item: &mut CreateSessionRequestData| {
@@ -188,10 +203,10 @@ proptest! {
             permissions_file: permissions, requirements, autorun_file_arguments: arguments,
             ..CreateSessionRequestData::default()
         };
-        if let Ok(spec) = session_spec(&item) {
+        if let Ok(spec) = session_spec(&item, &Autorun::default()) {
             prop_assert!(!spec.name.trim().is_empty() && spec.name.len() <= NAME_BYTES_MAX);
             prop_assert!(spec.clients_max.is_none_or(|count| (1..=CLIENTS_MAX).contains(&count)));
-            prop_assert!(spec.autorun_arguments.len() <= AUTORUN_ARGUMENTS_MAX);
+            prop_assert!(spec.autorun_arguments.len() <= Autorun::default().arguments_max);
             prop_assert!(spec.init_file.is_none_or(|path| !path.starts_with('/') && !path.split(['/', '\\']).any(|part| part == "..")));
         }
     }

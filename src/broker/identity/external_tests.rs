@@ -19,7 +19,7 @@ struct Issuer {
 impl Issuer {
     fn new(kid: &str) -> Self {
         use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-        let private = TokenAlgorithm::ES256.generate().unwrap().to_vec();
+        let private = TokenAlgorithm::Es256.generate().unwrap().to_vec();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &private).unwrap();
         let point = pair.public_key().as_ref();
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

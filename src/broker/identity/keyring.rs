@@ -8,42 +8,22 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::checked::Checked;
 use super::seal::{ClusterKey, SealError};
 use crate::broker::cluster::shared::context;
+pub use crate::broker::config::TokenAlgorithm;
 use crate::domain::key::{KeyPurpose, SigningKey};
 use crate::domain::{Fleet, KeyId, Timestamp};
 
-/// With what access tokens are signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum TokenAlgorithm {
-    /// ECDSA on P-256 with SHA-256.
-    #[default]
-    ES256,
-    /// Ed25519.
-    EdDSA,
-    /// RSASSA-PKCS1-v1_5 with SHA-256 and a key of 3072 bits.
-    RS256,
-}
-
 impl TokenAlgorithm {
-    /// Its name in JOSE (RFC 7518 section 3.1, RFC 8037 section 3.1).
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ES256 => "ES256",
-            Self::EdDSA => "EdDSA",
-            Self::RS256 => "RS256",
-        }
-    }
-
     const fn jose(self) -> Algorithm {
         match self {
-            Self::ES256 => Algorithm::ES256,
-            Self::EdDSA => Algorithm::EdDSA,
-            Self::RS256 => Algorithm::RS256,
+            Self::Es256 => Algorithm::ES256,
+            Self::EdDsa => Algorithm::EdDSA,
+            Self::Rs256 => Algorithm::RS256,
         }
     }
 
@@ -52,12 +32,12 @@ impl TokenAlgorithm {
         let random = aws_lc_rs::rand::SystemRandom::new();
         let failed = |_| TokenKeyError::Key;
         let bytes = match self {
-            Self::ES256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
+            Self::Es256 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
                 .map_err(failed)?
                 .as_ref()
                 .to_vec(),
-            Self::EdDSA => Ed25519KeyPair::generate_pkcs8(&random).map_err(failed)?.as_ref().to_vec(),
-            Self::RS256 => {
+            Self::EdDsa => Ed25519KeyPair::generate_pkcs8(&random).map_err(failed)?.as_ref().to_vec(),
+            Self::Rs256 => {
                 let pair = RsaKeyPair::generate(KeySize::Rsa3072).map_err(failed)?;
                 let document: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
                 document.as_ref().to_vec()
@@ -121,16 +101,16 @@ impl Usable {
 fn read(pkcs8: &[u8]) -> Result<(TokenAlgorithm, EncodingKey, DecodingKey), TokenKeyError> {
     if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8) {
         let public = DecodingKey::from_ec_der(pair.public_key().as_ref());
-        return Ok((TokenAlgorithm::ES256, EncodingKey::from_ec_der(pkcs8), public));
+        return Ok((TokenAlgorithm::Es256, EncodingKey::from_ec_der(pkcs8), public));
     }
     if let Ok(pair) = Ed25519KeyPair::from_pkcs8(pkcs8) {
         let public = DecodingKey::from_ed_der(pair.public_key().as_ref());
-        return Ok((TokenAlgorithm::EdDSA, EncodingKey::from_ed_der(pkcs8), public));
+        return Ok((TokenAlgorithm::EdDsa, EncodingKey::from_ed_der(pkcs8), public));
     }
     let pair = RsaKeyPair::from_pkcs8(pkcs8).map_err(|_| TokenKeyError::Key)?;
     let public = DecodingKey::from_rsa_der(pair.public_key().as_ref());
     let inner = rsa_key_of(pkcs8).ok_or(TokenKeyError::Key)?;
-    Ok((TokenAlgorithm::RS256, EncodingKey::from_rsa_der(inner), public))
+    Ok((TokenAlgorithm::Rs256, EncodingKey::from_rsa_der(inner), public))
 }
 
 /// The `RSAPrivateKey` inside a `PrivateKeyInfo` (RFC 5958 section 2), which is
@@ -246,7 +226,7 @@ mod tests {
 
     #[test]
     fn each_algorithm_signs_and_its_key_says_which_it_is() {
-        for algorithm in [TokenAlgorithm::ES256, TokenAlgorithm::EdDSA, TokenAlgorithm::RS256] {
+        for algorithm in [TokenAlgorithm::Es256, TokenAlgorithm::EdDsa, TokenAlgorithm::Rs256] {
             let (found, signing, verifying) = read(&algorithm.generate().expect("made")).expect("read");
             assert_eq!(found, algorithm);
             let claims = serde_json::json!({ "exp": jsonwebtoken::get_current_timestamp() + 60 });

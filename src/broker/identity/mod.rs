@@ -61,6 +61,8 @@ pub struct TokenSettings {
     pub connection_lifetime: Duration,
     /// Whether a connection token opens a session once only.
     pub connection_single_use: bool,
+    /// Whether access tokens are issued here, and those that were are taken.
+    pub issues_access: bool,
 }
 
 /// Issues and checks tokens.
@@ -125,7 +127,7 @@ impl Identity {
             secrets: Secrets::start().map_err(ClientError::Thread)?,
         };
         for (keys, algorithm) in
-            [(&identity.access, identity.settings.algorithm), (&identity.connection, TokenAlgorithm::ES256)]
+            [(&identity.access, identity.settings.algorithm), (&identity.connection, TokenAlgorithm::Es256)]
         {
             let private = algorithm.generate()?;
             shared::agree(&identity.broker, &identity.cluster_key, keys.purpose(), &private).await?;
@@ -171,6 +173,9 @@ impl Identity {
 
 impl door::Identity for Identity {
     async fn token(&self, client: &ClientId, secret: &str) -> Result<Token, TokenError> {
+        if !self.settings.issues_access {
+            return Err(TokenError::NotIssued);
+        }
         let found = self.broker.fleet().client(client).cloned();
         let hashes = found.iter().flat_map(|found| found.secrets(self.now()).map(|hash| hash.0.clone())).collect();
         let given = Secret::new(secret.to_owned());
@@ -194,6 +199,9 @@ impl door::Identity for Identity {
 
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {
         let fleet = self.broker.fleet();
+        if !self.settings.issues_access {
+            return self.external.verify(&fleet, bearer);
+        }
         let said = match tokens::verify_access_token(&self.access, &fleet, &self.cluster_key, bearer) {
             Ok(said) => said,
             Err(TokenFault::Refused(TokenRefusal::Malformed)) => return self.external.verify(&fleet, bearer),

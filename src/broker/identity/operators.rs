@@ -82,7 +82,7 @@ impl Identity {
 
     /// The same for connection tokens.
     pub async fn renew_connection_key(&self, old_for: Millis) -> Result<Renewed, ClientError> {
-        self.renew_key(KeyPurpose::ConnectionToken, TokenAlgorithm::ES256, old_for).await
+        self.renew_key(KeyPurpose::ConnectionToken, TokenAlgorithm::Es256, old_for).await
     }
 
     async fn renew_key(

@@ -38,7 +38,7 @@ impl World {
             at: jsonwebtoken::get_current_timestamp() * 1000,
         };
         for (purpose, algorithm) in
-            [(KeyPurpose::AccessToken, algorithm), (KeyPurpose::ConnectionToken, TokenAlgorithm::ES256)]
+            [(KeyPurpose::AccessToken, algorithm), (KeyPurpose::ConnectionToken, TokenAlgorithm::Es256)]
         {
             let (id, sealed) = world.make(purpose, algorithm);
             world.apply(Command::InstallKey { id, purpose, sealed });
@@ -146,20 +146,20 @@ fn with(mut value: Value, name: &str, field: Value) -> Value {
 
 #[test]
 fn a_good_token_is_good_with_each_algorithm_and_found_again() {
-    for algorithm in [TokenAlgorithm::ES256, TokenAlgorithm::EdDSA, TokenAlgorithm::RS256] {
+    for algorithm in [TokenAlgorithm::Es256, TokenAlgorithm::EdDsa, TokenAlgorithm::Rs256] {
         let world = World::new(algorithm);
         let token = world.token();
         let said = world.verify(&token).unwrap();
         assert_eq!(&*said.client_id, "portal");
         assert_eq!(world.verify(&token), Ok(said));
     }
-    let world = World::new(TokenAlgorithm::ES256);
+    let world = World::new(TokenAlgorithm::Es256);
     assert!(world.verify(&world.forged(header(), &claims())).is_ok(), "what the forgeries begin with is good");
 }
 
 #[test]
 fn no_algorithm_but_that_of_the_key_is_taken() {
-    let world = World::new(TokenAlgorithm::ES256);
+    let world = World::new(TokenAlgorithm::Es256);
     let (plain, claims) = (header(), claims());
     let unsigned = |alg: &str| {
         let text = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -187,18 +187,18 @@ fn no_algorithm_but_that_of_the_key_is_taken() {
         }
     }
     // A key of somebody else, under the id of ours.
-    let stranger = EncodingKey::from_ec_der(&TokenAlgorithm::ES256.generate().unwrap());
+    let stranger = EncodingKey::from_ec_der(&TokenAlgorithm::Es256.generate().unwrap());
     let token = forged(&stranger, Algorithm::ES256, &plain, &claims);
     assert_eq!(world.verify(&token), Err(TokenRefusal::Malformed));
     // An algorithm that is good in itself, but not that of the key.
-    let edwards = EncodingKey::from_ed_der(&TokenAlgorithm::EdDSA.generate().unwrap());
+    let edwards = EncodingKey::from_ed_der(&TokenAlgorithm::EdDsa.generate().unwrap());
     let token = forged(&edwards, Algorithm::EdDSA, &with(plain, "alg", json!("EdDSA")), &claims);
     assert_eq!(world.verify(&token), Err(TokenRefusal::Malformed));
 }
 
 #[test]
 fn a_header_holds_what_it_must_and_nothing_else() {
-    let world = World::new(TokenAlgorithm::ES256);
+    let world = World::new(TokenAlgorithm::Es256);
     let changes = [
         ("typ", json!("JWT")),
         ("typ", json!("AT+JWT")),
@@ -225,7 +225,7 @@ fn a_header_holds_what_it_must_and_nothing_else() {
 
 #[test]
 fn claims_are_those_of_this_broker_for_this_api_and_of_this_time() {
-    let world = World::new(TokenAlgorithm::ES256);
+    let world = World::new(TokenAlgorithm::Es256);
     let now = jsonwebtoken::get_current_timestamp();
     let malformed = [
         ("iss", json!("other")),
@@ -256,7 +256,7 @@ fn claims_are_those_of_this_broker_for_this_api_and_of_this_time() {
 
 #[test]
 fn texts_that_are_no_tokens_are_refused() {
-    let world = World::new(TokenAlgorithm::ES256);
+    let world = World::new(TokenAlgorithm::Es256);
     let token = world.token();
     let (head, rest) = token.split_once('.').unwrap();
     let texts = [
@@ -291,7 +291,7 @@ fn texts_that_are_no_tokens_are_refused() {
 
 #[test]
 fn many_unknown_keys_cost_no_more_than_one_and_leave_nothing() {
-    let world = World::new(TokenAlgorithm::ES256);
+    let world = World::new(TokenAlgorithm::Es256);
     for number in 0..5_000 {
         let text = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let header = with(header(), "kid", json!(format!("unknown-{number}")));
@@ -304,7 +304,7 @@ fn many_unknown_keys_cost_no_more_than_one_and_leave_nothing() {
 
 #[test]
 fn a_token_of_one_kind_is_none_of_the_other() {
-    let world = World::new(TokenAlgorithm::ES256);
+    let world = World::new(TokenAlgorithm::Es256);
     let connection = world.connection_token(60);
     assert_eq!(world.verify_connection(&connection).unwrap().dcv_session_user, "bob");
     assert_eq!(world.verify(&connection), Err(TokenRefusal::Malformed));
@@ -316,10 +316,10 @@ fn a_token_of_one_kind_is_none_of_the_other() {
 
 #[test]
 fn what_an_old_key_signed_is_good_for_a_while_and_not_a_moment_longer() {
-    let mut world = World::new(TokenAlgorithm::ES256);
+    let mut world = World::new(TokenAlgorithm::Es256);
     let old = world.token();
     world.verify(&old).unwrap();
-    world.rotate(TokenAlgorithm::EdDSA, Millis(3_600_000));
+    world.rotate(TokenAlgorithm::EdDsa, Millis(3_600_000));
     let new = world.token();
     assert!(world.verify(&old).is_ok(), "found good before");
     assert!(world.verify(&new).is_ok());
@@ -327,21 +327,21 @@ fn what_an_old_key_signed_is_good_for_a_while_and_not_a_moment_longer() {
     let elsewhere = std::mem::replace(&mut world.access, fresh);
     assert!(world.verify(&old).is_ok() && world.verify(&new).is_ok(), "on another replica, or after a restart");
     world.access = elsewhere;
-    world.rotate(TokenAlgorithm::RS256, Millis(0));
+    world.rotate(TokenAlgorithm::Rs256, Millis(0));
     assert!(world.verify(&old).is_ok(), "the key before is still good");
     assert_eq!(world.verify(&new), Err(TokenRefusal::Malformed), "this one ended at once");
     assert!(world.verify(&world.token()).is_ok());
     // The clock goes by the time of the log: a key that was good until yesterday.
     world.at -= 86_400_000;
-    let mut past = World { at: world.at - 86_400_000, ..World::new(TokenAlgorithm::ES256) };
+    let mut past = World { at: world.at - 86_400_000, ..World::new(TokenAlgorithm::Es256) };
     let token = past.token();
-    past.rotate(TokenAlgorithm::ES256, Millis(1_000));
+    past.rotate(TokenAlgorithm::Es256, Millis(1_000));
     assert_eq!(past.verify(&token), Err(TokenRefusal::Malformed));
 }
 
 #[test]
 fn a_header_names_an_algorithm_as_the_standard_does() {
-    let world = World::new(TokenAlgorithm::RS256);
+    let world = World::new(TokenAlgorithm::Rs256);
     let header =
         Header { kid: Some("key-0".to_owned()), typ: Some("at+jwt".to_owned()), ..Header::new(Algorithm::RS384) };
     let signing = EncodingKey::from_secret(b"x");

@@ -41,9 +41,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(40);
 /// Displays that are tried when others take them at the same moment.
 const DISPLAYS_TRIED: u32 = 20;
 
-/// Limits on the autorun file's arguments, the original's.
-const ARGUMENTS_MAX: usize = 50;
-const ARGUMENT_CHARS_MAX: usize = 150;
+/// Limits on the autorun file's arguments: the most that a broker can be set to.
+const ARGUMENTS_MAX: usize = 1000;
+const ARGUMENT_CHARS_MAX: usize = 4096;
 
 /// Window managers in the order in which they are looked for, with whether
 /// they need a terminal beside them to be of use.

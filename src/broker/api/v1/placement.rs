@@ -63,7 +63,8 @@ pub(in crate::broker::api) async fn explain(
         of_waiting(&fleet, id)?
     } else {
         let item: wire::CreateSessionRequestData = body::typed(asked)?;
-        let spec = validate::session_spec(&item).map_err(|invalid| Error::BadRequest(invalid.to_string()))?;
+        let spec = validate::session_spec(&item, &api.settings.autorun)
+            .map_err(|invalid| Error::BadRequest(invalid.to_string()))?;
         (None, SessionSpec { placement: policy, ..spec }, Vec::new())
     };
     let waiting = session_id.clone();
