@@ -20,6 +20,8 @@ use super::cluster::node::Node;
 use super::core::Broker;
 use super::identity::{ClientError, Identity};
 use super::listen::DRAIN_TIMEOUT;
+use super::tls::Pki;
+use super::tls::expiry::Expiry;
 use crate::domain::ClientId;
 
 /// Name of the socket in the data folder.
@@ -85,12 +87,27 @@ pub struct StatusAnswer {
     pub servers: usize,
     /// Sessions in the fleet, deleted ones included while they are kept.
     pub sessions: usize,
+    /// The certificates in use, and when they end.
+    pub certificates: Vec<Expiry>,
+}
+
+/// What operators look at and change through the socket.
+pub struct Doors {
+    /// The log.
+    pub broker: Arc<Broker>,
+    /// Clients and tokens.
+    pub identity: Arc<Identity>,
+    /// The other replicas.
+    pub node: Arc<Node>,
+    /// Certificates.
+    pub pki: Arc<Pki>,
 }
 
 #[derive(Clone)]
 struct Admin {
     broker: Arc<Broker>,
     identity: Arc<Identity>,
+    pki: Arc<Pki>,
 }
 
 /// A bound socket that does not serve yet.
@@ -115,18 +132,14 @@ impl AdminSocket {
     }
 
     /// Serves until `shutdown`.
-    pub async fn serve(
-        self,
-        broker: Arc<Broker>,
-        identity: Arc<Identity>,
-        node: Arc<Node>,
-        shutdown: CancellationToken,
-    ) {
+    pub async fn serve(self, doors: Doors, shutdown: CancellationToken) {
+        let Doors { broker, identity, node, pki } = doors;
         let router = Router::new()
             .route("/clients", get(list_clients).post(register_client))
             .route("/clients/{id}", delete(deactivate_client))
             .route("/status", get(status))
-            .with_state(Admin { broker: Arc::clone(&broker), identity })
+            .with_state(Admin { broker: Arc::clone(&broker), identity, pki: Arc::clone(&pki) })
+            .merge(super::tls::admin::routes(pki))
             .merge(super::backup::routes(Arc::clone(&node), Arc::clone(&broker), shutdown.clone()))
             .merge(super::cluster::admin::routes(node, broker));
         let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
@@ -194,6 +207,7 @@ async fn status(State(admin): State<Admin>) -> Json<StatusAnswer> {
         agents: admin.broker.links().count(),
         servers: fleet.server_count(),
         sessions: fleet.session_count(),
+        certificates: admin.pki.expiries(),
     })
 }
 

@@ -8,7 +8,7 @@
 //! - `admin.rs`: the operators' socket,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
-//! - `listen.rs`, `pki.rs`: ports and certificates,
+//! - `listen.rs`: ports; `tls/`: their certificates,
 //! - `config.rs`: `berth.toml`.
 
 pub mod admin;
@@ -22,7 +22,7 @@ pub mod core;
 pub mod identity;
 pub mod listen;
 pub mod machine;
-pub mod pki;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ use self::core::Broker;
 use self::identity::{ClusterKey, Identity};
 use self::listen::Bound;
 use self::machine::Machine;
-use self::pki::Pki;
+use self::tls::{ClientAuth, Pki, source_of};
 use crate::domain::client::KeyPurpose;
 use crate::domain::{Command, ReplicaId};
 use crate::files::{self, FileError};
@@ -88,7 +88,7 @@ pub enum Error {
     Unwelcome(cluster::frame::Unwelcome),
     /// Certificates cannot be had.
     #[error(transparent)]
-    Pki(#[from] pki::PkiError),
+    Tls(#[from] tls::TlsError),
     /// A port cannot be had.
     #[error(transparent)]
     Bind(#[from] listen::BindError),
@@ -194,12 +194,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     peering.node.takes_agents(&agent_secret);
     let tls_folder = folder.join("tls");
     let is_used = tls_folder.join("ca.pem").exists();
-    let offered = pki::export_authority(&tls_folder)?;
+    let offered = tls::export_authority(&tls_folder)?;
     let authority = shared::agree(&broker, &cluster_key, KeyPurpose::Authority, &offered).await?;
-    pki::import_authority(&tls_folder, &authority, is_used)?;
-    let pki = Pki::open(&tls_folder, &config.names)?;
-    let client_tls = pki.server_config(&config.clients, &[b"h2", b"http/1.1"])?;
-    let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
+    tls::import_authority(&tls_folder, &authority, is_used)?;
+    let pki = open_pki(tls_folder, config.names.clone()).await?;
+    let (clients, agents) = (source_of(&config.clients), source_of(&config.agents.listener()));
+    let client_tls = pki.server_config("clients", clients, &[b"h2", b"http/1.1"], ClientAuth::None)?;
+    let agent_tls = pki.server_config("agents", agents, &[b"http/1.1"], ClientAuth::None)?;
 
     let opened = CancellationToken::new();
     let opening = vec![Command::Configure(config.settings()), Command::ReplicaStarted { replica: id }];
@@ -245,7 +246,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     servers.spawn(client_port.serve(client_tls, api, config.clients.connections_max, shutdown.clone()));
     servers.spawn(agent_port.serve(agent_tls, agents_router, config.agents.connections_max, shutdown.clone()));
     let node = Arc::clone(&peering.node);
-    servers.spawn(admin_socket.serve(Arc::clone(&broker), Arc::clone(&identity), node, shutdown.clone()));
+    let doors =
+        admin::Doors { broker: Arc::clone(&broker), identity: Arc::clone(&identity), node, pki: Arc::clone(&pki) };
+    servers.spawn(admin_socket.serve(doors, shutdown.clone()));
+    tasks.spawn(Arc::clone(&pki).keep(shutdown.clone()));
     tracing::info!(replica = %id, clients = %client_address, agents = %agent_address, "broker serves");
 
     Ok(Running {
@@ -261,6 +265,12 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         peering,
         steward,
     })
+}
+
+/// The resolver that tells the host's full name may take its time.
+async fn open_pki(folder: PathBuf, names: Vec<String>) -> Result<Arc<Pki>, tls::TlsError> {
+    let opening = tokio::task::spawn_blocking(move || Pki::open(&folder, &names));
+    Ok(Arc::new(opening.await??))
 }
 
 /// Makes the data folder, for its owner alone.
