@@ -117,8 +117,8 @@ impl<L: Accept> Bound<L> {
     }
 
     /// Serves until `shutdown`, then lets requests under way finish. Each request
-    /// carries a [`Place`], a [`Pulse`](crate::pulse::Pulse) and an `Arc` of the
-    /// [`Peer`] that it came from.
+    /// carries a [`Place`], a [`Pulse`](crate::pulse::Pulse) and the [`Peer`] that
+    /// it came from.
     pub async fn serve(mut self, tls: Tls, router: Router, connections_max: usize, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(connections_max));
         let tasks = TaskTracker::new();
@@ -175,7 +175,7 @@ impl Connection {
             () = self.shutdown.cancelled() => return,
         };
         let certificate = self.tls.identity_of(stream.get_ref().1.peer_certificates());
-        let who = Arc::new(Peer { address: peer, certificate });
+        let who = Peer { address: peer, certificate };
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -197,7 +197,7 @@ impl Connection {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(place.clone());
                 request.extensions_mut().insert(pulse.clone());
-                request.extensions_mut().insert(Arc::clone(&who));
+                request.extensions_mut().insert(who.clone());
                 router.call(request)
             })
         };

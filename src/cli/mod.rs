@@ -13,6 +13,7 @@ mod http;
 mod restore;
 mod serve;
 mod socket;
+mod tls;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -49,6 +50,9 @@ enum Command {
     /// Form a cluster of replicas, see how it fares, change its members.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// See when certificates end, have them read again, make those of gateways.
+    #[command(subcommand)]
+    Tls(tls::Command),
     /// Back a cluster up into one file, through a replica on this machine.
     Backup(backup::Args),
     /// Begin a new cluster with a backup, in an empty data folder.
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
             Command::Dev(args) => dev::run(args).await,
             Command::Clients(command) => clients::run(command).await,
             Command::Cluster(command) => cluster::run(command).await,
+            Command::Tls(command) => tls::run(command).await,
             Command::Backup(args) => backup::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Bench(args) => bench::run(args).await,
