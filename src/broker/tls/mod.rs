@@ -7,7 +7,8 @@
 //! - `source.rs`, `store/`: certificates of an operator's own, in PEM, JKS or
 //!   PKCS #12, and what trusts clients,
 //! - `subject.rs`: whom a client's certificate names,
-//! - `listener.rs`: TLS of one port, as it is at the moment,
+//! - `listener.rs`: TLS of one port, as it is at the moment; `port.rs`: how it
+//!   follows its files,
 //! - `pki.rs`: all of it together, kept up to date while the broker runs,
 //! - `expiry.rs`: what ends when, and who is told,
 //! - `admin.rs`: the operators' view.
@@ -27,6 +28,7 @@ pub mod host;
 pub mod listener;
 pub mod names;
 pub mod pki;
+pub mod port;
 pub mod source;
 pub mod store;
 pub mod subject;
@@ -34,6 +36,7 @@ pub mod subject;
 pub use authority::{Authority, export_authority, import_authority};
 pub use error::TlsError;
 pub use listener::{ClientAuth, Roots, Tls};
-pub use pki::{Pki, source_of};
+pub use pki::Pki;
+pub use port::source_of;
 pub use source::{Password, Source, TrustFile};
 pub use subject::{Peer, Subject};

@@ -57,7 +57,7 @@ impl Names for ThisHost {
                 names.extend(addresses.filter(is_usable).map(|ip| ip.to_string()));
             }
             Err(error) => {
-                tracing::warn!(%error, "the addresses of this host cannot be told; its certificate lacks them")
+                tracing::warn!(%error, "the addresses of this host cannot be told; its certificate lacks them");
             }
         }
         names.retain(|name| can_be_certified(name));

@@ -2,46 +2,43 @@
 //!
 //! Every few seconds the files are looked at, every few minutes what the host
 //! is called. Times are the system's: a clock that jumps makes a renewal early
-//! or late by one look. What cannot be used leaves what is used as it is, and is
-//! told once.
+//! or late by one look.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_lc_rs::digest::{Context, SHA256};
-use rustls::ServerConfig;
-use rustls::sign::CertifiedKey;
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::Authority;
 use super::error::TlsError;
 use super::expiry::{Expiry, Told};
-use super::facts::Facts;
 use super::host::{self, HostCertificate};
-use super::listener::{self, ClientAuth, Tls};
+use super::listener::{ClientAuth, Tls};
 use super::names::{self, Names, ThisHost};
-use super::source::{Content, Source};
-use crate::broker::config::Listener;
+use super::port::{Common, Port, View, Wanted, in_one_line};
+use super::source::Source;
 
 /// Between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks at what this host is called.
 const NAMES_INTERVAL: Duration = Duration::from_mins(2);
-/// How often files are read in one look before they count as broken: they may
-/// be in the middle of being replaced.
-const READINGS: usize = 3;
 
 /// The authority, the host's certificate and the ports.
 pub struct Pki {
     authority: Arc<Authority>,
-    folder: PathBuf,
+    /// Where the host's certificate is written to.
+    host_file: PathBuf,
     /// Names of the configuration.
     further_names: Vec<String>,
     host_names: Box<dyn Names>,
     validity: Duration,
     state: Mutex<State>,
+    /// What is in use, for whoever asks: a look holds the state for as long as
+    /// files and their passwords take.
+    views: ArcSwap<Vec<View>>,
 }
 
 struct State {
@@ -51,46 +48,6 @@ struct State {
     is_told: bool,
     authority_told: Told,
     ports: Vec<Port>,
-}
-
-/// A port with its own view of its certificate.
-struct Port {
-    name: String,
-    source: Source,
-    client_auth: ClientAuth,
-    alpn: Vec<Vec<u8>>,
-    tls: Tls,
-    /// What was read when it was set up.
-    digest: Digest,
-    shown: Facts,
-    told: Told,
-    /// What was read when that could not be used, and why not.
-    broken: Option<Broken>,
-}
-
-struct Broken {
-    /// `None` when it could not even be read.
-    digest: Option<Digest>,
-    text: String,
-    /// Its time may come without a change.
-    is_early: bool,
-}
-
-type Digest = [u8; 32];
-
-/// What a port is set up with.
-struct Made {
-    config: ServerConfig,
-    shown: Facts,
-    digest: Digest,
-}
-
-/// Where a configured port's certificate comes from.
-pub fn source_of(listener: &Listener) -> Source {
-    match (&listener.certificate_file, &listener.key_file) {
-        (Some(certificate), Some(key)) => Source::Pem { certificate: certificate.clone(), key: key.clone() },
-        _ => Source::OwnAuthority,
-    }
 }
 
 impl Pki {
@@ -112,8 +69,9 @@ impl Pki {
             return Err(TlsError::Name { name: name.clone() });
         }
         let authority = Arc::new(Authority::open(folder)?);
+        let host_file = folder.join("server.pem");
         let all = all_names(host_names.as_ref(), names);
-        let host = HostCertificate::make(&authority, all, &folder.join("server.pem"), now, validity)?;
+        let host = HostCertificate::make(&authority, all, &host_file, now, validity)?;
         let state = State {
             host,
             names_looked_at: Instant::now(),
@@ -123,11 +81,12 @@ impl Pki {
         };
         Ok(Self {
             authority,
-            folder: folder.to_owned(),
+            host_file,
             further_names: names.to_vec(),
             host_names,
             validity,
             state: Mutex::new(state),
+            views: ArcSwap::default(),
         })
     }
 
@@ -150,22 +109,13 @@ impl Pki {
         alpn: &[&[u8]],
         client_auth: ClientAuth,
     ) -> Result<Tls, TlsError> {
-        let alpn: Vec<_> = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let wanted = Wanted { name: name.to_owned(), source, client_auth, alpn };
         let mut state = self.state();
-        let made = self.make(&source, &client_auth, &alpn, &state.host.certified, SystemTime::now());
-        let Made { config, shown, digest } = made.map_err(|(_, error)| error)?;
-        let tls = Tls::new(config, Arc::clone(&self.authority));
-        state.ports.push(Port {
-            name: name.to_owned(),
-            source,
-            client_auth,
-            alpn,
-            tls: tls.clone(),
-            digest,
-            shown,
-            told: Told::default(),
-            broken: None,
-        });
+        let port = Port::open(wanted, &self.common(&state.host), SystemTime::now())?;
+        let tls = port.tls();
+        state.ports.push(port);
+        self.publish(&state);
         Ok(tls)
     }
 
@@ -209,18 +159,19 @@ impl Pki {
         self.renew_host(&mut state, names, now);
         let State { host, ports, authority_told, .. } = &mut *state;
         for port in ports {
-            self.refresh(port, &host.certified, now);
+            port.refresh(&self.common(host), now);
         }
-        let facts = self.authority.facts();
-        if authority_told.is_due(facts.not_after, now) {
-            let expiry = Expiry::new("authority", facts, self.ca_path().display().to_string(), now);
+        let authority = self.authority_view();
+        if authority_told.is_due(authority.facts.not_after, now) {
+            let Expiry { file, not_after, days_left, .. } = authority.expiry(now);
             tracing::warn!(
-                file = expiry.file,
-                not_after = expiry.not_after,
-                days_left = expiry.days_left,
-                "the certificate authority expires; a new one must be handed to clients, agents and gateways"
+                file,
+                not_after,
+                days_left,
+                "the certificate authority expires; clients, agents and gateways need a new one"
             );
         }
+        self.publish(&state);
     }
 
     fn renew_host(&self, state: &mut State, names: Option<BTreeSet<String>>, now: SystemTime) {
@@ -229,159 +180,50 @@ impl Pki {
         if is_for && !state.host.is_due(now) {
             return;
         }
-        match HostCertificate::make(&self.authority, names, &self.folder.join("server.pem"), now, self.validity) {
+        match HostCertificate::make(&self.authority, names, &self.host_file, now, self.validity) {
             Ok(host) => {
-                let reason = if is_for { "it was old" } else { "the host is called something else" };
+                let reason = if is_for { "its time came" } else { "the host is called something else" };
                 tracing::info!(reason, names = ?host.names(), "the server certificate was renewed");
                 state.host = host;
                 state.is_told = false;
             }
             Err(error) if !std::mem::replace(&mut state.is_told, true) => {
-                tracing::warn!(error = %chain(&error), "the server certificate cannot be renewed; the one in use stays");
+                let error = in_one_line(&error);
+                tracing::warn!(error, "the server certificate cannot be renewed; the one in use stays");
             }
             Err(_) => {}
         }
     }
 
-    /// Sets a port up anew when something it is made of has changed.
-    fn refresh(&self, port: &mut Port, host: &Arc<CertifiedKey>, now: SystemTime) {
-        let Port { name, source, client_auth, .. } = &*port;
-        let is_same = |digest: &Digest| *digest == port.digest;
-        match self.read(source, client_auth, host) {
-            // What is used is there again, or still.
-            Ok((digest, _)) if is_same(&digest) => port.broken = None,
-            // Broken as before. What was early may have come into its time.
-            Ok((digest, _)) if port.broken.as_ref().is_some_and(|broken| broken.stays(digest)) => {}
-            _ => match self.make(source, client_auth, &port.alpn, host, now) {
-                Ok(Made { config, shown, digest }) => {
-                    port.tls.replace(config);
-                    let not_after = Expiry::new(name, &shown, String::new(), now).not_after;
-                    tracing::info!(listener = name, subject = shown.subject, not_after, "certificate reloaded");
-                    (port.shown, port.digest, port.broken, port.told) = (shown, digest, None, Told::default());
-                }
-                Err((digest, error)) => {
-                    let text = chain(&error);
-                    let is_same = |broken: &Broken| broken.digest == digest && broken.text == text;
-                    let is_told = port.broken.as_ref().is_some_and(is_same);
-                    if !is_told {
-                        tracing::warn!(
-                            listener = name,
-                            error = text,
-                            "a certificate cannot be used; the one in use stays"
-                        );
-                    }
-                    let is_early = matches!(error, TlsError::NotYetValid { .. });
-                    port.broken = Some(Broken { digest, text, is_early });
-                }
-            },
-        }
-        if port.source.file().is_some() && port.told.is_due(port.shown.not_after, now) {
-            let expiry = self.expiry_of(port, &BTreeSet::new(), now);
-            tracing::warn!(
-                listener = expiry.listener,
-                subject = expiry.subject,
-                file = expiry.file,
-                not_after = expiry.not_after,
-                days_left = expiry.days_left,
-                "a certificate expires; put a new one in its place"
-            );
-        }
-    }
-
-    /// Reads the files of a port; their digest, and what is in them.
-    fn read(&self, source: &Source, client_auth: &ClientAuth, host: &CertifiedKey) -> Result<(Digest, Read), TlsError> {
-        let own = source.read()?;
-        let mut roots = Vec::new();
-        for file in client_auth.roots().map(|roots| &roots.files).into_iter().flatten() {
-            roots.push(file.read()?);
-        }
-        let mut context = Context::new(&SHA256);
-        let mut add = |bytes: &[u8]| {
-            context.update(&(bytes.len() as u64).to_be_bytes());
-            context.update(bytes);
-        };
-        match source {
-            Source::OwnAuthority => host.cert.iter().for_each(|certificate| add(certificate)),
-            Source::Pem { .. } | Source::KeyStore { .. } => {}
-        }
-        for content in own.iter().chain(&roots) {
-            add(&content.bytes);
-            add(content.password.as_ref().map_or(&[], |password| password.expose().as_bytes()));
-        }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        Ok((digest, Read { own, roots }))
-    }
-
-    /// Sets a port up with what its files hold. A failure comes with what was
-    /// read, if it could be.
-    fn make(
-        &self,
-        source: &Source,
-        client_auth: &ClientAuth,
-        alpn: &[Vec<u8>],
-        host: &Arc<CertifiedKey>,
-        now: SystemTime,
-    ) -> Result<Made, (Option<Digest>, TlsError)> {
-        let mut last = None;
-        for _ in 0..READINGS {
-            let (digest, read) = self.read(source, client_auth, host).map_err(|error| (None, error))?;
-            match self.make_of(&read, source, client_auth, alpn, host, now) {
-                Ok((config, shown)) => return Ok(Made { config, shown, digest }),
-                // The same twice: nobody is about to change it.
-                Err(error) if last == Some(digest) => return Err((last, error)),
-                Err(_) => last = Some(digest),
-            }
-        }
-        let (digest, read) = self.read(source, client_auth, host).map_err(|error| (None, error))?;
-        let made = self.make_of(&read, source, client_auth, alpn, host, now);
-        made.map(|(config, shown)| Made { config, shown, digest }).map_err(|error| (Some(digest), error))
-    }
-
-    fn make_of(
-        &self,
-        read: &Read,
-        source: &Source,
-        client_auth: &ClientAuth,
-        alpn: &[Vec<u8>],
-        host: &Arc<CertifiedKey>,
-        now: SystemTime,
-    ) -> Result<(ServerConfig, Facts), TlsError> {
-        let (certified, shown) = if let Some(own) = source.load(&read.own, now)? {
-            (own.certified, own.facts)
-        } else {
-            let none = || TlsError::NoCertificate { path: self.folder.join("server.pem") };
-            (Arc::clone(host), host.cert.first().and_then(Facts::of).ok_or_else(none)?)
-        };
-        let mut roots = Vec::new();
-        if let Some(trusted) = client_auth.roots() {
-            if trusted.own_authority {
-                roots.push((self.ca_path().to_owned(), self.authority.certificate().clone()));
-            }
-            for (file, content) in trusted.files.iter().zip(&read.roots) {
-                roots.extend(file.load(content)?.into_iter().map(|root| (file.file.clone(), root)));
-            }
-        }
-        Ok((listener::config(certified, client_auth, roots, alpn)?, shown))
-    }
-
     /// Every certificate in use and its end: those of the ports, and the
     /// authority.
     pub fn expiries(&self) -> Vec<Expiry> {
-        let (state, now) = (self.state(), SystemTime::now());
-        let ports = state.ports.iter().map(|port| self.expiry_of(port, state.host.names(), now));
-        let authority = Expiry::new("authority", self.authority.facts(), self.ca_path().display().to_string(), now);
-        ports.chain([authority]).collect()
+        let now = SystemTime::now();
+        self.views.load().iter().chain([&self.authority_view()]).map(|view| view.expiry(now)).collect()
     }
 
-    fn expiry_of(&self, port: &Port, names: &BTreeSet<String>, now: SystemTime) -> Expiry {
-        let own = port.source.file();
-        let file = own.map_or_else(|| self.folder.join("server.pem"), Path::to_owned);
-        Expiry {
-            is_renewed: own.is_none(),
-            names: if own.is_none() { names.clone() } else { BTreeSet::new() },
-            problem: port.broken.as_ref().map(|broken| broken.text.clone()),
-            ..Expiry::new(&port.name, &port.shown, file.display().to_string(), now)
+    fn publish(&self, state: &State) {
+        let common = self.common(&state.host);
+        self.views.store(Arc::new(state.ports.iter().map(|port| port.view(&common)).collect()));
+    }
+
+    fn authority_view(&self) -> View {
+        View {
+            listener: "authority".to_owned(),
+            facts: self.authority.facts().clone(),
+            file: self.ca_path().display().to_string(),
+            is_renewed: false,
+            names: BTreeSet::new(),
+            problem: None,
+        }
+    }
+
+    fn common<'a>(&'a self, host: &'a HostCertificate) -> Common<'a> {
+        Common {
+            authority: &self.authority,
+            host: &host.certified,
+            host_names: host.names(),
+            host_file: &self.host_file,
         }
     }
 
@@ -391,31 +233,8 @@ impl Pki {
     }
 }
 
-/// What the files of a port hold.
-struct Read {
-    own: Vec<Content>,
-    roots: Vec<Content>,
-}
-
-impl Broken {
-    fn stays(&self, digest: Digest) -> bool {
-        self.digest == Some(digest) && !self.is_early
-    }
-}
-
 fn all_names(host: &dyn Names, further: &[String]) -> BTreeSet<String> {
     host.names().into_iter().chain(further.iter().cloned()).collect()
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

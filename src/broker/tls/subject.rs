@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 
 use crate::domain::ClientId;
 
-/// Longest name of a gateway.
-const GATEWAY_NAME_BYTES_MAX: usize = 64;
+/// Longest name of a gateway, and id of an agent.
+const NAME_BYTES_MAX: usize = 64;
 const AGENT: &str = "berth:agent:";
 const GATEWAY: &str = "berth:gateway:";
 
@@ -53,10 +53,10 @@ pub struct SubjectError {
 impl GatewayName {
     /// Checks a name.
     pub fn new(text: &str) -> Result<Self, SubjectError> {
-        if is_plain(text, GATEWAY_NAME_BYTES_MAX) {
+        if is_plain(text, NAME_BYTES_MAX) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(SubjectError { text: text.to_owned(), bytes_max: GATEWAY_NAME_BYTES_MAX })
+            Err(SubjectError { text: text.to_owned(), bytes_max: NAME_BYTES_MAX })
         }
     }
 
@@ -82,18 +82,16 @@ impl Subject {
     /// plain as a UUID has none; neither do strangers.
     pub(super) fn uri(&self) -> Result<String, SubjectError> {
         match self {
-            Self::Agent(id) if is_plain(id.as_str(), GATEWAY_NAME_BYTES_MAX) => Ok(format!("{AGENT}{}", id.as_str())),
+            Self::Agent(id) if is_plain(id.as_str(), NAME_BYTES_MAX) => Ok(format!("{AGENT}{}", id.as_str())),
             Self::Gateway(name) => Ok(format!("{GATEWAY}{name}")),
-            Self::Agent(_) | Self::Other(_) => {
-                Err(SubjectError { text: self.to_string(), bytes_max: GATEWAY_NAME_BYTES_MAX })
-            }
+            Self::Agent(_) | Self::Other(_) => Err(SubjectError { text: self.to_string(), bytes_max: NAME_BYTES_MAX }),
         }
     }
 
     /// The subject that a URI names.
     pub(super) fn of_uri(uri: &str) -> Option<Self> {
         if let Some(id) = uri.strip_prefix(AGENT) {
-            return is_plain(id, GATEWAY_NAME_BYTES_MAX).then(|| ClientId::new(id).ok().map(Self::Agent))?;
+            return is_plain(id, NAME_BYTES_MAX).then(|| ClientId::new(id).ok().map(Self::Agent))?;
         }
         GatewayName::new(uri.strip_prefix(GATEWAY)?).ok().map(Self::Gateway)
     }

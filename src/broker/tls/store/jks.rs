@@ -123,7 +123,9 @@ fn reveal(hidden: &[u8], password: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, 
 
 fn sha1(parts: &[&[u8]]) -> [u8; SHA1_BYTES] {
     let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-    parts.iter().for_each(|part| context.update(part));
+    for part in parts {
+        context.update(part);
+    }
     let mut hash = [0; SHA1_BYTES];
     hash.copy_from_slice(context.finish().as_ref());
     hash
