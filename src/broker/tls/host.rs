@@ -32,7 +32,8 @@ pub(super) struct HostCertificate {
 }
 
 impl HostCertificate {
-    /// Makes one and writes it to a file, for operators to look at.
+    /// Makes one and writes it to a file, for operators to look at. It is used
+    /// all the same when the disk takes nothing.
     pub(super) fn make(
         authority: &Authority,
         names: BTreeSet<String>,
@@ -43,7 +44,9 @@ impl HostCertificate {
         let made = |source| TlsError::Make { path: authority.path().to_owned(), source };
         let key = KeyPair::generate().map_err(made)?;
         let signed = authority.sign_server(&key, names.iter().cloned().collect(), now, validity)?;
-        files::replace(file, format!("{}{}", signed.pem, authority.pem()).as_bytes(), 0o644)?;
+        if let Err(error) = files::replace(file, format!("{}{}", signed.pem, authority.pem()).as_bytes(), 0o644) {
+            tracing::warn!(%error, "the server certificate is used, and its file is an older one");
+        }
         let chain = vec![signed.certificate, authority.certificate().clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
@@ -90,6 +93,10 @@ mod tests {
         let leaf = webpki::EndEntityCert::try_from(&host.certified.cert[0]).expect("a certificate");
         leaf.verify_is_valid_for_subject_name(&name).expect("it holds the address");
         assert_eq!(std::fs::read_to_string(&file).expect("written").matches("BEGIN CERTIFICATE").count(), 2);
+
+        // What nobody can write to does not keep the host without one.
+        let nowhere = folder.path().join("none/server.pem");
+        HostCertificate::make(&authority, names.clone(), &nowhere, now, 30 * hour).expect("made");
 
         // Near the authority's end another one would end as early.
         let late = authority.facts().not_after - 3 * hour;

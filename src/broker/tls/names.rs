@@ -37,7 +37,7 @@ struct Resolved {
 }
 
 impl Names for ThisHost {
-    /// The host's name, the names that `/etc/hosts` and the resolver give it,
+    /// The host's name, its first label, the names that `/etc/hosts` and the resolver give it,
     /// `localhost`, and the addresses of its interfaces.
     fn names(&self) -> BTreeSet<String> {
         let mut names: BTreeSet<String> = ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned).collect();
@@ -45,7 +45,8 @@ impl Names for ThisHost {
         if let Ok(hostname) = std::fs::read_to_string("/proc/sys/kernel/hostname") {
             let hostname = hostname.trim();
             if !hostname.is_empty() && hostname != "(none)" {
-                names.insert(hostname.to_owned());
+                // A host may be called by its full name; the first label is a name of it too.
+                names.extend([hostname, hostname.split('.').next().unwrap_or_default()].map(str::to_owned));
                 names.extend(aliases(&hosts, hostname));
                 names.extend(self.full_name(hostname));
             }
@@ -161,6 +162,15 @@ mod tests {
         assert!(!belongs_to("www.bank.example", "vdi7") && !belongs_to("", "vdi7"));
         assert_eq!(canonical_name("localhost").as_deref(), Some("localhost"));
         assert_eq!(canonical_name("a name that nothing can have"), None);
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_is_not_asked_twice_and_what_it_once_said_stays() {
+        let host = ThisHost::default();
+        let known = ("vdi7".to_owned(), "vdi7.corp.example".to_owned());
+        *host.resolved.lock().expect("no panic") = Resolved { known: Some(known), is_asking: true };
+        assert_eq!(host.full_name("vdi7").as_deref(), Some("vdi7.corp.example"));
+        assert_eq!(host.full_name("vdi8"), None, "another host's name");
     }
 
     #[test]
