@@ -166,7 +166,7 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        let not_after = (now + validity).min(self.facts.not_after);
+        let not_after = whole_second(now + validity).min(self.facts.not_after);
         set_validity(&mut params, now, not_after);
         let certificate = params.signed_by(key, &self.issuer)?;
         Ok(Signed { certificate: certificate.der().clone(), pem: certificate.pem(), not_after })
@@ -259,6 +259,12 @@ fn named(common_name: &str) -> DistinguishedName {
     name
 }
 
+/// Certificates know no parts of a second.
+fn whole_second(moment: SystemTime) -> SystemTime {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
 fn set_validity(params: &mut CertificateParams, now: SystemTime, not_after: SystemTime) {
     params.not_before = (now - BACKDATED).into();
     params.not_after = not_after.into();
@@ -335,16 +341,10 @@ mod tests {
                 assert_eq!(names.value.general_names.len(), 1, "{names:?}");
                 let usage = certificate.extended_key_usage().expect("readable").expect("there").value;
                 assert!(usage.client_auth && !usage.server_auth && !usage.any, "{usage:?}");
-                let left = signed.not_after.duration_since(now).expect("later");
-                assert_eq!(left, AGENT_VALIDITY);
-                assert_eq!(Facts::of(&signed.certificate).expect("one").not_after, floor(signed.not_after));
+                assert_eq!(signed.not_after, whole_second(now + AGENT_VALIDITY));
+                assert_eq!(Facts::of(&signed.certificate).expect("one").not_after, signed.not_after);
             }
         }
-    }
-
-    fn floor(moment: SystemTime) -> SystemTime {
-        let since = moment.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-        SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
     }
 
     #[test]

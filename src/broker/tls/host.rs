@@ -52,7 +52,7 @@ impl HostCertificate {
         let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
             .map_err(|source| TlsError::Unfit { path: file.to_owned(), source })?;
         let not_after = signed.not_after;
-        let is_last = not_after < now + validity;
+        let is_last = not_after == authority.facts().not_after;
         Ok(Self { certified: Arc::new(certified), names, made_at: now, not_after, is_last })
     }
 
