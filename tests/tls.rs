@@ -12,13 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use axum::body::Body;
 use axum::extract::Extension;
+use axum::http::Request;
 use axum::routing::get;
 use berth::broker::listen::Bound;
 use berth::broker::tls::authority::AGENT_VALIDITY;
 use berth::broker::tls::subject::GatewayName;
 use berth::broker::tls::{ClientAuth, Password, Peer, Pki, Roots, Source, Subject, Tls};
 use berth::secret::Secret;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use reqwest::StatusCode;
 use rustls::pki_types::pem::PemObject;
@@ -150,6 +154,31 @@ async fn shown(address: SocketAddr, config: ClientConfig) -> CertificateDer<'sta
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
+/// One connection, which does not come back when it is lost.
+struct Standing(SendRequest<Body>);
+
+impl Standing {
+    async fn open(address: SocketAddr, config: ClientConfig) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut standing = Self(sender);
+        standing.serves().await;
+        standing
+    }
+
+    /// Asks for what is not there; some answer has to come.
+    async fn serves(&mut self) {
+        self.0.ready().await.expect("the connection stands");
+        let request = Request::get("/none").header("host", "localhost").body(Body::empty()).unwrap();
+        let answer = timeout(DEADLINE, self.0.send_request(request)).await.unwrap().expect("an answer");
+        let body = axum::body::to_bytes(Body::new(answer.into_body()), 1 << 20).await;
+        body.expect("all of the answer");
+    }
+}
+
 /// What `berth tls VERB …` prints; `Err` when it fails.
 async fn tls_command(broker: &Broker, arguments: &[&str]) -> Result<String, String> {
     let mut command = berth();
@@ -220,6 +249,9 @@ async fn certificates_change_under_load_without_one_failed_request() {
     ];
     let loads = clients.map(|client| Load::start(client, &ended));
 
+    // The libraries' clients come back without a word; this one cannot.
+    let mut standing = Standing::open(broker.clients, connect()).await;
+
     for round in 0..20 {
         let next = operator.pair(&format!("round {round}"), 90);
         if round % 2 == 0 {
@@ -229,6 +261,7 @@ async fn certificates_change_under_load_without_one_failed_request() {
         }
         tls_command(&broker, &["reload"]).await.unwrap();
         assert_eq!(shown(broker.clients, connect()).await, next.certificate, "round {round}");
+        standing.serves().await;
         for load in &loads {
             load.goes_on().await;
         }
@@ -255,6 +288,7 @@ async fn certificates_change_under_load_without_one_failed_request() {
     files.write(next);
     tls_command(broker, &["reload"]).await.unwrap();
 
+    standing.serves().await;
     ended.store(true, Ordering::Relaxed);
     for load in loads {
         timeout(DEADLINE, load.task).await.unwrap().expect("each call succeeded");
