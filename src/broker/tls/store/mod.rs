@@ -68,7 +68,7 @@ pub(super) type OwnKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Whether a file begins like a key store.
 pub(super) fn is_store(bytes: &[u8]) -> bool {
-    kind(bytes).is_ok_and(|_| true) || matches!(kind(bytes), Err(StoreError::Jceks))
+    !matches!(kind(bytes), Err(StoreError::Unknown))
 }
 
 enum Kind {
