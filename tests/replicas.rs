@@ -19,13 +19,12 @@ use berth::agent::{self, Config};
 use berth::broker::agents::{self, Agents, Colleagues, Links, Ticket, Tickets, report_missing};
 use berth::broker::api::door::{AskError, Caller, Identity, Token, TokenError, Unavailable, VerifyError};
 use berth::broker::api::{ApiSettings, ApiState, router};
-use berth::broker::config::Config as BrokerConfig;
 use berth::broker::contact::Contact;
 use berth::broker::core::Broker;
 use berth::broker::listen::Bound;
 use berth::broker::machine::Machine;
 use berth::broker::notes::Notes;
-use berth::broker::pki::Pki;
+use berth::broker::tls::{ClientAuth, Pki, Source};
 use berth::domain::client::Grant;
 use berth::domain::report::Report;
 use berth::domain::{
@@ -173,7 +172,7 @@ impl Cluster {
             shutdown: shutdown.clone(),
             tasks: TaskTracker::new(),
         });
-        let tls = pki.server_config(&BrokerConfig::default().agents.listener(), &[b"http/1.1"]).unwrap();
+        let tls = pki.server_config("agents", Source::OwnAuthority, &[b"http/1.1"], ClientAuth::None).unwrap();
         let port = Bound::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let agents = port.address();
         let mut serving = JoinSet::new();

@@ -14,7 +14,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::tls::{Peer, Tls};
 use crate::pulse::Pulsing;
 
 /// Connections that may wait to be accepted, as far as the system allows
@@ -116,15 +116,10 @@ impl<L: Accept> Bound<L> {
         self.address
     }
 
-    /// Serves until `shutdown`, then lets requests under way finish.
-    pub async fn serve(
-        mut self,
-        tls: Arc<ServerConfig>,
-        router: Router,
-        connections_max: usize,
-        shutdown: CancellationToken,
-    ) {
-        let acceptor = TlsAcceptor::from(tls);
+    /// Serves until `shutdown`, then lets requests under way finish. Each request
+    /// carries a [`Place`], a [`Pulse`](crate::pulse::Pulse) and the [`Peer`] that
+    /// it came from.
+    pub async fn serve(mut self, tls: Tls, router: Router, connections_max: usize, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(connections_max));
         let tasks = TaskTracker::new();
         loop {
@@ -145,7 +140,7 @@ impl<L: Accept> Bound<L> {
                 continue;
             };
             let connection = Connection {
-                acceptor: acceptor.clone(),
+                tls: tls.clone(),
                 router: router.clone(),
                 place: Place(Arc::new(place)),
                 shutdown: shutdown.clone(),
@@ -161,7 +156,7 @@ impl<L: Accept> Bound<L> {
 }
 
 struct Connection {
-    acceptor: TlsAcceptor,
+    tls: Tls,
     router: Router,
     place: Place,
     shutdown: CancellationToken,
@@ -170,14 +165,17 @@ struct Connection {
 impl Connection {
     async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: SocketAddr) {
         let (stream, pulse) = Pulsing::new(stream);
+        let acceptor = TlsAcceptor::from(self.tls.current());
         let stream = tokio::select! {
-            accepted = timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)) => match accepted {
+            accepted = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => match accepted {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS handshake"),
                 Err(_) => return tracing::debug!(%peer, "the TLS handshake took too long"),
             },
             () = self.shutdown.cancelled() => return,
         };
+        let certificate = self.tls.identity_of(stream.get_ref().1.peer_certificates());
+        let who = Peer { address: peer, certificate };
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -199,6 +197,7 @@ impl Connection {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(place.clone());
                 request.extensions_mut().insert(pulse.clone());
+                request.extensions_mut().insert(who.clone());
                 router.call(request)
             })
         };

@@ -3,13 +3,14 @@
 //! - `api/`: what clients call,
 //! - `agents/`: the agents' connections,
 //! - `identity/`: clients, secrets and tokens,
+//! - `gateway.rs`: where sessions are, for connection gateways,
 //! - `cluster/`: the other replicas,
 //! - `backup/`: the state in one file, and a new cluster of it,
 //! - `admin.rs`: the operators' socket,
 //! - `notes.rs`: what the audit learns of deeds that change nothing,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
-//! - `listen.rs`, `pki.rs`: ports and certificates,
+//! - `listen.rs`: ports; `tls/`: their certificates,
 //! - `config/`: `berth.toml`, the original's file, environment and flags.
 
 pub mod admin;
@@ -20,11 +21,12 @@ pub mod cluster;
 pub mod config;
 pub mod contact;
 pub mod core;
+pub mod gateway;
 pub mod identity;
 pub mod listen;
 pub mod machine;
 pub mod notes;
-pub mod pki;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -45,7 +47,7 @@ use self::core::Broker;
 use self::identity::{ClusterKey, Identity};
 use self::listen::Bound;
 use self::machine::Machine;
-use self::pki::Pki;
+use self::tls::{ClientAuth, Pki, source_of};
 use crate::domain::key::KeyPurpose;
 use crate::domain::{Command, ReplicaId};
 use crate::files::{self, FileError};
@@ -90,7 +92,7 @@ pub enum Error {
     Unwelcome(cluster::frame::Unwelcome),
     /// Certificates cannot be had.
     #[error(transparent)]
-    Pki(#[from] pki::PkiError),
+    Tls(#[from] tls::TlsError),
     /// A port cannot be had.
     #[error(transparent)]
     Bind(#[from] listen::BindError),
@@ -196,12 +198,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     peering.node.takes_agents(&agent_secret);
     let tls_folder = folder.join("tls");
     let is_used = tls_folder.join("ca.pem").exists();
-    let offered = pki::export_authority(&tls_folder)?;
+    let offered = tls::export_authority(&tls_folder)?;
     let authority = shared::agree(&broker, &cluster_key, KeyPurpose::Authority, &offered).await?;
-    pki::import_authority(&tls_folder, &authority, is_used)?;
-    let pki = Pki::open(&tls_folder, &config.names)?;
-    let client_tls = pki.server_config(&config.clients, &[b"h2", b"http/1.1"])?;
-    let agent_tls = pki.server_config(&config.agents.listener(), &[b"http/1.1"])?;
+    tls::import_authority(&tls_folder, &authority, is_used)?;
+    let pki = open_pki(tls_folder, config.names.clone()).await?;
+    let (clients, agents) = (source_of(&config.clients), source_of(&config.agents.listener()));
+    let client_tls = pki.server_config("clients", clients, &[b"h2", b"http/1.1"], ClientAuth::None)?;
+    let agent_tls = pki.server_config("agents", agents, &[b"http/1.1"], ClientAuth::None)?;
 
     let opened = CancellationToken::new();
     let opening = vec![Command::Configure(config.settings()), Command::ReplicaStarted { replica: id }];
@@ -225,6 +228,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let agent_port = Bound::bind(config.agents.listen)?;
     let admin_socket = admin::AdminSocket::bind(&folder)?;
     let (client_address, agent_address) = (client_port.address(), agent_port.address());
+    let gateway = &config.gateway;
+    let gateway_port = gateway.enabled.then(|| Bound::bind(gateway.listen)).transpose()?;
+    let gateway_address = gateway_port.as_ref().map(Bound::address);
 
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -242,7 +248,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let agents_router = agents::router(Agents {
         broker: Arc::clone(&broker),
         tickets: Arc::clone(&identity) as Arc<dyn agents::Tickets>,
-        notes,
+        notes: notes.clone(),
         secret: Arc::new(agent_secret),
         opened,
         shutdown: shutdown.clone(),
@@ -251,9 +257,19 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let mut servers = JoinSet::new();
     servers.spawn(client_port.serve(client_tls, api, config.clients.connections_max, shutdown.clone()));
     servers.spawn(agent_port.serve(agent_tls, agents_router, config.agents.connections_max, shutdown.clone()));
+    if let Some(port) = gateway_port {
+        let source = source_of(&gateway.listener());
+        let tls = pki.server_config("gateway", source, &[b"h2", b"http/1.1"], tls::gateways_of(gateway))?;
+        let router = gateway::router(gateway::Gateway { broker: Arc::clone(&broker), notes });
+        servers.spawn(port.serve(tls, router, gateway.connections_max, shutdown.clone()));
+    }
     let node = Arc::clone(&peering.node);
-    servers.spawn(admin_socket.serve(Arc::clone(&broker), Arc::clone(&identity), node, shutdown.clone()));
-    tracing::info!(replica = %id, clients = %client_address, agents = %agent_address, "broker serves");
+    let doors =
+        admin::Doors { broker: Arc::clone(&broker), identity: Arc::clone(&identity), node, pki: Arc::clone(&pki) };
+    servers.spawn(admin_socket.serve(doors, shutdown.clone()));
+    tasks.spawn(Arc::clone(&pki).keep(shutdown.clone()));
+    tracing::info!(replica = %id, clients = %client_address, agents = %agent_address,
+        gateways = gateway_address.map(tracing::field::display), "broker serves");
 
     Ok(Running {
         client_address,
@@ -268,6 +284,12 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         peering,
         steward,
     })
+}
+
+/// The resolver that tells the host's full name may take its time.
+async fn open_pki(folder: PathBuf, names: Vec<String>) -> Result<Arc<Pki>, tls::TlsError> {
+    let opening = tokio::task::spawn_blocking(move || Pki::open(&folder, &names));
+    Ok(Arc::new(opening.await??))
 }
 
 /// Makes the data folder, for its owner alone.

@@ -17,6 +17,7 @@ mod original;
 mod restore;
 mod serve;
 mod socket;
+mod tls;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -74,6 +75,9 @@ enum Command {
     /// Form a cluster of replicas, see how it fares, change its members.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// See when certificates end, have them read again, make those of gateways.
+    #[command(subcommand)]
+    Tls(tls::Command),
     /// Back a cluster up into one file, through a replica on this machine.
     Backup(backup::Args),
     /// Begin a new cluster with a backup, in an empty data folder.
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
             Command::ServerNames(command) => command.run().await,
             Command::Audit(command) => audit::run(command).await,
             Command::Cluster(command) => cluster::run(command).await,
+            Command::Tls(command) => tls::run(command).await,
             Command::Backup(args) => backup::run(args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Bench(args) => bench::run(args).await,

@@ -20,7 +20,7 @@ use berth::broker::core::Broker;
 use berth::broker::listen::Bound;
 use berth::broker::machine::Machine;
 use berth::broker::notes::Notes;
-use berth::broker::pki::Pki;
+use berth::broker::tls::{ClientAuth, Pki, Source, Tls};
 use berth::domain::client::Grant;
 use berth::domain::journal::Position;
 use berth::domain::{ClientId, Command, Event, LogIndex, ReplicaId, ServerId, Session, Settings, Timestamp};
@@ -31,7 +31,6 @@ use berth_raft::{Clock, Config, Formation, Member, Replica, UnixMillis};
 use berth_storage::memory::Disk;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -48,8 +47,8 @@ const SECRET: &str = "a-secret-of-sixteen-bytes-or-more";
 pub struct Site {
     disk: Disk,
     folder: PathBuf,
-    client_tls: Arc<ServerConfig>,
-    agent_tls: Arc<ServerConfig>,
+    client_tls: Tls,
+    agent_tls: Tls,
     starts: AtomicU64,
 }
 
@@ -62,8 +61,8 @@ impl Site {
         let pki = Pki::open(&folder.join("tls"), &[BROKER.to_owned()])?;
         Ok(Self {
             disk: Disk::new(),
-            client_tls: pki.server_config(&Listener::default(), &[b"h2", b"http/1.1"])?,
-            agent_tls: pki.server_config(&Listener::default(), &[b"http/1.1"])?,
+            client_tls: pki.server_config("clients", Source::OwnAuthority, &[b"h2", b"http/1.1"], ClientAuth::None)?,
+            agent_tls: pki.server_config("agents", Source::OwnAuthority, &[b"http/1.1"], ClientAuth::None)?,
             folder,
             starts: AtomicU64::new(0),
         })
@@ -237,8 +236,8 @@ pub async fn live(world: Arc<World>) -> turmoil::Result {
     });
     let connections_max = world.shape.connections_max;
     let [clients_serve, agents_serve] = [
-        (CLIENT_PORT, Arc::clone(&site.client_tls), api, connections_max),
-        (AGENT_PORT, Arc::clone(&site.agent_tls), agents, Listener::default().connections_max),
+        (CLIENT_PORT, site.client_tls.clone(), api, connections_max),
+        (AGENT_PORT, site.agent_tls.clone(), agents, Listener::default().connections_max),
     ]
     .map(|(port, tls, router, connections_max)| {
         let (world, shutdown) = (&world, shutdown.clone());

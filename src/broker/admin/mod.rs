@@ -26,6 +26,8 @@ use super::cluster::node::Node;
 use super::core::Broker;
 use super::identity::Identity;
 use super::listen::DRAIN_TIMEOUT;
+use super::tls::Pki;
+use super::tls::expiry::Expiry;
 
 /// Name of the socket in the data folder.
 pub const SOCKET: &str = "admin.sock";
@@ -62,7 +64,24 @@ pub struct StatusAnswer {
     pub servers: usize,
     /// Sessions in the fleet, deleted ones included while they are kept.
     pub sessions: usize,
+    /// The certificates in use, and when they end.
+    pub certificates: Vec<Expiry>,
 }
+
+/// What operators look at and change through the socket.
+pub struct Doors {
+    /// The log.
+    pub broker: Arc<Broker>,
+    /// Clients and tokens.
+    pub identity: Arc<Identity>,
+    /// The other replicas.
+    pub node: Arc<Node>,
+    /// Certificates.
+    pub pki: Arc<Pki>,
+}
+
+/// What tells how the replica fares.
+type Seen = (Arc<Broker>, Arc<Pki>);
 
 /// A bound socket that does not serve yet.
 pub struct AdminSocket {
@@ -86,18 +105,14 @@ impl AdminSocket {
     }
 
     /// Serves until `shutdown`.
-    pub async fn serve(
-        self,
-        broker: Arc<Broker>,
-        identity: Arc<Identity>,
-        node: Arc<Node>,
-        shutdown: CancellationToken,
-    ) {
+    pub async fn serve(self, doors: Doors, shutdown: CancellationToken) {
+        let Doors { broker, identity, node, pki } = doors;
         let router = Router::new()
             .route("/status", get(status))
-            .with_state(Arc::clone(&broker))
+            .with_state((Arc::clone(&broker), Arc::clone(&pki)))
             .merge(access::routes(Arc::clone(&broker), identity))
             .merge(audit::routes(Arc::clone(&broker)))
+            .merge(super::tls::admin::routes(pki))
             .merge(super::backup::routes(Arc::clone(&node), Arc::clone(&broker), shutdown.clone()))
             .merge(super::cluster::admin::routes(node, broker));
         let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
@@ -116,7 +131,7 @@ impl AdminSocket {
     }
 }
 
-async fn status(State(broker): State<Arc<Broker>>) -> Json<StatusAnswer> {
+async fn status(State((broker, pki)): State<Seen>) -> Json<StatusAnswer> {
     let status = broker.status();
     let fleet = broker.fleet();
     Json(StatusAnswer {
@@ -130,6 +145,7 @@ async fn status(State(broker): State<Arc<Broker>>) -> Json<StatusAnswer> {
         agents: broker.links().count(),
         servers: fleet.server_count(),
         sessions: fleet.session_count(),
+        certificates: pki.expiries(),
     })
 }
 

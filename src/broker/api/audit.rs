@@ -9,6 +9,7 @@ use super::ApiState;
 use super::envelope::RequestId;
 use super::error::Error;
 use crate::broker::notes::noted;
+use crate::broker::tls::Peer;
 use crate::domain::Command;
 use crate::domain::audit::{Actor, Deed, TEXT_BYTES_MAX};
 
@@ -54,9 +55,9 @@ impl ApiState {
     }
 }
 
-/// Where the call comes from.
-pub(super) fn origin(_extensions: &Extensions) -> String {
-    String::new()
+/// Where the call comes from: the other end of its connection.
+fn origin(extensions: &Extensions) -> String {
+    extensions.get::<Peer>().map_or_else(String::new, |peer| peer.address.ip().to_string())
 }
 
 /// The sessions and servers that commands name, as far as a record has room

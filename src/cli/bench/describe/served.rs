@@ -15,9 +15,8 @@ use crate::broker::api::door::{
 };
 use crate::broker::api::wire::DescribeSessionsRequestData;
 use crate::broker::api::{ApiSettings, ApiState, router};
-use crate::broker::config::Config;
 use crate::broker::listen::Bound;
-use crate::broker::pki::Pki;
+use crate::broker::tls::{ClientAuth, Pki, Source};
 use crate::domain::client::Grant;
 use crate::domain::journal::Position;
 use crate::domain::{ClientId, Command, Fleet, LogIndex, ReplicaId, ServerId, Session, Timestamp};
@@ -102,7 +101,7 @@ impl Served {
     /// Serves a fleet on loopback, with certificates in a folder.
     pub(super) fn start(fleet: Arc<Fleet>, folder: &Path) -> anyhow::Result<Self> {
         let pki = Pki::open(folder, &[])?;
-        let tls = pki.server_config(&Config::default().clients, &[b"h2", b"http/1.1"])?;
+        let tls = pki.server_config("clients", Source::OwnAuthority, &[b"h2", b"http/1.1"], ClientAuth::None)?;
         let port = Bound::bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let url = format!("https://127.0.0.1:{}/describeSessions", port.address().port());
         let anybody = Anybody(ClientId::new("bench")?);

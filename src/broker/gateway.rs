@@ -1,0 +1,195 @@
+//! The gateways' port: connection gateways ask where a session is.
+//!
+//! `POST /resolveSession?sessionId=…&transport=HTTP|QUIC&clientIpAddress=…`
+//! answers with the name and port of the session's server, as the session
+//! resolver of the original does. Gateways show a certificate, unless the
+//! operator wants none; whether a user may connect is asked by the desktop
+//! server.
+
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Serialize;
+
+use super::api::form;
+use super::core::Broker;
+use super::notes::Notes;
+use super::tls::{Peer, Subject};
+use crate::domain::audit::{Actor, Deed};
+use crate::domain::host::{Endpoint, EndpointProtocol};
+use crate::domain::session::SessionState;
+use crate::domain::{Fleet, Server, SessionId};
+
+/// What is answered when there is no such session, or not with this transport.
+/// Byte for byte that of the original.
+const NOT_RESOLVED: &str = "The requested combination of transport and sessionId does not exist";
+
+/// What the port needs.
+#[derive(Clone)]
+pub struct Gateway {
+    /// The replica.
+    pub broker: Arc<Broker>,
+    /// Takes what is done for the audit.
+    pub notes: Notes,
+}
+
+/// Routes of the gateways' port.
+pub fn router(gateway: Gateway) -> Router {
+    Router::new()
+        .route("/resolveSession", post(resolve))
+        .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing here") })
+        .with_state(gateway)
+}
+
+/// Where a session is.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Resolved {
+    session_id: String,
+    transport_protocol: &'static str,
+    dcv_server_endpoint: String,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    web_url_path: Option<String>,
+}
+
+/// What a gateway asks.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    session: SessionId,
+    transport: EndpointProtocol,
+    client_address: String,
+}
+
+impl Asked {
+    fn parse(query: &str) -> Result<Self, String> {
+        let pairs = form::pairs(query).ok_or("the query is not form-encoded")?;
+        let value = |name: &str| {
+            let mut values = pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+            let first = values.next().filter(|value| !value.is_empty());
+            if values.next().is_some() { Err(format!("{name} is given twice")) } else { Ok(first) }
+        };
+        let session = value("sessionId")?.ok_or("sessionId is missing")?;
+        let session = SessionId::new(session).map_err(|error| format!("sessionId is not valid: {error}"))?;
+        let transport = match value("transport")?.map(str::to_ascii_uppercase).as_deref() {
+            Some("HTTP") => EndpointProtocol::Http,
+            Some("QUIC") => EndpointProtocol::Quic,
+            _ => return Err("transport must be HTTP or QUIC".to_owned()),
+        };
+        let client_address = value("clientIpAddress")?.unwrap_or_default().to_owned();
+        Ok(Self { session, transport, client_address })
+    }
+}
+
+async fn resolve(
+    State(gateway): State<Gateway>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let actor = match peer.certificate {
+        // Agents' certificates are of the same authority, and open another door.
+        Some(Subject::Agent(_)) => return refuse(StatusCode::FORBIDDEN, "the certificate is no gateway's"),
+        Some(Subject::Gateway(name)) => Actor::Gateway(name.as_str().to_owned()),
+        Some(Subject::Other(name)) => Actor::Gateway(name),
+        None => Actor::Unknown,
+    };
+    let asked = match Asked::parse(query.as_deref().unwrap_or_default()) {
+        Ok(asked) => asked,
+        Err(text) => return refuse(StatusCode::BAD_REQUEST, &text),
+    };
+    // Desktops go on while no majority can be reached, and so do ways to them.
+    let fleet = match gateway.broker.current().await {
+        Ok(fleet) => fleet,
+        Err(error) => {
+            tracing::debug!(%error, "where a session is, is told by what this replica knows");
+            gateway.broker.fleet()
+        }
+    };
+    let resolved = look(&fleet, &asked);
+    let deed = Deed {
+        actor,
+        from: peer.address.ip().to_string(),
+        action: "resolveSession".to_owned(),
+        target: format!("{} {}", asked.session, asked.client_address),
+        request_id: String::new(),
+        via: gateway.broker.id(),
+    };
+    match resolved {
+        Some(resolved) => {
+            gateway.notes.take(deed, &format!("is at {}:{}", resolved.dcv_server_endpoint, resolved.port));
+            ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(resolved)).into_response()
+        }
+        None => {
+            gateway.notes.take(deed, "refused: there is no such session, or not with this transport");
+            refuse(StatusCode::NOT_FOUND, NOT_RESOLVED)
+        }
+    }
+}
+
+/// Where a session is, if it can be reached with that transport.
+fn look(fleet: &Fleet, asked: &Asked) -> Option<Resolved> {
+    let session = fleet.session(&asked.session)?;
+    // A server whose agent is silent may well serve its desktops.
+    if !matches!(fleet.state_of(session), SessionState::Ready | SessionState::Unknown) {
+        return None;
+    }
+    let server = fleet.server_of(session)?;
+    let endpoint = server.facts.endpoints.iter().find(|endpoint| endpoint.protocol == asked.transport)?;
+    Some(Resolved {
+        session_id: session.id.as_str().to_owned(),
+        transport_protocol: match asked.transport {
+            EndpointProtocol::Http => "HTTP",
+            EndpointProtocol::Quic => "QUIC",
+        },
+        dcv_server_endpoint: name_of(fleet, server, endpoint),
+        port: endpoint.port,
+        web_url_path: endpoint.web_url_path.clone(),
+    })
+}
+
+/// The name that an operator told or, without one, the server's own.
+fn name_of(fleet: &Fleet, server: &Server, endpoint: &Endpoint) -> String {
+    let told = fleet.names_of(server).map(|names| names.internal.clone());
+    told.or_else(|| server.facts.dns_name.clone())
+        .or_else(|| endpoint.ip.clone())
+        .unwrap_or_else(|| server.facts.ip.clone())
+}
+
+fn refuse(status: StatusCode, error: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": error }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_names_a_session_and_a_transport() {
+        let asked = |session: &str, transport, client_address: &str| Asked {
+            session: SessionId::new(session).expect("valid"),
+            transport,
+            client_address: client_address.to_owned(),
+        };
+        assert_eq!(
+            Asked::parse("sessionId=a%20b&transport=http&clientIpAddress=%3A%3A1"),
+            Ok(asked("a b", EndpointProtocol::Http, "::1"))
+        );
+        assert_eq!(Asked::parse("transport=QUIC&sessionId=s&x=1"), Ok(asked("s", EndpointProtocol::Quic, "")));
+        for (query, says) in [
+            ("", "sessionId is missing"),
+            ("sessionId=&transport=HTTP", "sessionId is missing"),
+            ("sessionId=s", "transport must be HTTP or QUIC"),
+            ("sessionId=s&transport=TCP", "transport must be HTTP or QUIC"),
+            ("sessionId=s&sessionId=t&transport=HTTP", "sessionId is given twice"),
+            ("sessionId=%0A&transport=HTTP", "sessionId is not valid: session id must not hold control characters"),
+            ("sessionId=%", "the query is not form-encoded"),
+        ] {
+            assert_eq!(Asked::parse(query), Err(says.to_owned()), "{query}");
+        }
+    }
+}
