@@ -33,6 +33,18 @@ impl Broker {
         Self::start_at(any, any, configuration).await
     }
 
+    /// That logs as much as a filter lets through.
+    pub async fn start_logging(filter: &str) -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("berth.toml"), "").unwrap();
+        let mut command = command(folder.path(), any, any);
+        command.env("BERTH_LOG", filter);
+        let mut broker = Self { process: Process::start(command), folder, clients: any, agents: any };
+        broker.serves().await;
+        broker
+    }
+
     /// With ports that it can have again after a restart.
     pub async fn start_to_be_restarted() -> Self {
         let [clients, agents] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
