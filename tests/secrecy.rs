@@ -138,7 +138,9 @@ async fn no_secret_shows_anywhere() {
     let (status, events) = api.send(Method::GET, "/v1/events", &json!({})).await;
     assert_eq!(status, StatusCode::OK);
     answers.push(("the events".to_owned(), events.to_string()));
-    for command in [&["clients", "list", "--json"][..], &["audit", "export"], &["agents", "list"], &["cluster", "status"]] {
+    for command in
+        [&["clients", "list", "--json"][..], &["audit", "export"], &["agents", "list"], &["cluster", "status"]]
+    {
         answers.push((command.join(" "), broker.operate(command).await.unwrap()));
     }
     let backup = broker.folder.path().join("backup.berth");
