@@ -2,8 +2,8 @@
 //! and hold what they should. The start of a replica finds the same, but one
 //! after the other; `berth config check` tells all at once.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::error::Error as _;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 
 use super::error::ConfigError;
 use super::{Config, Listener};
+use crate::broker::tls::{ClientAuth, TlsError, TrustFile, gateways_of, source_of};
 use crate::secret::Secret;
 
 /// The keys of a listener that name files.
@@ -50,8 +51,10 @@ impl Config {
         if let Some(path) = &self.gateway.trust_file {
             problems.authorities("gateway.trust_file", path);
         }
-        if let Some(path) = &self.gateway.trust_store_file {
-            problems.store("gateway.trust_store_file", path);
+        if let (Some(path), ClientAuth::Required(roots)) = (&self.gateway.trust_store_file, gateways_of(&self.gateway))
+        {
+            let opened = roots.files.iter().filter(|file| file.file == *path).map(TrustFile::check).collect();
+            problems.store("gateway.trust_store_file", path, opened);
         }
         problems.secret("gateway.trust_store_password_file", self.gateway.trust_store_password_file.as_deref());
         self.look_at_cluster_secret(&mut problems);
@@ -87,7 +90,7 @@ impl Found {
             self.refuse(keys.certificate, path, format!("does not work together with {}: {error}", keys.key));
         }
         if let Some(path) = &listener.key_store_file {
-            self.store(keys.key_store, path);
+            self.store(keys.key_store, path, source_of(listener).check());
         }
         self.secret(keys.key_store_password, listener.key_store_password_file.as_deref());
     }
@@ -125,13 +128,16 @@ impl Found {
         }
     }
 
-    /// What is in a store is looked at by those who open it.
-    fn store(&mut self, key: &'static str, path: &Path) {
-        let mut first = [0];
-        match File::open(path).and_then(|mut file| file.read(&mut first)) {
-            Ok(0) => self.refuse(key, path, "is empty"),
-            Ok(_) => {}
-            Err(error) => self.refuse(key, path, format!("cannot be read: {error}")),
+    /// A store that was opened as a start would open it.
+    fn store(&mut self, key: &'static str, path: &Path, opened: Result<(), TlsError>) {
+        if let Err(error) = opened {
+            let mut reason = format!("cannot be used: {error}");
+            let mut cause = error.source();
+            while let Some(source) = cause {
+                reason.push_str(&format!(": {source}"));
+                cause = source.source();
+            }
+            self.refuse(key, path, reason);
         }
     }
 

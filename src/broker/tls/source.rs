@@ -89,6 +89,12 @@ impl Source {
         }
     }
 
+    /// Whether it can be used now, as a start would find out.
+    pub fn check(&self) -> Result<(), TlsError> {
+        let read = self.read()?;
+        self.load(&read, SystemTime::now()).map(drop)
+    }
+
     /// Reads its files.
     pub(super) fn read(&self) -> Result<Vec<Content>, TlsError> {
         match self {
@@ -123,6 +129,11 @@ impl Source {
 }
 
 impl TrustFile {
+    /// Whether it can be used, as a start would find out.
+    pub fn check(&self) -> Result<(), TlsError> {
+        self.load(&self.read()?).map(drop)
+    }
+
     pub(super) fn read(&self) -> Result<Content, TlsError> {
         Content::read(&self.file, &self.password)
     }

@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::*;
 
@@ -24,6 +25,11 @@ fn files_are_looked_at() {
     write("empty", "", 0o600);
     write("secret", "hunter2", 0o600);
     write("shown", "hunter2", 0o640);
+    write("password", "changeit", 0o600);
+    for store in ["one.jks", "trust.p12"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(store);
+        std::fs::copy(fixture, path(store)).unwrap();
+    }
     write("cluster", crate::secret::Secret::random().expose(), 0o600);
 
     let problems = |settings: &[(&str, &str)]| -> Vec<String> {
@@ -44,10 +50,11 @@ fn files_are_looked_at() {
     let good = [
         ("clients.certificate_file", "cert.pem"),
         ("clients.key_file", "key.pem"),
-        ("agents.key_store_file", "secret"),
-        ("agents.key_store_password_file", "secret"),
+        ("agents.key_store_file", "one.jks"),
+        ("agents.key_store_password_file", "password"),
+        ("gateway.trust_store_file", "trust.p12"),
+        ("gateway.trust_store_password_file", "password"),
         ("agents.secret_file", "secret"),
-        ("gateway.trust_file", "cert.pem"),
         ("cluster.secret_file", "cluster"),
     ];
     assert_eq!(problems(&good), none);
@@ -62,8 +69,11 @@ fn files_are_looked_at() {
     assert!(one(&[("clients.certificate_file", "key.pem")]).contains("holds no certificate"));
     assert!(one(&[("clients.key_file", "no-key.pem")]).contains("holds no private key"));
     assert!(one(&[("clients.key_file", "none")]).contains("cannot be read"));
-    assert!(one(&[("clients.key_store_file", "empty")]).contains("is empty"));
-    assert!(one(&[("gateway.trust_store_file", "none")]).contains("cannot be read"));
+    assert_eq!(problems(&[("gateway.trust_file", "cert.pem")]), none);
+    assert!(one(&[("clients.key_store_file", "empty")]).contains("cannot be used"));
+    let wrong = one(&[("clients.key_store_file", "one.jks"), ("clients.key_store_password_file", "secret")]);
+    assert!(wrong.contains("`clients.key_store_file`") && wrong.contains("password"), "{wrong}");
+    assert!(one(&[("gateway.trust_store_file", "none")]).contains("cannot be used"));
     assert!(one(&[("agents.secret_file", "shown")]).contains("chmod 600"));
     assert!(one(&[("gateway.trust_store_password_file", "none")]).contains("No such file"));
     assert!(one(&[("cluster.secret_file", "secret")]).contains("32 bytes"));
