@@ -229,7 +229,7 @@ async fn the_audit_says_who_did_what_and_only_to_those_who_may_know() {
         told,
         [
             (who(), "createSessions", "done"),
-            (who(), "closeServers", "refused: Dcv server not found."),
+            (who(), "closeServers", "refused: UNKNOWN_SERVER"),
             (who(), "sessionConnectionData/{sessionId}/{user}", "a connection token was issued"),
         ]
     );

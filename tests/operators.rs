@@ -152,10 +152,12 @@ async fn tokens_outlive_a_key_as_long_as_is_said_and_a_restart() {
     for api in [&old, &new] {
         assert_eq!(ask(api.clone()).await, StatusCode::OK, "after a restart");
     }
-    let printed = broker.operate(&["renew-auth-server-api-key", "--keep-old-seconds", "0"]).await.unwrap();
+    // As in the original, that ends all tokens before.
+    let printed = broker.operate(&["renew-auth-server-api-key"]).await.unwrap();
     assert_eq!(printed.trim(), "Keys renewed.");
-    assert_eq!(ask(new).await, StatusCode::UNAUTHORIZED);
-    assert_eq!(ask(old).await, StatusCode::OK, "that key was told to be good for as long as its tokens are");
+    for api in [old, new] {
+        assert_eq!(ask(api).await, StatusCode::UNAUTHORIZED);
+    }
 }
 
 fn kid(token: &str) -> String {
@@ -252,7 +254,7 @@ async fn the_audit_tells_what_was_done_and_that_nothing_of_it_was_changed() {
     assert_eq!(find("oauth2/token", "refused: unknown client or wrong secret")["actor"], "unknown");
     let who = json!(format!("client {}", credentials.id));
     assert_eq!(find("oauth2/token", "an access token was issued")["actor"], who);
-    assert_eq!(find("createSessions", "refused: no dcv server found")["actor"], who);
+    assert_eq!(find("createSessions", "refused: NO_SERVER")["actor"], who);
 
     let verified = broker.operate(&["audit", "verify"]).await.unwrap();
     assert!(verified.contains("are as they were written"), "{verified}");

@@ -166,6 +166,7 @@ impl Cluster {
         let agents_router = agents::router(Agents {
             tickets: Arc::new(NoTickets),
             notes: Notes::unread(),
+            authorization: true,
             broker: Arc::clone(&broker),
             secret: Arc::new(Secret::read(&self.folder.path().join("agent-secret")).unwrap()),
             opened,

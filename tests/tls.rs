@@ -117,7 +117,7 @@ impl Files {
         let folder = self.folder.path().join(&version);
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("chain.pem"), &pair.certificate_pem).unwrap();
-        std::fs::write(folder.join("key.pem"), &pair.key_pem).unwrap();
+        write_key(&folder.join("key.pem"), pair);
         let link = self.folder.path().join("link");
         std::os::unix::fs::symlink(&version, &link).unwrap();
         std::fs::rename(&link, self.folder.path().join("live")).unwrap();
@@ -126,8 +126,14 @@ impl Files {
     /// One file after the other, so that they do not fit in between.
     fn write(&self, pair: &Pair) {
         std::fs::write(self.certificate(), &pair.certificate_pem).unwrap();
-        std::fs::write(self.key(), &pair.key_pem).unwrap();
+        write_key(&self.key(), pair);
     }
+}
+
+/// Writes a private key where its owner alone can read it.
+fn write_key(path: &Path, pair: &Pair) {
+    std::fs::write(path, &pair.key_pem).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn trusting(pem: &[u8]) -> ClientConfig {

@@ -126,6 +126,8 @@ pub struct Running {
     /// The door to the log.
     pub broker: Arc<Broker>,
     shutdown: CancellationToken,
+    /// Cancelled when no port serves any more.
+    last_words: CancellationToken,
     servers: JoinSet<()>,
     links: TaskTracker,
     peering: Peering,
@@ -203,6 +205,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     tls::import_authority(&tls_folder, &authority, is_used)?;
     let pki = open_pki(tls_folder, config.names.clone()).await?;
     let (clients, agents) = (source_of(&config.clients), source_of(&config.agents.listener()));
+    for source in [&clients, &agents] {
+        source.require_hidden()?;
+    }
     let client_tls = pki.server_config("clients", clients, &[b"h2", b"http/1.1"], ClientAuth::None)?;
     let agent_tls = pki.server_config("agents", agents, &[b"http/1.1"], ClientAuth::None)?;
 
@@ -243,12 +248,15 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let api = api::ApiState::new(Arc::clone(&broker), Arc::clone(&identity), api_settings(&config));
     let (notes, scribe) = notes::notes();
     tasks.spawn(Arc::clone(&identity).keep_keys(shutdown.clone()));
-    tasks.spawn(scribe.write(Arc::clone(&broker), shutdown.clone()));
+    // It ends when nobody does anything any more.
+    let last_words = CancellationToken::new();
+    tasks.spawn(scribe.write(Arc::clone(&broker), last_words.clone()));
     let api = api::router(api.ending_with(shutdown.clone()).noting(notes.clone()));
     let agents_router = agents::router(Agents {
         broker: Arc::clone(&broker),
         tickets: Arc::clone(&identity) as Arc<dyn agents::Tickets>,
         notes: notes.clone(),
+        authorization: config.agents.authorization,
         secret: Arc::new(agent_secret),
         opened,
         shutdown: shutdown.clone(),
@@ -259,6 +267,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     servers.spawn(agent_port.serve(agent_tls, agents_router, config.agents.connections_max, shutdown.clone()));
     if let Some(port) = gateway_port {
         let source = source_of(&gateway.listener());
+        source.require_hidden()?;
         let tls = pki.server_config("gateway", source, &[b"h2", b"http/1.1"], tls::gateways_of(gateway))?;
         let router = gateway::router(gateway::Gateway { broker: Arc::clone(&broker), notes });
         servers.spawn(port.serve(tls, router, gateway.connections_max, shutdown.clone()));
@@ -279,6 +288,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         identity,
         broker,
         shutdown,
+        last_words,
         servers,
         links: tasks,
         peering,
@@ -425,6 +435,7 @@ impl Running {
         self.broker.hand_over().await;
         self.shutdown.cancel();
         while self.servers.join_next().await.is_some() {}
+        self.last_words.cancel();
         self.links.close();
         self.links.wait().await;
         let stopped = self.broker.stop().await;

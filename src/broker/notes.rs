@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::door::Core;
 use crate::domain::Command;
-use crate::domain::audit::{Actor, Deed};
+use crate::domain::audit::{Actor, Deed, bounded};
 
 /// Notes that may wait to be read.
 const WAITING_MAX: usize = 4_096;
@@ -21,6 +21,11 @@ const WAITING_MAX: usize = 4_096;
 const GATHER: Duration = Duration::from_secs(2);
 /// Different deeds that are told apart meanwhile.
 const DIFFERENT_MAX: usize = 256;
+/// The same for what is refused to those who did not prove who they are: any
+/// number of them must not push out what others did.
+const STRANGERS_MAX: usize = 16;
+/// How the result of what was refused begins.
+const REFUSED: &str = "refused";
 /// Between two attempts while the log takes nothing.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -58,31 +63,41 @@ impl Notes {
 
     /// Has a deed recorded soon. When too many wait it is only logged.
     pub(super) fn take(&self, deed: Deed, result: &str) {
-        if let Err(error) = self.0.try_send(Note { deed, result: result.to_owned() }) {
-            let (mpsc::error::TrySendError::Full(note) | mpsc::error::TrySendError::Closed(note)) = error;
-            tracing::warn!(actor = %note.deed.actor, from = note.deed.from, action = note.deed.action, result,
-                "a deed is not in the audit: too many wait to be recorded");
-        }
+        let note = Note { deed: deed.bounded(), result: bounded(result.to_owned()) };
+        let (note, why) = match self.0.try_send(note) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(note)) => (note, "too many wait to be recorded"),
+            Err(mpsc::error::TrySendError::Closed(note)) => (note, "nobody records here any more"),
+        };
+        tracing::warn!(actor = %note.deed.actor, from = note.deed.from, action = note.deed.action, result, why,
+            "a deed is not in the audit");
     }
 }
 
-/// What makes deeds the same.
-type Sort = (String, String, String, String);
+/// What makes deeds the same: who, from where, what, with what, and the result.
+type Sort = (String, String, String, String, String);
 
 /// Deeds that were gathered.
 #[derive(Default)]
 struct Gathered {
     deeds: BTreeMap<Sort, (Deed, u64)>,
+    /// How many of them were refused to strangers.
+    strangers: usize,
     others: u64,
 }
 
 impl Gathered {
     fn add(&mut self, note: Note) {
         let Note { deed, result } = note;
-        let sort = (deed.actor.to_string(), deed.from.clone(), deed.action.clone(), result);
-        if self.deeds.len() >= DIFFERENT_MAX && !self.deeds.contains_key(&sort) {
-            self.others += 1;
-            return;
+        let is_strangers = deed.actor == Actor::Unknown && result.starts_with(REFUSED);
+        let sort = (deed.actor.to_string(), deed.from.clone(), deed.action.clone(), deed.target.clone(), result);
+        if !self.deeds.contains_key(&sort) {
+            let known = self.deeds.len() - self.strangers;
+            if if is_strangers { self.strangers >= STRANGERS_MAX } else { known >= DIFFERENT_MAX } {
+                self.others += 1;
+                return;
+            }
+            self.strangers += usize::from(is_strangers);
         }
         self.deeds.entry(sort).or_insert((deed, 0)).1 += 1;
     }
@@ -91,11 +106,12 @@ impl Gathered {
     fn take(&mut self, via: crate::domain::ReplicaId) -> Vec<Command> {
         let mut commands: Vec<Command> = std::mem::take(&mut self.deeds)
             .into_iter()
-            .map(|((_, _, _, result), (deed, times))| match times {
+            .map(|((.., result), (deed, times))| match times {
                 1 => noted(deed, result),
                 times => noted(deed, format!("{result} ({times} times)")),
             })
             .collect();
+        self.strangers = 0;
         let others = std::mem::take(&mut self.others);
         if others > 0 {
             let deed = Deed {
@@ -195,13 +211,31 @@ mod tests {
     }
 
     #[test]
+    fn strangers_do_not_push_out_what_others_did() {
+        let mut gathered = Gathered::default();
+        for number in 0..1_000 {
+            gathered.add(note(&number.to_string()));
+        }
+        for number in 0..200 {
+            let mut known = note("a");
+            known.deed.actor = Actor::Operator;
+            known.deed.target = number.to_string();
+            gathered.add(known);
+        }
+        let commands = gathered.take(ReplicaId(1));
+        let is_operators =
+            |command: &&Command| matches!(command, Command::Audited { deed, .. } if deed.actor == Actor::Operator);
+        assert_eq!(commands.iter().filter(is_operators).count(), 200);
+    }
+
+    #[test]
     fn a_flood_from_everywhere_makes_few_records() {
         let mut gathered = Gathered::default();
         for number in 0..10_000 {
             gathered.add(note(&number.to_string()));
         }
         let results = results(gathered.take(ReplicaId(1)));
-        assert_eq!(results.len(), DIFFERENT_MAX + 1);
-        assert!(results[DIFFERENT_MAX].starts_with("9744 further deeds"));
+        assert_eq!(results.len(), STRANGERS_MAX + 1);
+        assert!(results[STRANGERS_MAX].starts_with("9984 further deeds"));
     }
 }

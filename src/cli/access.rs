@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::clients::{Described, KeepOld, uuid};
 use super::socket::Socket;
 use crate::broker::admin::access::{
-    AgentEntry, AuthServerEntry, AuthServerUrl, MapRequest, MappingEntry, RenewRequest, StatementEntry, StatementText,
+    AgentEntry, AuthServerEntry, AuthServerRequest, AuthServerUrl, MapRequest, MappingEntry, RenewRequest,
+    StatementEntry, StatementText,
 };
 
 /// Longest file that is read, in bytes.
@@ -125,6 +126,9 @@ pub(super) struct RegisterAuthServer {
     /// File with the authorities in PEM that the URL's certificate may come from.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Change what is demanded of the tokens of a server that is registered.
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     broker: Socket,
 }
@@ -257,7 +261,8 @@ impl RegisterAuthServer {
             keys_pem: self.keys_file.as_deref().map(text).transpose()?,
             ca_pem: self.ca_file.as_deref().map(text).transpose()?,
         };
-        self.broker.call_raw(Method::POST, "/auth-servers", serde_json::to_string(&entry)?).await?;
+        let request = AuthServerRequest { server: entry, replace: self.replace };
+        self.broker.call_raw(Method::POST, "/auth-servers", serde_json::to_string(&request)?).await?;
         say!("Jwk url registered.");
         Ok(())
     }

@@ -48,13 +48,14 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 Ok(())
             })
             .await?;
-            if checked.end.as_ref().is_some_and(|end| *end != last) || (checked.end.is_none() && last.last > 0) {
-                // A record that is written meanwhile is none of these.
-                let kept = checked.end.as_ref().map_or(0, |end| end.last);
-                if kept >= last.last {
-                    bail!("the chain ends with another record than the broker says: record {}", last.last);
-                }
-                tracing::warn!(kept, last = last.last, "records were written meanwhile, or are not kept any more");
+            match &checked.end {
+                Some(end) if *end != last => bail!(
+                    "the records end with {}, but the last one is {}: those after it were removed",
+                    end.last,
+                    last.last
+                ),
+                None if last.last > 0 => bail!("none of the {} records is kept any more", last.last),
+                _ => {}
             }
             tell(&checked);
             Ok(())

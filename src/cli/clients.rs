@@ -62,17 +62,20 @@ pub(super) struct Register {
 #[derive(Debug, clap::Args)]
 pub(super) struct Granted {
     /// What it may do: `read`, `sessions`, `servers` and `admin`, with commas
-    /// between. All but `admin` when not given.
+    /// between. All but `admin` when not given, or what it may do already.
     #[arg(long, value_delimiter = ',', value_name = "SCOPES")]
     scopes: Option<Vec<String>>,
     /// See and change the sessions of this owner alone.
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
+    /// See and change the sessions of everybody, where it was bound to an owner.
+    #[arg(long, conflicts_with = "owner")]
+    any_owner: bool,
 }
 
 impl From<Granted> for GrantRequest {
     fn from(granted: Granted) -> Self {
-        Self { scopes: granted.scopes, owner: granted.owner }
+        Self { scopes: granted.scopes, owner: granted.owner, any_owner: granted.any_owner }
     }
 }
 
@@ -83,6 +86,13 @@ pub(super) struct KeepOld {
     /// as tokens are good when not given.
     #[arg(long, value_name = "SECONDS")]
     keep_old_seconds: Option<u64>,
+}
+
+impl KeepOld {
+    /// The same, where nothing is said so many seconds.
+    pub(super) fn or_seconds(self, seconds: u64) -> Self {
+        Self { keep_old_seconds: self.keep_old_seconds.or(Some(seconds)) }
+    }
 }
 
 impl From<KeepOld> for RenewRequest {

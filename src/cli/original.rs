@@ -22,7 +22,7 @@ pub(super) enum Command {
     /// As `berth clients unregister`.
     #[command(hide = true)]
     UnregisterApiClient(Unregister),
-    /// As `berth keys renew`.
+    /// As `berth keys renew --keep-old-seconds 0`.
     #[command(hide = true)]
     RenewAuthServerApiKey {
         #[command(flatten)]
@@ -106,7 +106,10 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::RegisterApiClient(register) => register.run().await,
         Command::DescribeApiClients { broker } => clients::describe(&broker).await,
         Command::UnregisterApiClient(unregister) => unregister.run().await,
-        Command::RenewAuthServerApiKey { keep, broker } => Keys::Renew { connection: false, keep, broker }.run().await,
+        // There, tokens that were issued before are refused from then on.
+        Command::RenewAuthServerApiKey { keep, broker } => {
+            Keys::Renew { connection: false, keep: keep.or_seconds(0), broker }.run().await
+        }
         Command::GenerateSoftwareStatement { broker } => Statements::Generate { broker }.run().await,
         Command::DescribeSoftwareStatements { broker } => Statements::List { broker }.run().await,
         Command::DeactivateSoftwareStatement { software_statement, broker } => {

@@ -208,6 +208,13 @@ pub fn verify<'a>(records: impl IntoIterator<Item = &'a AuditRecord>) -> Result<
     Ok(end)
 }
 
+/// A text that a record has room for.
+#[must_use]
+pub fn bounded(mut text: String) -> String {
+    cut(&mut text);
+    text
+}
+
 fn cut(text: &mut String) {
     if text.len() > TEXT_BYTES_MAX {
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX - '…'.len_utf8()));

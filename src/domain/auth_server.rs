@@ -93,3 +93,28 @@ pub struct AuthServer {
     /// those of the system.
     pub ca_pem: Option<String>,
 }
+
+impl AuthServer {
+    /// Whether nothing is said of it but its URL.
+    pub fn demands_nothing(&self) -> bool {
+        let Self { url: _, algorithms, issuer, audience, token_type, scope, keys_pem, ca_pem } = self;
+        let texts = [issuer, audience, token_type, scope, keys_pem, ca_pem];
+        algorithms.is_empty() && texts.into_iter().all(Option::is_none)
+    }
+
+    /// What is demanded of its tokens, in words.
+    pub fn demands(&self) -> String {
+        let algorithms: Vec<_> = self.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
+        let named = [
+            ("issuer", &self.issuer),
+            ("audience", &self.audience),
+            ("type", &self.token_type),
+            ("scope", &self.scope),
+        ];
+        let named = named.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)));
+        let algorithms = (!algorithms.is_empty()).then(|| format!("algorithms {}", algorithms.join(" ")));
+        let keys = self.keys_pem.as_ref().map(|_| "keys given by hand".to_owned());
+        let all: Vec<String> = named.chain(algorithms).chain(keys).collect();
+        if all.is_empty() { "nothing demanded".to_owned() } else { all.join(", ") }
+    }
+}

@@ -292,9 +292,14 @@ pub enum Command {
         /// Which.
         id: ClientId,
     },
-    /// An operator lets tokens of another authorization server in. The same
-    /// URL again takes the place of what was there.
-    RegisterAuthServer(AuthServer),
+    /// An operator lets tokens of another authorization server in.
+    RegisterAuthServer {
+        /// Which, and what is demanded.
+        server: AuthServer,
+        /// Whether it may take the place of one with the same URL of whose
+        /// tokens something else is demanded.
+        replace: bool,
+    },
     /// An operator lets tokens of another authorization server in no more.
     UnregisterAuthServer {
         /// Where its keys are.
@@ -458,6 +463,9 @@ pub enum Refusal {
          --client-id {0}`)"
     )]
     ServerEnrolled(ClientId),
+    /// It is registered, and something else is demanded of its tokens.
+    #[error("it is registered with other demands; say --replace to change them")]
+    AuthServerKnown,
     /// There is no such authorization server.
     #[error("there is no such authorization server")]
     UnknownAuthServer,
@@ -470,4 +478,36 @@ pub enum Refusal {
     /// There is no such agent.
     #[error("there is no such agent")]
     UnknownAgent,
+}
+
+impl Refusal {
+    /// Its name in the audit. It is part of what replicas must agree on: unlike
+    /// the texts it never changes.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoServer(_) => "NO_SERVER",
+            Self::QueueFull { .. } => "QUEUE_FULL",
+            Self::UnknownSession => "UNKNOWN_SESSION",
+            Self::OtherOwner => "OTHER_OWNER",
+            Self::WrongState(_) => "WRONG_STATE",
+            Self::UnknownServer => "UNKNOWN_SERVER",
+            Self::ServerHasSessions { .. } => "SERVER_HAS_SESSIONS",
+            Self::StaleEpoch => "STALE_EPOCH",
+            Self::UnknownClient => "UNKNOWN_CLIENT",
+            Self::Exists => "EXISTS",
+            Self::OtherInstance => "OTHER_INSTANCE",
+            Self::KeyReused => "KEY_REUSED",
+            Self::Nested => "NESTED",
+            Self::TooMany => "TOO_MANY",
+            Self::UnknownInvitation => "UNKNOWN_INVITATION",
+            Self::InvitationUsed => "INVITATION_USED",
+            Self::UnknownStatement => "UNKNOWN_STATEMENT",
+            Self::ServerEnrolled(_) => "SERVER_ENROLLED",
+            Self::AuthServerKnown => "AUTH_SERVER_KNOWN",
+            Self::UnknownAuthServer => "UNKNOWN_AUTH_SERVER",
+            Self::KeyReplaced => "KEY_REPLACED",
+            Self::TokenSpent => "TOKEN_SPENT",
+            Self::UnknownAgent => "UNKNOWN_AGENT",
+        }
+    }
 }

@@ -370,8 +370,8 @@ fn access(client: &ClientId) -> Vec<(&'static str, Command)> {
         ),
         ("deactivate-statement", Command::DeactivateStatement { id: statement }),
         ("unregister-agent", Command::UnregisterAgent { id: agent }),
-        ("register-auth-server", Command::RegisterAuthServer(auth_server)),
-        ("register-another-auth-server", Command::RegisterAuthServer(other_server)),
+        ("register-auth-server", Command::RegisterAuthServer { server: auth_server, replace: false }),
+        ("register-another-auth-server", Command::RegisterAuthServer { server: other_server, replace: true }),
         ("unregister-auth-server", Command::UnregisterAuthServer { url: other_url }),
         (
             "map-servers",

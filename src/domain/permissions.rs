@@ -21,8 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::Owner;
 
-/// Groups within groups that are followed; a circle ends there.
-const DEPTH_MAX: usize = 16;
+/// Words that are looked at for one answer. A file may have some thousand
+/// lines, groups and aliases; what takes more is left to the host.
+const STEPS_MAX: usize = 200_000;
 
 /// Whether somebody is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,17 +42,21 @@ pub fn may_connect(file: Option<&str>, owner: &Owner, user: &Owner) -> bool {
     if file.imports {
         return true;
     }
-    let who = Who { groups: &file.groups, owner, user };
+    let mut who = Who { groups: &file.groups, owner, user, known: BTreeMap::new(), steps: 0 };
     // By feature: what the last line said that meant it. What is denied stays so.
-    let mut features: BTreeMap<String, bool> = BTreeMap::new();
-    let mut denied: BTreeSet<String> = BTreeSet::new();
+    let mut features: BTreeMap<&str, bool> = BTreeMap::new();
+    let mut denied: BTreeSet<&str> = BTreeSet::new();
     let mut perhaps = false;
     for line in &file.permissions {
-        let meant = who.is(&line.actor, 0);
+        let meant = who.is(&line.actor);
+        if who.steps > STEPS_MAX {
+            return true;
+        }
         if meant == Meant::No {
             continue;
         }
         for feature in file.features(&line.features) {
+            who.steps += 1;
             match (line.rule, meant) {
                 (Rule::Allow, Meant::Perhaps) => perhaps = true,
                 (Rule::Allow, _) => drop(features.insert(feature, true)),
@@ -60,10 +65,13 @@ pub fn may_connect(file: Option<&str>, owner: &Owner, user: &Owner) -> bool {
                 (Rule::Disallow, _) => drop(features.insert(feature, false)),
                 (Rule::Deny, _) => drop(denied.insert(feature)),
             }
+            if who.steps > STEPS_MAX {
+                return true;
+            }
         }
     }
     let is_all_denied = denied.contains(BUILTIN);
-    let allowed = features.iter().any(|(feature, allowed)| *allowed && !denied.contains(feature));
+    let allowed = features.iter().any(|(feature, allowed)| *allowed && !denied.contains(*feature));
     !is_all_denied && (allowed || perhaps)
 }
 
@@ -138,8 +146,11 @@ impl File {
     }
 
     /// The features that names stand for; an alias stands for those of its own.
-    fn features(&self, names: &[String]) -> BTreeSet<String> {
-        names.iter().flat_map(|name| self.aliases.get(name).cloned().unwrap_or_else(|| vec![name.clone()])).collect()
+    fn features<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a str> {
+        names.iter().flat_map(|name| {
+            let own = self.aliases.get(name).map_or_else(|| std::slice::from_ref(name), Vec::as_slice);
+            own.iter().map(String::as_str)
+        })
     }
 }
 
@@ -148,38 +159,64 @@ struct Who<'a> {
     groups: &'a BTreeMap<String, Vec<String>>,
     owner: &'a Owner,
     user: &'a Owner,
+    /// Groups that were looked into.
+    known: BTreeMap<&'a str, Meant>,
+    steps: usize,
 }
 
-impl Who<'_> {
-    fn is(&self, actor: &str, depth: usize) -> Meant {
-        let meant = |is: bool| if is { Meant::Yes } else { Meant::No };
-        if actor == "%any%" {
-            return Meant::Yes;
-        }
-        if actor == "%owner%" {
-            return meant(self.user == self.owner);
-        }
+impl<'a> Who<'a> {
+    fn is(&mut self, actor: &'a str) -> Meant {
+        self.steps += 1;
         match actor.split_once(':') {
+            Some(("group", name)) => match self.known.get(name) {
+                Some(known) => *known,
+                None => self.is_in(name),
+            },
+            _ => self.is_alone(actor),
+        }
+    }
+
+    /// Whether somebody is meant by anything but a group.
+    fn is_alone(&self, actor: &str) -> Meant {
+        let meant = |is: bool| if is { Meant::Yes } else { Meant::No };
+        match actor.split_once(':') {
+            _ if actor == "%any%" => Meant::Yes,
+            _ if actor == "%owner%" => meant(self.user == self.owner),
             Some(("user", name)) => meant(name == self.user.as_str()),
             Some(("osgroup", _)) => Meant::Perhaps,
-            Some(("group", name)) => self.is_in(name, depth),
             _ => meant(actor == self.user.as_str()),
         }
     }
 
-    fn is_in(&self, group: &str, depth: usize) -> Meant {
-        let Some(members) = self.groups.get(group) else { return Meant::No };
-        if depth == DEPTH_MAX {
-            return Meant::No;
-        }
+    /// Whether somebody is in a group, or in one of those within it. Each is
+    /// looked into once, so that circles end.
+    fn is_in(&mut self, group: &'a str) -> Meant {
+        let mut seen = BTreeSet::from([group]);
+        let mut left = vec![group];
         let mut meant = Meant::No;
-        for member in members {
-            match self.is(member, depth + 1) {
-                Meant::Yes => return Meant::Yes,
-                Meant::Perhaps => meant = Meant::Perhaps,
-                Meant::No => {}
+        while let Some(next) = left.pop() {
+            for member in self.groups.get(next).into_iter().flatten() {
+                self.steps += 1;
+                if self.steps > STEPS_MAX {
+                    return Meant::Perhaps;
+                }
+                if let Some(("group", name)) = member.split_once(':') {
+                    if seen.insert(name) {
+                        left.push(name);
+                    }
+                    continue;
+                }
+                match self.is_alone(member) {
+                    Meant::Yes => {
+                        self.known.insert(group, Meant::Yes);
+                        return Meant::Yes;
+                    }
+                    Meant::Perhaps => meant = Meant::Perhaps,
+                    Meant::No => {}
+                }
             }
         }
+        self.known.insert(group, meant);
         meant
     }
 }
@@ -220,6 +257,18 @@ mod tests {
         assert!(!may(file, "dora"));
         assert!(!may("[groups]\na=group:b\nb=group:a\n[permissions]\ngroup:a allow builtin", "bob"));
         assert!(!may("[permissions]\ngroup:nobody allow builtin", "bob"));
+    }
+
+    #[test]
+    fn no_file_takes_long() {
+        let circle = format!("[groups]\na=group:a{}\n[permissions]\ngroup:a allow builtin", ",group:a".repeat(8_000));
+        assert!(!may(&circle, "bob"));
+        let groups: String = (0..2_000).map(|n| format!("g{n}=group:g{},group:g{}\n", n + 1, n + 2)).collect();
+        assert!(!may(&format!("[groups]\n{groups}[permissions]\ngroup:g0 allow builtin"), "bob"));
+        // What takes too long is left to the host.
+        let lines = "bob disallow all\n".repeat(2_000);
+        let alias = format!("[aliases]\nall={}\n[permissions]\n{lines}", "f,".repeat(10_000));
+        assert!(may(&alias, "bob"));
     }
 
     #[test]

@@ -229,6 +229,7 @@ pub async fn live(world: Arc<World>) -> turmoil::Result {
         broker,
         tickets: Arc::new(NoTickets),
         notes: Notes::unread(),
+        authorization: true,
         secret,
         opened,
         shutdown: shutdown.clone(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -20,6 +20,8 @@ use crate::domain::{ClientId, Command, Millis, Owner, Refusal};
 
 /// What the URL of an authorization server's keys must end with.
 const KEYS_PATH: &str = ".well-known/jwks.json";
+/// The longest list of names of servers, in bytes.
+const NAMES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The longest time that a replaced secret or key may be good: a month.
 const KEEP_OLD_SECONDS_MAX: u64 = 31 * 24 * 3600;
 
@@ -50,22 +52,30 @@ pub struct GrantRequest {
     pub scopes: Option<Vec<String>>,
     /// The one whose sessions it may see and change.
     pub owner: Option<String>,
+    /// Those of everybody, where it was bound to an owner.
+    #[serde(default)]
+    pub any_owner: bool,
 }
 
 impl GrantRequest {
-    fn grant(self) -> Result<Grant, String> {
+    /// What it may do: as `before` where nothing is said.
+    fn grant(self, before: Grant) -> Result<Grant, String> {
         let parse = |name: &String| {
             let known = || Scope::ALL.map(Scope::as_str).join(", ");
             Scope::parse(name).ok_or_else(|| format!("there is no scope {name:?}; there are {}", known()))
         };
         let scopes = match &self.scopes {
-            None => Scopes::USUAL,
+            None => before.scopes,
             Some(names) => names.iter().map(parse).collect::<Result<Scopes, _>>()?,
         };
         if scopes.is_empty() {
             return Err("a client needs a scope; to take all from it, unregister it".to_owned());
         }
-        let owner = self.owner.map(|owner| Owner::new(&owner)).transpose().map_err(|error| error.to_string())?;
+        let owner = match self.owner {
+            Some(owner) => Some(Owner::new(&owner).map_err(|error| error.to_string())?),
+            None if self.any_owner => None,
+            None => before.owner,
+        };
         Ok(Grant { scopes, owner })
     }
 }
@@ -172,6 +182,17 @@ pub struct AuthServerEntry {
     pub ca_pem: Option<String>,
 }
 
+/// Asks for an authorization server to be registered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthServerRequest {
+    /// Which.
+    pub server: AuthServerEntry,
+    /// Whether it may take the place of one with other demands.
+    #[serde(default)]
+    pub replace: bool,
+}
+
 /// Names an authorization server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -235,12 +256,12 @@ pub(super) fn routes(broker: Arc<Broker>, identity: Arc<Identity>) -> Router {
         .route("/agents/{id}", delete(unregister_agent))
         .route("/auth-servers", get(list_auth_servers).post(register_auth_server))
         .route("/auth-servers/unregister", post(unregister_auth_server))
-        .route("/server-names", get(list_names).post(map_servers))
+        .route("/server-names", get(list_names).post(map_servers).layer(DefaultBodyLimit::max(NAMES_BYTES_MAX)))
         .with_state(Access { broker, identity })
 }
 
 async fn register_client(State(access): State<Access>, Json(request): Json<RegisterRequest>) -> Response {
-    let grant = match request.grant.grant() {
+    let grant = match request.grant.grant(Grant::default()) {
         Ok(grant) => grant,
         Err(text) => return error(StatusCode::BAD_REQUEST, &text),
     };
@@ -280,7 +301,10 @@ async fn grant_client(
     Json(request): Json<GrantRequest>,
 ) -> Response {
     let Ok(id) = ClientId::new(&id) else { return no_client_id() };
-    match request.grant() {
+    let Some(before) = access.broker.fleet().client(&id).map(|client| client.grant.clone()) else {
+        return failed(&ClientError::Unknown(id));
+    };
+    match request.grant(before) {
         Ok(grant) => done(access.identity.grant(&id, grant).await),
         Err(text) => error(StatusCode::BAD_REQUEST, &text),
     }
@@ -359,13 +383,21 @@ async fn unregister_agent(State(access): State<Access>, UrlPath(id): UrlPath<Str
     done(access.identity.unregister_agent(&id).await)
 }
 
-async fn register_auth_server(State(access): State<Access>, Json(request): Json<AuthServerEntry>) -> Response {
+async fn register_auth_server(State(access): State<Access>, Json(request): Json<AuthServerRequest>) -> Response {
+    let AuthServerRequest { server: request, replace } = request;
     let server = match auth_server(request).and_then(|server| external::check(&server).map(|()| server)) {
         Ok(server) => server,
         Err(text) => return error(StatusCode::BAD_REQUEST, &text),
     };
-    let target = server.url.clone();
-    done(access.identity.carry_out("register-auth-server", target, Command::RegisterAuthServer(server)).await)
+    if server.audience.is_none() && server.scope.is_none() {
+        tracing::warn!(
+            url = server.url,
+            "each access token of this authorization server lets its client in: neither audience nor scope is demanded"
+        );
+    }
+    let target = format!("{} ({})", server.url, server.demands());
+    let command = Command::RegisterAuthServer { server, replace };
+    done(access.identity.carry_out("register-auth-server", target, command).await)
 }
 
 async fn unregister_auth_server(State(access): State<Access>, Json(request): Json<AuthServerUrl>) -> Response {

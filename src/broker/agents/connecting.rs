@@ -6,9 +6,11 @@
 //! A refusal says no more than that.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -16,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Agents;
 use crate::broker::api::form;
+use crate::broker::tls::Peer;
 use crate::domain::audit::{Actor, Deed};
 use crate::domain::permissions::may_connect;
 use crate::domain::session::SessionState;
@@ -47,16 +50,17 @@ pub trait Tickets: Send + Sync + 'static {
 }
 
 /// Answers a desktop server.
-pub(super) async fn validate(State(agents): State<Agents>, form: Bytes) -> Response {
+pub(super) async fn validate(State(agents): State<Agents>, Extension(peer): Extension<Peer>, form: Bytes) -> Response {
     let asked = Asked::of(&form);
     let found = check(&agents, &asked).await;
+    let client = asked.client_address.map_or_else(String::new, |address| format!(" at {address}"));
     let target = match &found {
-        Ok(user) => format!("{} {user}", asked.session),
-        Err(_) => asked.session.clone(),
+        Ok(user) => format!("{} {user}{client}", asked.session),
+        Err(_) => format!("{}{client}", asked.session),
     };
     let deed = Deed {
         actor: Actor::Unknown,
-        from: asked.client_address,
+        from: peer.address.ip().to_string(),
         action: PATH.trim_start_matches('/').to_owned(),
         target,
         request_id: String::new(),
@@ -80,7 +84,8 @@ pub(super) async fn validate(State(agents): State<Agents>, form: Bytes) -> Respo
 struct Asked {
     session: String,
     token: String,
-    client_address: String,
+    /// Where the user connects from, as the desktop server says.
+    client_address: Option<IpAddr>,
 }
 
 impl Asked {
@@ -89,9 +94,10 @@ impl Asked {
         let pairs = std::str::from_utf8(form).ok().and_then(form::pairs).unwrap_or_default();
         for (name, value) in pairs {
             match name.as_str() {
-                "sessionId" => asked.session = value,
+                // What cannot be an id is that of no session.
+                "sessionId" if SessionId::new(&value).is_ok() => asked.session = value,
                 "authenticationToken" => asked.token = value,
-                "clientAddress" => asked.client_address = value,
+                "clientAddress" => asked.client_address = value.parse().ok(),
                 _ => {}
             }
         }
@@ -165,10 +171,8 @@ mod tests {
     #[test]
     fn a_form_is_read_and_nonsense_asks_for_nothing() {
         let asked = Asked::of(b"sessionId=a%20b&authenticationToken=x.y.z&clientAddress=%3A%3A1&more=1");
-        assert_eq!(
-            (asked.session.as_str(), asked.token.as_str(), asked.client_address.as_str()),
-            ("a b", "x.y.z", "::1")
-        );
+        assert_eq!((asked.session.as_str(), asked.token.as_str()), ("a b", "x.y.z"));
+        assert_eq!(asked.client_address, "::1".parse().ok());
         for nonsense in [&b""[..], b"\xff\xfe", b"%", b"=&=&=", b"sessionId"] {
             assert!(Asked::of(nonsense).token.is_empty());
         }

@@ -1,6 +1,7 @@
 //! What the audit learns of a call. What changes the fleet is recorded with the
 //! change; what only tells or refuses is noted (`notes`) and recorded soon after.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::Extensions;
 use axum::http::request::Parts;
@@ -60,27 +61,47 @@ fn origin(extensions: &Extensions) -> String {
     extensions.get::<Peer>().map_or_else(String::new, |peer| peer.address.ip().to_string())
 }
 
-/// The sessions and servers that commands name, as far as a record has room
-/// for them.
+/// The sessions and servers that commands name. Where a record has no room for
+/// all of them, how many they are and a digest of their lines.
 pub(super) fn target(commands: &[Command]) -> String {
-    let mut text = String::new();
-    for command in commands {
-        let name = match command {
-            Command::CreateSession { id, .. }
-            | Command::DeleteSession { id, .. }
-            | Command::UpdatePermissions { id, .. } => id.as_str(),
-            Command::OpenServer { id, .. } | Command::CloseServer { id, .. } | Command::DrainServer { id, .. } => {
-                id.as_str()
-            }
-            _ => continue,
-        };
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        text.push_str(name);
-        if text.len() > TEXT_BYTES_MAX {
-            break;
-        }
+    let names: Vec<&str> = commands.iter().filter_map(name).collect();
+    let text = names.join(" ");
+    if text.len() <= TEXT_BYTES_MAX {
+        return text;
     }
-    text
+    let digest = digest(&SHA256, names.join("\n").as_bytes());
+    let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let head = &text[..text.floor_char_boundary(TEXT_BYTES_MAX / 2)];
+    format!("{head}… {} in all, SHA-256 of their lines {digest}", names.len())
+}
+
+fn name(command: &Command) -> Option<&str> {
+    match command {
+        Command::CreateSession { id, .. }
+        | Command::DeleteSession { id, .. }
+        | Command::UpdatePermissions { id, .. } => Some(id.as_str()),
+        Command::OpenServer { id, .. } | Command::CloseServer { id, .. } | Command::DrainServer { id, .. } => {
+            Some(id.as_str())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ClientId, ServerId};
+
+    #[test]
+    fn many_targets_are_told_by_their_number_and_digest() {
+        let open = |id: &str| Command::OpenServer {
+            id: ServerId::new(id).expect("valid"),
+            client: ClientId::new("c").expect("valid"),
+        };
+        assert_eq!(target(&[open("a"), open("b")]), "a b");
+        let many: Vec<_> = (0..1_000).map(|number| open(&format!("server-{number}"))).collect();
+        let told = target(&many);
+        assert!(told.len() <= TEXT_BYTES_MAX && told.contains("… 1000 in all, SHA-256 of their lines "), "{told}");
+        assert_ne!(told, target(&many[..999]));
+    }
 }

@@ -50,7 +50,7 @@ pub(super) async fn authorise(
     let verified = match bearer(request.headers()) {
         Ok(token) => match api.identity.verify(token) {
             Err(VerifyError::KeysWanted) => {
-                api.identity.refresh_keys().await;
+                api.identity.refresh_keys(token).await;
                 api.identity.verify(token)
             }
             verified => verified,

@@ -10,6 +10,7 @@ use super::ApiState;
 use super::audit::Route;
 use super::auth::Calling;
 use super::consistency::Reading;
+use super::door::UnavailableReason;
 use super::envelope::RequestId;
 use super::error::Error;
 use super::{view, wire};
@@ -82,11 +83,15 @@ pub(super) async fn get(
         request_id,
         via: api.core.replica(),
     };
-    if reading.is_stale() {
-        // Who asked for that gets in also while nothing can be written.
-        api.notes.take(deed, ISSUED);
-    } else {
-        api.record(deed, ISSUED).await?;
+    match api.record(deed.clone(), ISSUED).await {
+        // On a full disk one gets in, and so does who asked for that while no majority is there.
+        Err(Error::Unavailable(error))
+            if error.reason == UnavailableReason::Storage
+                || (error.reason == UnavailableReason::NoQuorum && reading.is_stale()) =>
+        {
+            api.notes.take(deed, ISSUED);
+        }
+        recorded => recorded?,
     }
     let body = wire::GetSessionConnectionDataResponse {
         session: Some(view::session(&fleet, session)),

@@ -78,8 +78,8 @@ pub trait Identity: Send + Sync + 'static {
     /// Who calls with an access token.
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError>;
 
-    /// Gets keys that may have come since.
-    fn refresh_keys(&self) -> impl Future<Output = ()> + Send {
+    /// Gets keys that a token may be signed with and that may have come since.
+    fn refresh_keys(&self, _bearer: &str) -> impl Future<Output = ()> + Send {
         async {}
     }
 
@@ -268,7 +268,7 @@ impl<C: Core> AnyCore for C {
 pub(super) trait AnyIdentity: Send + Sync + 'static {
     fn token<'a>(&'a self, client: &'a ClientId, secret: &'a str) -> Later<'a, Result<Token, TokenError>>;
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError>;
-    fn refresh_keys(&self) -> Later<'_, ()>;
+    fn refresh_keys<'a>(&'a self, bearer: &'a str) -> Later<'a, ()>;
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable>;
 }
 
@@ -281,8 +281,8 @@ impl<I: Identity> AnyIdentity for I {
         Identity::verify(self, bearer)
     }
 
-    fn refresh_keys(&self) -> Later<'_, ()> {
-        Box::pin(Identity::refresh_keys(self))
+    fn refresh_keys<'a>(&'a self, bearer: &'a str) -> Later<'a, ()> {
+        Box::pin(Identity::refresh_keys(self, bearer))
     }
 
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {

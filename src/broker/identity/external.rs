@@ -45,6 +45,8 @@ const FETCH_INTERVAL: Duration = Duration::from_mins(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How far clocks of others may be off, in seconds.
 const LEEWAY_SECONDS: u64 = 60;
+/// Keys from the data folder that are older are not used.
+const KEPT_MAX: Duration = Duration::from_hours(7 * 24);
 /// Folder of the keys that were had last.
 const FOLDER: &str = "auth-servers";
 
@@ -58,8 +60,8 @@ pub(super) struct External {
 /// One of them.
 struct Server {
     settings: Arc<AuthServer>,
-    /// Whose tokens: the host of its URL.
-    host: String,
+    /// Whose tokens: the host of its URL, and what tells it from others there.
+    name: String,
     keys: ArcSwapOption<Keys>,
     client: Option<reqwest::Client>,
     file: PathBuf,
@@ -94,6 +96,16 @@ pub fn check(server: &AuthServer) -> Result<(), String> {
     Ok(())
 }
 
+/// Keys that were had not too long ago.
+fn recent(file: &Path) -> Option<Vec<u8>> {
+    let age = fs::metadata(file).ok()?.modified().ok()?.elapsed().unwrap_or_default();
+    if age > KEPT_MAX {
+        tracing::warn!(file = %file.display(), "keys of an authorization server are too old to be used");
+        return None;
+    }
+    fs::read(file).ok()
+}
+
 fn certificates(pem: &str) -> Result<Vec<reqwest::Certificate>, String> {
     let found = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| error.to_string())?;
     if found.is_empty() {
@@ -107,10 +119,10 @@ impl Server {
         let host = settings.url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
         let name: String =
             digest(&SHA256, settings.url.as_bytes()).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        let file = folder.join(name).with_extension("json");
+        let file = folder.join(&name).with_extension("json");
         let given = settings.keys_pem.as_deref().map(|pem| Keys::of_pem(pem, &settings.algorithms));
         let client = if given.is_some() { None } else { Self::client(&settings) };
-        let known = given.or_else(|| fs::read(&file).ok().map(|bytes| Keys::of_json(&bytes, &settings.algorithms)));
+        let known = given.or_else(|| recent(&file).map(|bytes| Keys::of_json(&bytes, &settings.algorithms)));
         let keys = match known {
             Some(Ok(keys)) => Some(Arc::new(keys)),
             Some(Err(error)) => {
@@ -120,7 +132,7 @@ impl Server {
             None => None,
         };
         Self {
-            host: host.to_owned(),
+            name: format!("{host}/{}", &name[..8]),
             keys: ArcSwapOption::new(keys),
             client,
             file,
@@ -150,6 +162,12 @@ impl Server {
     fn is_due(&self, interval: Duration) -> bool {
         let asked_at = *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
         self.client.is_some() && asked_at.is_none_or(|at| at.elapsed() >= interval)
+    }
+
+    /// Whether further keys may be known soon: they may be asked for, or are
+    /// being asked for.
+    fn may_learn(&self) -> bool {
+        self.is_due(FETCH_INTERVAL_MIN) || (self.client.is_some() && self.asking.try_lock().is_err())
     }
 
     /// Asks for keys, unless somebody did so a moment ago.
@@ -194,9 +212,6 @@ impl Server {
 
     /// For a start while the server is away.
     fn keep(&self, bytes: &[u8]) {
-        if fs::read(&self.file).is_ok_and(|kept| kept == bytes) {
-            return;
-        }
         let folder = self.file.parent().unwrap_or(Path::new("."));
         let kept = files::make_folder(folder, 0o700).and_then(|()| files::replace(&self.file, bytes, 0o600));
         if let Err(error) = kept {
@@ -208,7 +223,7 @@ impl Server {
     fn verify(&self, heading: &Heading, token: &str, now: u64) -> Result<Said, Refusal> {
         let keys = self.keys.load_full().ok_or(Refusal::UnknownKey)?;
         if let Some(said) = keys.checked.get(token) {
-            return if said.exp + LEEWAY_SECONDS < now { Err(Refusal::Expired) } else { Ok(said) };
+            return if said.exp.saturating_add(LEEWAY_SECONDS) < now { Err(Refusal::Expired) } else { Ok(said) };
         }
         if let Some(wanted) = &self.settings.token_type
             && !heading.typ.as_ref().is_some_and(|found| found.eq_ignore_ascii_case(wanted))
@@ -238,6 +253,8 @@ impl Server {
                     return Ok(said);
                 }
                 Err(error) if *error.kind() == ErrorKind::ExpiredSignature => return Err(Refusal::Expired),
+                // Another key may have come, under the same name or without one.
+                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
                 Err(_) => refusal = Refusal::Malformed,
             }
         }
@@ -251,12 +268,18 @@ impl Server {
         {
             return None;
         }
-        let client = [&claims.client_id, &claims.azp, &claims.appid, &claims.cid, &claims.sub]
-            .into_iter()
-            .flatten()
-            .find(|client| !client.is_empty())?;
-        let client_id = format!("{client}@{}", self.host);
-        (client_id.len() <= ID_BYTES_MAX).then(|| Said { client_id: client_id.into(), exp: claims.exp })
+        if claims.is_no_access_token() {
+            return None;
+        }
+        let named = [&claims.client_id, &claims.azp, &claims.appid, &claims.cid].into_iter().flatten();
+        let client = match (named.into_iter().find(|client| !client.is_empty()), &claims.sub) {
+            (Some(client), _) => client.clone(),
+            // Somebody's name is no client's.
+            (None, Some(sub)) if !sub.is_empty() => format!("sub:{sub}"),
+            _ => return None,
+        };
+        let client_id = format!("{client}@{}", self.name);
+        (client_id.len() <= ID_BYTES_MAX).then(|| Said { client_id: client_id.into(), exp: claims.exp.seconds() })
     }
 }
 
@@ -264,7 +287,7 @@ impl Server {
 /// among widespread servers.
 #[derive(Debug, Deserialize)]
 struct Claims {
-    exp: u64,
+    exp: NumericDate,
     client_id: Option<String>,
     azp: Option<String>,
     appid: Option<String>,
@@ -272,6 +295,21 @@ struct Claims {
     sub: Option<String>,
     scope: Option<Words>,
     scp: Option<Words>,
+    token_use: Option<String>,
+    nonce: Option<serde_json::Value>,
+    at_hash: Option<serde_json::Value>,
+    c_hash: Option<serde_json::Value>,
+}
+
+/// Seconds since 1970, with a fraction perhaps (RFC 7519 section 2).
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct NumericDate(f64);
+
+impl NumericDate {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates, as it is meant to
+    const fn seconds(self) -> u64 {
+        self.0 as u64
+    }
 }
 
 /// Words with blanks between, or a list of them.
@@ -283,6 +321,13 @@ enum Words {
 }
 
 impl Claims {
+    /// Whether it is plainly something else: a token that tells who logged in
+    /// (`OpenID Connect Core` section 2), which is no leave to call anything.
+    fn is_no_access_token(&self) -> bool {
+        let is_id = self.token_use.as_deref().is_some_and(|used| used.eq_ignore_ascii_case("id"));
+        is_id || self.nonce.is_some() || self.at_hash.is_some() || self.c_hash.is_some()
+    }
+
     fn scopes(&self) -> impl Iterator<Item = &str> {
         [&self.scope, &self.scp].into_iter().flatten().flat_map(|words| -> Box<dyn Iterator<Item = &str>> {
             match words {
@@ -322,6 +367,10 @@ impl External {
         };
         let servers: BTreeMap<_, _> =
             fleet.auth_servers().map(|settings| (settings.url.clone(), server(settings))).collect();
+        for gone in known.values().filter(|server| !servers.contains_key(&server.settings.url)) {
+            // Its keys must not be good when it comes again one day.
+            let _ = fs::remove_file(&gone.file);
+        }
         let servers = Arc::new(servers);
         self.servers.store(Arc::clone(&servers));
         servers
@@ -343,18 +392,21 @@ impl External {
                     return Ok(Caller { client, grant: Grant::default() });
                 }
                 Err(Refusal::Expired) => return Err(VerifyError::Expired),
-                Err(Refusal::UnknownKey) if server.is_due(FETCH_INTERVAL_MIN) => refusal = VerifyError::KeysWanted,
+                Err(Refusal::UnknownKey) if server.may_learn() => refusal = VerifyError::KeysWanted,
                 Err(Refusal::UnknownKey | Refusal::Malformed) => {}
             }
         }
         Err(refusal)
     }
 
-    /// Fetches keys that may have come, from all servers that were not asked a
-    /// moment ago.
-    pub(super) async fn refresh(&self) {
+    /// Fetches keys that may have come, from the servers that a token may be of
+    /// and that were not asked a moment ago.
+    pub(super) async fn refresh(&self, token: &str) {
+        let Some(heading) = Heading::of(token) else { return };
         let servers = self.servers(&self.broker.fleet());
-        let refreshing = servers.values().map(|server| server.refresh(FETCH_INTERVAL_MIN));
+        let now = jsonwebtoken::get_current_timestamp();
+        let lacks = |server: &&Arc<Server>| server.verify(&heading, token, now) == Err(Refusal::UnknownKey);
+        let refreshing = servers.values().filter(lacks).map(|server| server.refresh(FETCH_INTERVAL_MIN));
         futures_util::future::join_all(refreshing).await;
     }
 
@@ -368,14 +420,13 @@ impl External {
                 () = shutdown.cancelled() => return,
             }
             let servers = self.servers(&self.broker.fleet());
-            for server in servers.values() {
+            let refreshing = servers.values().filter_map(|server| {
                 let interval = if server.keys.load().is_some() { FETCH_INTERVAL } else { FETCH_INTERVAL_MIN };
-                if server.is_due(interval) {
-                    tokio::select! {
-                        () = server.refresh(interval) => {}
-                        () = shutdown.cancelled() => return,
-                    }
-                }
+                server.is_due(interval).then(|| server.refresh(interval))
+            });
+            tokio::select! {
+                _ = futures_util::future::join_all(refreshing) => {}
+                () = shutdown.cancelled() => return,
             }
         }
     }

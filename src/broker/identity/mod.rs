@@ -46,6 +46,9 @@ use crate::domain::key::KeyPurpose;
 use crate::domain::{ClientId, Command, Millis, Outcome, Owner, Refusal, Session, SessionId, Timestamp};
 use crate::secret::Secret;
 
+/// How long a token that was used is kept after its end, in seconds.
+const SPENT_SECONDS: u64 = 300;
+
 /// Longest client name, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 128;
 
@@ -215,8 +218,8 @@ impl door::Identity for Identity {
         }
     }
 
-    async fn refresh_keys(&self) {
-        self.external.refresh().await;
+    async fn refresh_keys(&self, bearer: &str) {
+        self.external.refresh(bearer).await;
     }
 
     fn connection_token(&self, session: &Session, user: &str) -> Result<String, Unavailable> {
@@ -249,11 +252,13 @@ impl Tickets for Identity {
             }
             let claims = self.connection_claims(token)?;
             let id = TokenId::new(&claims.jti).map_err(|error| error.to_string())?;
-            let until = Timestamp(claims.exp.saturating_mul(1000));
+            // Clocks of replicas may differ.
+            let until = Timestamp(claims.exp.saturating_add(SPENT_SECONDS).saturating_mul(1000));
             let spent = self.broker.propose(vec![Command::SpendToken { id, until }]).await;
             match spent.map_err(|error| error.to_string())?.pop() {
+                Some(Outcome::Done) => Ok(()),
                 Some(Outcome::Refused(refusal)) => Err(refusal.to_string()),
-                _ => Ok(()),
+                _ => Err("it is not known whether the token was used".to_owned()),
             }
         })
     }

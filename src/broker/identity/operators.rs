@@ -63,7 +63,10 @@ impl Identity {
 
     /// Changes what a client may do, from now on and with the tokens that it has.
     pub async fn grant(&self, id: &ClientId, grant: Grant) -> Result<(), ClientError> {
-        let target = format!("{id} ({})", grant.scopes);
+        let target = match &grant.owner {
+            Some(owner) => format!("{id} ({}, of {owner})", grant.scopes),
+            None => format!("{id} ({})", grant.scopes),
+        };
         let command = Command::GrantClient { id: id.clone(), grant };
         self.carry_out("grant-api-client", target, command).await.map_err(of_client(id))
     }

@@ -21,6 +21,14 @@ pub enum TlsError {
         #[source]
         source: std::io::Error,
     },
+    /// Everybody on the host may read or change a private key.
+    #[error("everybody may read or change {} (mode {mode:04o}); run chmod o-rwx on it", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// More than a certificate, a key or a key store can have.
     #[error("{} is larger than {bytes_max} bytes; name the file with the certificate or key itself", path.display())]
     TooLarge {

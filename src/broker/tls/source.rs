@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -89,8 +90,17 @@ impl Source {
         }
     }
 
+    /// Refuses a private key that everybody on the host may read or change.
+    pub fn require_hidden(&self) -> Result<(), TlsError> {
+        match self {
+            Self::OwnAuthority => Ok(()),
+            Self::Pem { key: file, .. } | Self::KeyStore { file, .. } => require_hidden(file),
+        }
+    }
+
     /// Whether it can be used now, as a start would find out.
     pub fn check(&self) -> Result<(), TlsError> {
+        self.require_hidden()?;
         let read = self.read()?;
         self.load(&read, SystemTime::now()).map(drop)
     }
@@ -158,6 +168,16 @@ impl Content {
         };
         Ok(Self { bytes: read(path)?, password })
     }
+}
+
+/// Refuses a file with a private key that everybody may read or change.
+fn require_hidden(path: &Path) -> Result<(), TlsError> {
+    let metadata = std::fs::metadata(path).map_err(|source| TlsError::Io { path: path.to_owned(), source })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o007 != 0 {
+        return Err(TlsError::Exposed { path: path.to_owned(), mode });
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {

@@ -128,6 +128,13 @@ impl Access {
         }
     }
 
+    fn end_retired(&mut self, purpose: KeyPurpose) {
+        let retired = self.retired.values().filter(|retired| retired.key.purpose == purpose);
+        for id in retired.map(|retired| retired.key.id.clone()).collect::<Vec<_>>() {
+            self.retired.remove(&id);
+        }
+    }
+
     /// Something happened that concerns this part of the state.
     pub(super) fn fold(&mut self, now: Timestamp, event: &Event) {
         match event {
@@ -148,8 +155,10 @@ impl Access {
             }
             Event::KeyRotated { key, old_until } => {
                 let old = self.keys.insert(key.purpose, Arc::new(key.clone()));
-                if let Some(old) = old.filter(|_| *old_until > now) {
-                    self.retire(&old, *old_until, now);
+                match old.filter(|_| *old_until > now) {
+                    Some(old) => self.retire(&old, *old_until, now),
+                    // Who ends the present one at once ends those before, too.
+                    None => self.end_retired(key.purpose),
                 }
             }
             Event::StatementIssued(statement) => {
@@ -341,11 +350,14 @@ pub(super) fn unregister_agent(t: &mut Transition<'_>, id: ClientId) -> Outcome 
     }
 }
 
-/// Lets tokens of another authorization server in.
-pub(super) fn register_auth_server(t: &mut Transition<'_>, server: AuthServer) -> Outcome {
+/// Lets tokens of another authorization server in. One that is known stays as it
+/// is when nothing is said but its URL, as installers say it again and again.
+pub(super) fn register_auth_server(t: &mut Transition<'_>, server: AuthServer, replace: bool) -> Outcome {
     let servers = &t.fleet.access.auth_servers;
     match servers.get(&server.url) {
         Some(known) if **known == server => Outcome::Done,
+        Some(_) if !replace && server.demands_nothing() => Outcome::Done,
+        Some(_) if !replace => Outcome::Refused(Refusal::AuthServerKnown),
         None if servers.len() >= AUTH_SERVERS_MAX => Outcome::Refused(Refusal::TooMany),
         _ => {
             t.emit(Event::AuthServerRegistered(Arc::new(server)));

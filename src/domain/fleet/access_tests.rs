@@ -108,7 +108,11 @@ fn a_key_takes_the_place_of_the_one_it_knows_and_few_are_kept() {
     assert_eq!(log.fleet.retired_key(&key("k0")).map(|old| old.until), Some(Timestamp(150)));
     assert_eq!(log.run_at(200, rotate("k1", "k2", Millis(0))), Outcome::Done);
     assert!(log.fleet.retired_key(&key("k1")).is_none(), "it is good no longer");
-    for number in 2..10 {
+    log.run(rotate("k2", "k3", Millis(10_000)));
+    assert!(log.fleet.retired_key(&key("k2")).is_some());
+    log.run(rotate("k3", "k4", Millis(0)));
+    assert_eq!(log.fleet.retired_keys().count(), 0, "and those before it neither");
+    for number in 4..10 {
         log.run(rotate(&format!("k{number}"), &format!("k{}", number + 1), Millis(10_000)));
     }
     let kept: Vec<_> = log.fleet.retired_keys().map(|old| old.key.id.as_str()).collect();
@@ -167,14 +171,19 @@ fn authorization_servers_are_bounded_and_the_same_again_is_no_error() {
         keys_pem: None,
         ca_pem: None,
     };
+    let register = |server, replace| Command::RegisterAuthServer { server, replace };
     for number in 0..AUTH_SERVERS_MAX {
-        assert_eq!(log.run(Command::RegisterAuthServer(named(number))), Outcome::Done);
+        assert_eq!(log.run(register(named(number), false)), Outcome::Done);
     }
-    assert_eq!(log.run(Command::RegisterAuthServer(named(0))), Outcome::Done);
+    assert_eq!(log.run(register(named(0), false)), Outcome::Done);
     let changed = AuthServer { issuer: Some("i".to_owned()), ..named(0) };
-    assert_eq!(log.run(Command::RegisterAuthServer(changed.clone())), Outcome::Done);
+    assert_eq!(log.run(register(changed.clone(), true)), Outcome::Done);
     assert!(log.fleet.auth_servers().any(|server| **server == changed));
-    assert_eq!(log.run(Command::RegisterAuthServer(named(99))), Outcome::Refused(Refusal::TooMany));
+    assert_eq!(log.run(register(named(0), false)), Outcome::Done, "as installers say it again and again");
+    assert!(log.fleet.auth_servers().any(|server| **server == changed), "what is demanded stays demanded");
+    let other = AuthServer { issuer: Some("j".to_owned()), ..named(0) };
+    assert_eq!(log.run(register(other, false)), Outcome::Refused(Refusal::AuthServerKnown));
+    assert_eq!(log.run(register(named(99), false)), Outcome::Refused(Refusal::TooMany));
     let unregister = Command::UnregisterAuthServer { url: named(0).url };
     assert_eq!(log.run(unregister.clone()), Outcome::Done);
     assert_eq!(log.run(unregister), Outcome::Refused(Refusal::UnknownAuthServer));
@@ -280,10 +289,10 @@ fn what_is_audited_is_done_and_recorded_with_what_came_of_it() {
         results,
         [
             "done",
-            "refused: there is no such client",
+            "refused: UNKNOWN_CLIENT",
             "1 done, 1 refused",
             "no token",
-            "refused: what is done once holds something that is to be done once",
+            "refused: NESTED",
             "0 done, 2 refused",
             "repeats r1: 0 done, 2 refused",
         ]

@@ -174,7 +174,7 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::DeactivateStatement { id } => access::deactivate_statement(t, id),
         Command::EnrolAgent { id, name, server, statement } => access::enrol_agent(t, id, name, server, statement),
         Command::UnregisterAgent { id } => access::unregister_agent(t, id),
-        Command::RegisterAuthServer(server) => access::register_auth_server(t, server),
+        Command::RegisterAuthServer { server, replace } => access::register_auth_server(t, server, replace),
         Command::UnregisterAuthServer { url } => access::unregister_auth_server(t, url),
         Command::MapServers { mappings, replace } => access::map_servers(t, mappings, replace),
         Command::SpendToken { id, until } => access::spend_token(t, id, until),

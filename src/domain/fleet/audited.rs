@@ -31,7 +31,7 @@ fn told(outcomes: &[Outcome]) -> String {
         [] => "nothing to do".to_owned(),
         [Outcome::Once(outcomes)] => told(outcomes),
         [Outcome::Repeated { request_id, outcomes }] => format!("repeats {request_id}: {}", told(outcomes)),
-        [Outcome::Refused(refusal)] => format!("refused: {refusal}"),
+        [Outcome::Refused(refusal)] => format!("refused: {}", refusal.code()),
         [_] => "done".to_owned(),
         many => {
             let refused = many.iter().filter(|outcome| matches!(outcome, Outcome::Refused(_))).count();

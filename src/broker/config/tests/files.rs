@@ -29,6 +29,7 @@ fn files_are_looked_at() {
     for store in ["one.jks", "trust.p12"] {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(store);
         std::fs::copy(fixture, path(store)).unwrap();
+        std::fs::set_permissions(path(store), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
     write("cluster", crate::secret::Secret::random().expose(), 0o600);
 

@@ -41,17 +41,20 @@ impl Heading {
     /// Reads it; `None` for what is no token, has an algorithm that is not
     /// asymmetric, or demands what is not understood (`crit`).
     pub(super) fn of(token: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Text {
-            alg: String,
-            typ: Option<String>,
-            kid: Option<String>,
-            crit: Option<serde_json::Value>,
-        }
         let (header, _) = token.split_once('.')?;
-        let text: Text = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
-        let alg = jose(SignatureAlgorithm::parse(&text.alg)?);
-        text.crit.is_none().then_some(Self { alg, typ: text.typ, kid: text.kid })
+        let fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+        let text = |name: &str| fields.get(name).map(|value| value.as_str().map(str::to_owned));
+        let alg = jose(SignatureAlgorithm::parse(&text("alg")??)?);
+        if fields.contains_key("crit") {
+            return None;
+        }
+        // A name that is no text is none of ours.
+        let (typ, kid) = (text("typ"), text("kid"));
+        if typ == Some(None) || kid == Some(None) {
+            return None;
+        }
+        Some(Self { alg, typ: typ.flatten(), kid: kid.flatten() })
     }
 }
 
@@ -115,7 +118,8 @@ impl Keys {
             let jwk: Jwk = serde_json::from_value(value).ok()?;
             key(&jwk, text, allowed)
         });
-        Self::of(keys.collect())
+        // A server that has withdrawn all of its keys says so.
+        Ok(Self { keys: keys.collect(), checked: Checked::default() })
     }
 
     /// The keys in PEM.

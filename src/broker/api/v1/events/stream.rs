@@ -24,8 +24,10 @@ use super::places::Place;
 use super::query::Filter;
 use super::{Lost, wire};
 use crate::broker::api::ApiState;
+use crate::broker::api::door::Caller;
 use crate::broker::api::error::Error;
 use crate::broker::api::limits::EVENTS_AHEAD_MAX;
+use crate::domain::client::Scope;
 use crate::domain::journal::{Position, Record};
 use crate::secret::Secret;
 
@@ -121,6 +123,10 @@ impl Follower {
                 self.seen = record.position;
                 return shown(&record);
             }
+            // What the client may do counts now, not when it began to listen.
+            if !self.may_listen() {
+                return None;
+            }
             match self.read_on() {
                 Progress::Read => {}
                 Progress::Gone(event) => {
@@ -158,13 +164,26 @@ impl Follower {
         if page.more { Progress::Searching } else { Progress::Exhausted(page.next) }
     }
 
+    /// Whether the client may hear this still.
+    fn may_listen(&self) -> bool {
+        let Some(token) = &self.token else { return true };
+        match self.api.identity.verify(token.expose()) {
+            Ok(Caller { client: _, grant }) => {
+                let hears_audit = self.filter.audit == grant.scopes.has(Scope::Admin);
+                grant.scopes.has(Scope::Read) && grant.owner.is_none() && hears_audit
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a stream of events ends");
+                false
+            }
+        }
+    }
+
     /// A comment that keeps the connection open and, with it, how far the
     /// client is, though nothing happened that it wants. `None` when it may no
     /// longer listen.
     fn sign_of_life(&self) -> Option<sse::Event> {
-        let verified = self.token.as_ref().map(|token| self.api.identity.verify(token.expose()));
-        if let Some(Err(error)) = verified {
-            tracing::debug!(%error, "a stream of events ends");
+        if !self.may_listen() {
             return None;
         }
         Some(sse::Event::default().comment("").id(wire::cursor(self.seen)))
