@@ -64,7 +64,11 @@ fn origin(extensions: &Extensions) -> String {
 /// The sessions and servers that commands name. Where a record has no room for
 /// all of them, how many they are and a digest of their lines.
 pub(super) fn target(commands: &[Command]) -> String {
-    let names: Vec<&str> = commands.iter().filter_map(name).collect();
+    told(&commands.iter().filter_map(name).collect::<Vec<_>>())
+}
+
+/// Names, as a target.
+pub(super) fn told(names: &[&str]) -> String {
     let text = names.join(" ");
     if text.len() <= TEXT_BYTES_MAX {
         return text;

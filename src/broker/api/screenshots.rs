@@ -9,6 +9,7 @@ use axum::extract::State;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 
+use super::audit::{self, Route};
 use super::auth::Calling;
 use super::body::Items;
 use super::connection::not_ready;
@@ -19,6 +20,7 @@ use super::error::Error;
 use super::limits::{AGENTS_ASKED_MAX, SCREENSHOT_SIDE_MAX, SCREENSHOTS_BYTES_MAX};
 use super::validate::Invalid;
 use super::{ApiState, validate, view, wire};
+use crate::domain::audit::{Actor, Deed};
 use crate::domain::session::SessionState;
 use crate::domain::{Fleet, Owner, ServerId, SessionId, Timestamp};
 use crate::protocol::{Image, Question, Reply};
@@ -59,9 +61,21 @@ pub(super) async fn take(
     RequestId(request_id): RequestId,
     reading: Reading,
     Calling(caller): Calling,
+    Route { action, from }: Route,
     Items(items): Items<wire::GetSessionScreenshotRequestData>,
 ) -> Result<Json<wire::GetSessionScreenshotsResponse>, Error> {
     let fleet = api.see_current(&reading).await?;
+    // Whoever has a picture of a desktop has seen what was on it.
+    let ids: Vec<&str> = items.iter().filter_map(|item| item.session_id.as_deref()).collect();
+    let deed = Deed {
+        actor: Actor::Client(caller.client),
+        from,
+        action,
+        target: audit::told(&ids),
+        request_id: request_id.clone(),
+        via: api.core.replica(),
+    };
+    api.notes.take(deed, "pictures were asked for");
     let end = Instant::now() + api.settings.screenshots.request_timeout;
     let shared = Arc::new(Sitting { api, fleet, owner: caller.grant.owner, end, bytes: AtomicUsize::new(0) });
     let pictures = stream::iter(items).map(|item| {
