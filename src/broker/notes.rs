@@ -66,8 +66,8 @@ impl Notes {
     }
 }
 
-/// What makes deeds the same.
-type Sort = (String, String, String, String);
+/// What makes deeds the same: who, from where, what, with what, and the result.
+type Sort = (String, String, String, String, String);
 
 /// Deeds that were gathered.
 #[derive(Default)]
@@ -79,7 +79,7 @@ struct Gathered {
 impl Gathered {
     fn add(&mut self, note: Note) {
         let Note { deed, result } = note;
-        let sort = (deed.actor.to_string(), deed.from.clone(), deed.action.clone(), result);
+        let sort = (deed.actor.to_string(), deed.from.clone(), deed.action.clone(), deed.target.clone(), result);
         if self.deeds.len() >= DIFFERENT_MAX && !self.deeds.contains_key(&sort) {
             self.others += 1;
             return;
@@ -91,7 +91,7 @@ impl Gathered {
     fn take(&mut self, via: crate::domain::ReplicaId) -> Vec<Command> {
         let mut commands: Vec<Command> = std::mem::take(&mut self.deeds)
             .into_iter()
-            .map(|((_, _, _, result), (deed, times))| match times {
+            .map(|((.., result), (deed, times))| match times {
                 1 => noted(deed, result),
                 times => noted(deed, format!("{result} ({times} times)")),
             })
@@ -165,11 +165,15 @@ mod tests {
     use crate::domain::ReplicaId;
 
     fn note(from: &str) -> Note {
+        note_of(from, "")
+    }
+
+    fn note_of(from: &str, target: &str) -> Note {
         let deed = Deed {
             actor: Actor::Unknown,
             from: from.to_owned(),
             action: "describeSessions".to_owned(),
-            target: String::new(),
+            target: target.to_owned(),
             request_id: "r".to_owned(),
             via: ReplicaId(1),
         };
@@ -192,6 +196,15 @@ mod tests {
         }
         assert_eq!(results(gathered.take(ReplicaId(1))), ["refused (3 times)", "refused"]);
         assert!(gathered.take(ReplicaId(1)).is_empty());
+    }
+
+    #[test]
+    fn what_was_done_with_another_is_told_apart() {
+        let mut gathered = Gathered::default();
+        for target in ["desk-1", "desk-2", "desk-1"] {
+            gathered.add(note_of("a", target));
+        }
+        assert_eq!(results(gathered.take(ReplicaId(1))), ["refused (2 times)", "refused"]);
     }
 
     #[test]
