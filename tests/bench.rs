@@ -1,4 +1,4 @@
-//! The benches of a cluster, so small that they only show that they work.
+//! The benches of a cluster and of tokens, so small that they only show that they work.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -44,4 +44,19 @@ async fn the_cluster_bench_measures_beside_etcd_where_that_is_installed() {
     let is_installed = told["etcd_version"].is_string();
     assert_eq!(row["etcd"].is_object(), is_installed, "{told}");
     assert_eq!(row["ratio"].is_number(), is_installed, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_bench_tells_of_each_algorithm_and_of_another_server() {
+    let told = bench(&["tokens", "--tokens", "5", "--repetitions", "2", "--rounds", "1"]).await;
+    let rows = told["rows"].as_array().unwrap();
+    let kinds: Vec<_> =
+        rows.iter().map(|row| (row["issuer"].as_str().unwrap(), row["algorithm"].as_str().unwrap())).collect();
+    let own = |algorithm| ("this broker", algorithm);
+    assert_eq!(kinds, [own("ES256"), ("another server", "ES256"), own("EdDSA"), own("RS256")]);
+    for row in rows {
+        for what in ["seen_per_second", "unseen_per_second"] {
+            assert!(row[what].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
 }

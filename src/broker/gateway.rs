@@ -6,6 +6,7 @@
 //! operator wants none; whether a user may connect is asked by the desktop
 //! server.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
@@ -155,8 +156,10 @@ fn look(fleet: &Fleet, asked: &Asked) -> Option<Resolved> {
 /// The name that an operator told or, without one, the server's own.
 fn name_of(fleet: &Fleet, server: &Server, endpoint: &Endpoint) -> String {
     let told = fleet.names_of(server).map(|names| names.internal.clone());
+    // A server that listens on all its addresses may say so with this one, which leads nowhere.
+    let is_one = |ip: &&String| !ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
     told.or_else(|| server.facts.dns_name.clone())
-        .or_else(|| endpoint.ip.clone())
+        .or_else(|| endpoint.ip.as_ref().filter(is_one).cloned())
         .unwrap_or_else(|| server.facts.ip.clone())
 }
 

@@ -181,11 +181,15 @@ mod tests {
     use crate::domain::ReplicaId;
 
     fn note(from: &str) -> Note {
+        note_of(from, "")
+    }
+
+    fn note_of(from: &str, target: &str) -> Note {
         let deed = Deed {
             actor: Actor::Unknown,
             from: from.to_owned(),
             action: "describeSessions".to_owned(),
-            target: String::new(),
+            target: target.to_owned(),
             request_id: "r".to_owned(),
             via: ReplicaId(1),
         };
@@ -226,6 +230,15 @@ mod tests {
         let is_operators =
             |command: &&Command| matches!(command, Command::Audited { deed, .. } if deed.actor == Actor::Operator);
         assert_eq!(commands.iter().filter(is_operators).count(), 200);
+    }
+
+    #[test]
+    fn what_was_done_with_another_is_told_apart() {
+        let mut gathered = Gathered::default();
+        for target in ["desk-1", "desk-2", "desk-1"] {
+            gathered.add(note_of("a", target));
+        }
+        assert_eq!(results(gathered.take(ReplicaId(1))), ["refused (2 times)", "refused"]);
     }
 
     #[test]

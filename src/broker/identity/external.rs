@@ -55,6 +55,9 @@ pub(super) struct External {
     broker: Arc<Broker>,
     folder: PathBuf,
     servers: ArcSwap<BTreeMap<String, Arc<Server>>>,
+    /// Held by the one who changes `servers`, so that nobody asks a server for
+    /// keys that another one of the same settings has the place of.
+    changing: Mutex<()>,
 }
 
 /// One of them.
@@ -164,10 +167,12 @@ impl Server {
         self.client.is_some() && asked_at.is_none_or(|at| at.elapsed() >= interval)
     }
 
-    /// Whether further keys may be known soon: they may be asked for, or are
-    /// being asked for.
+    /// Whether a key that is not known may be had by waiting for
+    /// [`refresh`](Self::refresh): keys may be asked for now, or are being
+    /// asked for already.
     fn may_learn(&self) -> bool {
-        self.is_due(FETCH_INTERVAL_MIN) || (self.client.is_some() && self.asking.try_lock().is_err())
+        let is_asking = || self.client.is_some() && self.asking.try_lock().is_err();
+        self.is_due(FETCH_INTERVAL_MIN) || is_asking()
     }
 
     /// Asks for keys, unless somebody did so a moment ago.
@@ -346,17 +351,26 @@ enum Refusal {
     UnknownKey,
 }
 
+/// Whether these are the servers of a fleet.
+fn is_same(known: &BTreeMap<String, Arc<Server>>, fleet: &Fleet) -> bool {
+    known.len() == fleet.auth_servers().count()
+        && fleet.auth_servers().zip(known.values()).all(|(now, server)| Arc::ptr_eq(now, &server.settings))
+}
+
 impl External {
     pub(super) fn new(broker: Arc<Broker>, data_folder: &Path) -> Self {
-        Self { broker, folder: data_folder.join(FOLDER), servers: ArcSwap::default() }
+        Self { broker, folder: data_folder.join(FOLDER), servers: ArcSwap::default(), changing: Mutex::new(()) }
     }
 
     /// The servers as the log has them now.
     fn servers(&self, fleet: &Fleet) -> Arc<BTreeMap<String, Arc<Server>>> {
         let known = self.servers.load_full();
-        let is_same = known.len() == fleet.auth_servers().count()
-            && fleet.auth_servers().zip(known.values()).all(|(now, server)| Arc::ptr_eq(now, &server.settings));
-        if is_same {
+        if is_same(&known, fleet) {
+            return known;
+        }
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.servers.load_full();
+        if is_same(&known, fleet) {
             return known;
         }
         let server = |settings: &Arc<AuthServer>| match known.get(&settings.url) {

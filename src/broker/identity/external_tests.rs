@@ -157,6 +157,22 @@ fn a_signature_is_of_the_key_that_it_names_and_of_its_algorithm() {
     assert_eq!(verify(&server(settings(), &[]), &good), Err(Refusal::UnknownKey), "no keys yet");
 }
 
+#[tokio::test]
+async fn who_comes_while_keys_are_fetched_may_wait_for_them() {
+    let server = server(settings(), &[]);
+    assert!(server.may_learn(), "nobody asked yet");
+    *server.asked_at.lock().unwrap() = Some(Instant::now());
+    assert!(!server.may_learn(), "somebody asked a moment ago");
+    let asking = server.asking.lock().await;
+    assert!(server.may_learn(), "somebody is asking");
+    drop(asking);
+    let issuer = Issuer::new("k");
+    let given = AuthServer { keys_pem: Some("keys that are given".to_owned()), ..settings() };
+    let given = self::server(given, &[&issuer.jwk]);
+    let _asking = given.asking.lock().await;
+    assert!(!given.may_learn(), "keys that are given are never fetched");
+}
+
 #[test]
 fn only_public_keys_for_signatures_count() {
     let issuer = Issuer::new("k");

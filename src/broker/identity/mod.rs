@@ -41,6 +41,7 @@ use super::api::door::{self, Caller, Token, TokenError, Unavailable, Unavailable
 use super::cluster::shared::{self, SharedKeyError};
 use super::core::Broker;
 use crate::domain::audit::{Actor, Deed};
+use crate::domain::client::Scopes;
 use crate::domain::ids::TokenId;
 use crate::domain::key::KeyPurpose;
 use crate::domain::{ClientId, Command, Millis, Outcome, Owner, Refusal, Session, SessionId, Timestamp};
@@ -169,6 +170,21 @@ impl Identity {
         Millis::from_secs(self.settings.connection_lifetime.as_secs())
     }
 
+    /// An access token for a client, whoever asks: to be called for one that
+    /// has proved who it is.
+    pub(crate) fn issue(&self, client: &ClientId, scopes: Scopes) -> Result<String, Unavailable> {
+        tokens::access_token(
+            &self.access,
+            &self.broker.fleet(),
+            &self.cluster_key,
+            client,
+            scopes,
+            self.now(),
+            self.settings.access_lifetime.as_secs(),
+        )
+        .map_err(|error| not_serving(&error))
+    }
+
     fn now(&self) -> Timestamp {
         self.broker.now()
     }
@@ -186,18 +202,8 @@ impl door::Identity for Identity {
         let Some(found) = found.filter(|found| matches && found.active) else {
             return Err(TokenError::InvalidClient);
         };
-        let lifetime = self.settings.access_lifetime;
-        let access_token = tokens::access_token(
-            &self.access,
-            &self.broker.fleet(),
-            &self.cluster_key,
-            client,
-            found.grant.scopes,
-            self.now(),
-            lifetime.as_secs(),
-        )
-        .map_err(|error| not_serving(&error))?;
-        Ok(Token { access_token, expires_in: lifetime })
+        let access_token = self.issue(client, found.grant.scopes)?;
+        Ok(Token { access_token, expires_in: self.settings.access_lifetime })
     }
 
     fn verify(&self, bearer: &str) -> Result<Caller, VerifyError> {

@@ -10,6 +10,7 @@ mod placement;
 mod quantiles;
 mod replicas;
 mod throughput;
+mod tokens;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,8 @@ enum What {
     Failover(failover::Args),
     /// Durable creates per second on three replicas, beside etcd.
     Cluster(throughput::Args),
+    /// Access tokens that one thread checks per second.
+    Tokens(tokens::Args),
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
@@ -56,6 +59,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         Some(What::Placement(args)) => tokio::task::spawn_blocking(move || placement::run(&args)).await?,
         Some(What::Failover(args)) => failover::run(args).await,
         Some(What::Cluster(args)) => throughput::run(args).await,
+        Some(What::Tokens(args)) => tokens::run(args).await,
     }
 }
 
