@@ -19,7 +19,8 @@ pub const CALLERS_MAX: usize = 65_536;
 /// Requests under way that tell something: each may have an answer of some
 /// megabytes that its client is slow to take.
 pub const READS_UNDER_WAY_MAX: usize = 2048;
-/// Requests under way that change something: at a hundred milliseconds for
+/// Requests under way that go through the log, those for the way to a desktop
+/// among them: at a hundred milliseconds for
 /// each, as on a slow disk, twenty thousand a second.
 pub const CHANGES_UNDER_WAY_MAX: usize = 2048;
 /// Requests for pictures under way: each has up to [`SCREENSHOTS_BYTES_MAX`]

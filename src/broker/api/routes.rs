@@ -76,7 +76,7 @@ fn table() -> Vec<Served> {
         (Method::POST, "/createSessions", own(Sessions), post(sessions::create)),
         (Method::POST, "/deleteSessions", own(Sessions), post(sessions::delete)),
         (Method::PUT, "/sessionPermissions", own(Sessions), put(permissions::update)),
-        (Method::GET, "/sessionConnectionData/{sessionId}/{user}", own(Sessions).on(Lane::Reading), get(connection::get)),
+        (Method::GET, "/sessionConnectionData/{sessionId}/{user}", own(Sessions), get(connection::get)),
         (Method::POST, "/getSessionScreenshots", own(Sessions).on(Lane::Pictures), post(screenshots::take)),
         (Method::POST, "/openServers", all(Servers), post(servers::open)),
         (Method::POST, "/closeServers", all(Servers), post(servers::close)),

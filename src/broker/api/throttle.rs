@@ -193,9 +193,9 @@ pub(super) async fn by_address(
     if let Some(origin) = Origin::of(request.extensions(), request.headers(), &api.settings.limits) {
         request.extensions_mut().insert(origin);
         if let Some(throttle) = api.throttle.as_deref().filter(|_| request.uri().path() != HEALTH_PATH) {
-            throttle.take_for_address(origin.0, throttle.now()).map_err(|refused| {
-                api.refuse(&request, Actor::Unknown, refused, "address", throttle.per_second)
-            })?;
+            throttle
+                .take_for_address(origin.0, throttle.now())
+                .map_err(|refused| api.refuse(&request, Actor::Unknown, refused, "address", throttle.per_second))?;
         }
     }
     Ok(next.run(request).await)
@@ -291,7 +291,7 @@ mod tests {
             refused.filter_map(|refused| refused.tell).collect()
         };
         assert_eq!(tells(0, 110), [1]);
-        assert_eq!(tells(59 * SECOND, 110), []);
+        assert!(tells(59 * SECOND, 110).is_empty());
         assert_eq!(tells(60 * SECOND, 2), [200]);
     }
 
