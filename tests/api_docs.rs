@@ -1,6 +1,7 @@
 //! The page for clients says what the code does.
 
 use berth::broker::api::limits;
+use berth::broker::config::Limits;
 use berth::broker::listen::STALL_TIMEOUT;
 use berth::domain::ids::ID_BYTES_MAX;
 
@@ -16,6 +17,16 @@ fn every_limit_stands_on_the_page_with_its_value() {
         format!("| access token | {} bytes |", limits::ACCESS_TOKEN_BYTES_MAX),
         format!("| request id taken over from a client | {} bytes |", limits::REQUEST_ID_BYTES_MAX),
         format!("| Idempotency-Key | {} bytes |", limits::IDEMPOTENCY_KEY_BYTES_MAX),
+        format!(
+            "| requests per second, of each address and of each client, per replica | {}; an operator can set another limit |",
+            Limits::default().requests_per_second
+        ),
+        format!("| requests under way that tell something, per replica | {} |", limits::READS_UNDER_WAY_MAX),
+        format!(
+            "| requests under way that change something or open a desktop, per replica | {} |",
+            limits::CHANGES_UNDER_WAY_MAX
+        ),
+        format!("| requests for pictures under way, per replica | {} |", limits::PICTURES_UNDER_WAY_MAX),
         format!("| time that a read waits to learn what is current | {} s |", limits::READ_WAIT_MAX.as_secs()),
         format!("| time that a read waits for Berth-Min-Index | {} s |", limits::MIN_INDEX_WAIT_MAX.as_secs()),
         format!("| items in a call, and ids or filters in a query | {} |", limits::ITEMS_MAX),

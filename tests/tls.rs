@@ -108,7 +108,11 @@ impl Files {
 
     fn configuration(&self) -> String {
         let (certificate, key) = (self.certificate(), self.key());
-        format!("[clients]\ncertificate_file = '{}'\nkey_file = '{}'\n", certificate.display(), key.display())
+        format!(
+            "limits.requests_per_second = 0\n[clients]\ncertificate_file = '{}'\nkey_file = '{}'\n",
+            certificate.display(),
+            key.display()
+        )
     }
 
     /// Another folder in the place of the one in use, at once.

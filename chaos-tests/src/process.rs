@@ -210,8 +210,10 @@ impl Broker {
     pub fn configure(&self, settings: &str) -> anyhow::Result<()> {
         let Self { clients, agents, .. } = self;
         let configuration = format!(
+            // All clients of a run have one address.
             // It sees the interfaces of this machine, not those of its host in a lab.
-            "data_folder = '{}'\nnames = ['{}']\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n{settings}",
+            "data_folder = '{}'\nnames = ['{}']\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n\
+             limits.requests_per_second = 0\n{settings}",
             self.data_folder.display(),
             clients.ip(),
         );

@@ -412,6 +412,7 @@ fn api_settings(config: &Config) -> api::ApiSettings {
             arguments_max: config.sessions.autorun_arguments_max,
             argument_chars_max: config.sessions.autorun_argument_length_max,
         },
+        limits: config.limits.clone(),
         ..api::ApiSettings::default()
     }
 }

@@ -58,6 +58,8 @@ pub struct World {
     pub asking_max: AtomicUsize,
     pub proposals: AtomicUsize,
     pub has_no_quorum: AtomicBool,
+    /// As much waits for the log as may.
+    pub is_overloaded: AtomicBool,
     /// Reads wait for ever: nobody knows yet that there is no majority.
     pub reads_hang: AtomicBool,
     /// It is known that reads would wait in vain.
@@ -85,6 +87,7 @@ impl World {
             asking_max: AtomicUsize::new(0),
             proposals: AtomicUsize::new(0),
             has_no_quorum: AtomicBool::new(false),
+            is_overloaded: AtomicBool::new(false),
             reads_hang: AtomicBool::new(false),
             is_cut_off: AtomicBool::new(false),
             grown: watch::Sender::new(LogIndex(0)),
@@ -206,6 +209,8 @@ impl World {
 const NO_QUORUM: Unavailable =
     Unavailable { reason: UnavailableReason::NoQuorum, retry_after: Duration::from_millis(1500) };
 
+const BUSY: Unavailable = Unavailable { reason: UnavailableReason::Busy, retry_after: Duration::from_secs(1) };
+
 const OUTCOME_UNKNOWN: Unavailable =
     Unavailable { reason: UnavailableReason::OutcomeUnknown, retry_after: Duration::from_secs(1) };
 
@@ -214,6 +219,9 @@ impl Core for World {
         assert!(!self.is_panicking.load(Ordering::Relaxed), "the secret inside of the broker");
         if self.has_no_quorum.load(Ordering::Relaxed) {
             return Err(NO_QUORUM);
+        }
+        if self.is_overloaded.load(Ordering::Relaxed) {
+            return Err(BUSY);
         }
         if self.is_holding.load(Ordering::Relaxed) {
             self.held.notify_one();

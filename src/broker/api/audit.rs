@@ -9,8 +9,8 @@ use axum::http::request::Parts;
 use super::ApiState;
 use super::envelope::RequestId;
 use super::error::Error;
+use super::origin::Origin;
 use crate::broker::notes::noted;
-use crate::broker::tls::Peer;
 use crate::domain::Command;
 use crate::domain::audit::{Actor, Deed, TEXT_BYTES_MAX};
 
@@ -56,9 +56,9 @@ impl ApiState {
     }
 }
 
-/// Where the call comes from: the other end of its connection.
+/// Where the call comes from, as text.
 fn origin(extensions: &Extensions) -> String {
-    extensions.get::<Peer>().map_or_else(String::new, |peer| peer.address.ip().to_string())
+    extensions.get::<Origin>().map_or_else(String::new, |origin| origin.0.to_string())
 }
 
 /// The sessions and servers that commands name. Where a record has no room for

@@ -69,6 +69,7 @@ pub(super) async fn authorise(
         }
     };
     tracing::Span::current().record("client_id", tracing::field::display(&caller.client));
+    api.throttle_client(&request, &caller.client)?;
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }

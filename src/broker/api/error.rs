@@ -56,6 +56,14 @@ pub enum Error {
         /// Allowed streams.
         max: usize,
     },
+    /// The caller sends more requests than it may.
+    #[error("too many requests of this {whose}; {per_second} per second are allowed")]
+    TooManyRequests {
+        /// Who is limited: `address` or `client`.
+        whose: &'static str,
+        /// Allowed requests.
+        per_second: u32,
+    },
     /// The path exists, but not with this method.
     #[error("this method is not allowed here")]
     MethodNotAllowed,
@@ -102,7 +110,7 @@ impl Error {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::EventsGone { .. } => StatusCode::GONE,
-            Self::TooManyStreams { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyStreams { .. } | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -149,7 +157,8 @@ impl IntoResponse for Error {
             Self::Unavailable(unavailable) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(unavailable.retry_after_secs()));
             }
-            Self::KeyInUse | Self::TooManyStreams { .. } => {
+            // Within a second at least one request is allowed again.
+            Self::KeyInUse | Self::TooManyStreams { .. } | Self::TooManyRequests { .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(KEY_RETRY_AFTER_SECS));
             }
             _ => {}

@@ -13,6 +13,19 @@ pub const FORM_BYTES_MAX: usize = 16 * 1024;
 pub const ACCESS_TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest request id that is taken over from a client, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Addresses, and clients, whose requests are counted at the same time. Of
+/// more, those that have not called for the longest time are forgotten.
+pub const CALLERS_MAX: usize = 65_536;
+/// Requests under way that tell something: each may have an answer of some
+/// megabytes that its client is slow to take.
+pub const READS_UNDER_WAY_MAX: usize = 2048;
+/// Requests under way that go through the log, those for the way to a desktop
+/// among them: at a hundred milliseconds for
+/// each, as on a slow disk, twenty thousand a second.
+pub const CHANGES_UNDER_WAY_MAX: usize = 2048;
+/// Requests for pictures under way: each has up to [`SCREENSHOTS_BYTES_MAX`]
+/// in memory.
+pub const PICTURES_UNDER_WAY_MAX: usize = 64;
 /// Longest idempotency key, in bytes: a UUID needs 36.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 

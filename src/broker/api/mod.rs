@@ -21,7 +21,9 @@ mod error;
 mod find;
 pub(super) mod form;
 mod idempotency;
+mod lanes;
 pub mod limits;
+mod origin;
 mod pages;
 mod permissions;
 mod policy;
@@ -31,6 +33,7 @@ mod scan;
 mod screenshots;
 mod servers;
 mod sessions;
+mod throttle;
 mod token;
 mod v1;
 mod validate;
@@ -51,14 +54,18 @@ pub use consistency::{CONSISTENCY_HEADER, INDEX_HEADER, MIN_INDEX_HEADER, STALE_
 pub use description::yaml as description_yaml;
 pub use envelope::REQUEST_ID_HEADER;
 pub use error::Error;
+pub use lanes::{Lane, LaneWidths};
 pub use policy::PLACEMENT_HEADER;
 pub use routes::{Demand, Route, routes};
 pub use sessions::describe_page;
 
 use self::door::{AnyCore, AnyIdentity, Core, Identity};
 use self::idempotency::Running;
+use self::lanes::Lanes;
 use self::scan::Scans;
+use self::throttle::Throttle;
 use self::validate::Invalid;
+use crate::broker::config::Limits;
 use crate::broker::notes::Notes;
 use crate::domain::{Outcome, Owner, Refusal, SessionId};
 use crate::protocol::ImageFormat;
@@ -67,7 +74,10 @@ use crate::protocol::ImageFormat;
 /// log index whose events are kept.
 pub const OLDEST_INDEX_HEADER: HeaderName = HeaderName::from_static("berth-oldest-index");
 
-/// What an operator can set.
+/// Where load balancers ask whether this replica answers.
+const HEALTH_PATH: &str = "/health";
+
+/// What an operator can set, and tests as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiSettings {
     /// Pictures of sessions.
@@ -83,6 +93,10 @@ pub struct ApiSettings {
     pub event_keep_alive: Duration,
     /// Arguments of autorun files.
     pub autorun: Autorun,
+    /// How many requests callers may send, and by which address they are known.
+    pub limits: Limits,
+    /// How many requests may be under way.
+    pub lanes: LaneWidths,
 }
 
 /// Limits of the arguments of an autorun file.
@@ -127,6 +141,9 @@ impl Default for ApiSettings {
             authorization: true,
             event_keep_alive: limits::EVENT_KEEP_ALIVE,
             autorun: Autorun::default(),
+            // Whoever serves a network says how many.
+            limits: Limits { requests_per_second: 0, ..Limits::default() },
+            lanes: LaneWidths::default(),
         }
     }
 }
@@ -150,7 +167,7 @@ pub fn router(state: ApiState) -> Router {
         .route_layer(middleware::from_fn(consistency::attend))
         .route_layer(middleware::from_fn_with_state(state.clone(), auth::authorise))
         .route("/oauth2/token", post(token::token).layer(DefaultBodyLimit::max(limits::FORM_BYTES_MAX)))
-        .route("/health", get(health));
+        .route(HEALTH_PATH, get(health));
     if state.settings.description_served {
         router = router.route("/dcv-session-manager-api.yaml", get(description::serve));
     }
@@ -158,6 +175,7 @@ pub fn router(state: ApiState) -> Router {
         .fallback(async || Error::NotFound("there is nothing at this path"))
         .method_not_allowed_fallback(async || Error::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(limits::BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(state.clone(), throttle::by_address))
         .layer(middleware::from_fn_with_state(state.clone(), envelope::envelop))
         .with_state(state)
 }
@@ -172,6 +190,8 @@ pub struct ApiState {
     ending: CancellationToken,
     running: Arc<Running>,
     scans: Scans,
+    throttle: Option<Arc<Throttle>>,
+    lanes: Lanes,
     notes: Notes,
 }
 
@@ -196,6 +216,8 @@ impl ApiState {
             notes: Notes::unread(),
             core,
             identity,
+            throttle: Throttle::new(settings.limits.requests_per_second).map(Arc::new),
+            lanes: Lanes::new(settings.lanes),
             settings: Arc::new(settings),
             running: Arc::default(),
             event_places: v1::Places::default(),

@@ -11,6 +11,7 @@ use axum::routing::{MethodRouter, get, post, put};
 
 use super::auth::caller_of;
 use super::error::Error;
+use super::lanes::Lane;
 use super::{ApiState, connection, permissions, screenshots, servers, sessions, v1};
 use crate::domain::audit::Actor;
 use crate::domain::client::{Grant, Scope};
@@ -23,15 +24,22 @@ pub struct Demand {
     /// Whether callers that are bound to an owner may, too: the handler sees
     /// to it that they see and change that owner's sessions alone.
     pub owners: bool,
+    /// Which places its requests take.
+    pub lane: Lane,
 }
 
 impl Demand {
     const fn of(scope: Scope) -> Self {
-        Self { scope, owners: false }
+        let lane = if matches!(scope, Scope::Read) { Lane::Reading } else { Lane::Changing };
+        Self { scope, owners: false, lane }
     }
 
     const fn owners_too(scope: Scope) -> Self {
-        Self { scope, owners: true }
+        Self { owners: true, ..Self::of(scope) }
+    }
+
+    const fn on(self, lane: Lane) -> Self {
+        Self { lane, ..self }
     }
 
     fn check(self, grant: &Grant) -> Result<(), Error> {
@@ -69,7 +77,7 @@ fn table() -> Vec<Served> {
         (Method::POST, "/deleteSessions", own(Sessions), post(sessions::delete)),
         (Method::PUT, "/sessionPermissions", own(Sessions), put(permissions::update)),
         (Method::GET, "/sessionConnectionData/{sessionId}/{user}", own(Sessions), get(connection::get)),
-        (Method::POST, "/getSessionScreenshots", own(Sessions), post(screenshots::take)),
+        (Method::POST, "/getSessionScreenshots", own(Sessions).on(Lane::Pictures), post(screenshots::take)),
         (Method::POST, "/openServers", all(Servers), post(servers::open)),
         (Method::POST, "/closeServers", all(Servers), post(servers::close)),
         (Method::GET, "/v1/events", all(Read), get(v1::events)),
@@ -93,7 +101,7 @@ pub(super) fn router(api: &ApiState) -> Router<ApiState> {
     })
 }
 
-/// Lets those through who may.
+/// Lets those through who may, as long as there are places.
 async fn admit(
     State((api, demand)): State<(ApiState, Demand)>,
     request: Request,
@@ -104,7 +112,8 @@ async fn admit(
         api.note(&request, Actor::Client(caller.client.clone()), &format!("refused: {error}"));
         return Err(error);
     }
-    Ok(next.run(request).await)
+    let place = api.lanes.enter(demand.lane)?;
+    Ok(place.keep_for(next.run(request).await))
 }
 
 #[cfg(test)]

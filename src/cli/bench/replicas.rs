@@ -166,11 +166,11 @@ impl Replicas {
         let members = all.iter().map(member).collect::<Vec<_>>().join(", ");
         for replica in &mut all {
             let Replica { number, folder, clients, peers, agents, .. } = &*replica;
-            // Each session that is created waits for a server that never comes.
+            // Each session that is created waits for a server that never comes, and one client sends them all.
             let text = format!(
                 "data_folder = '{}'\nreplica = {number}\nclients.listen = '{clients}'\nagents.listen = '{agents}'\n\
                  cluster.listen = '{peers}'\ncluster.members = [{members}]\ncluster.secret_file = '{}'\n\
-                 sessions.queue_max = 1000000\n{}",
+                 sessions.queue_max = 1000000\nlimits.requests_per_second = 0\n{}",
                 replica.data_folder().display(),
                 secret.display(),
                 timers.lines(),

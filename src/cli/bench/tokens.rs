@@ -81,7 +81,8 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
         };
         running.broker.propose(clients.iter().map(register).collect()).await?;
         let other = Other::new()?;
-        running.broker.propose(vec![Command::RegisterAuthServer(other.settings())]).await?;
+        let server = Command::RegisterAuthServer { server: other.settings(), replace: false };
+        running.broker.propose(vec![server]).await?;
 
         let identity = Arc::clone(&running.identity);
         let shutdown = CancellationToken::new();
