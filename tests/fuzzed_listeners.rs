@@ -214,7 +214,7 @@ async fn the_api_and_the_token_form_take_anything() {
         let path = match (route.method == Method::GET, dice.below(3)) {
             (true, 0) => format!("{}?{}={}", route.path.replace(['{', '}'], ""), "limit", dice.below(9)),
             (true, _) => {
-                let query: String = dice.bytes(60).iter().map(|byte| format!("%{byte:02x}")).collect();
+                let query = dice.bytes(60).iter().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat();
                 format!("{}?{query}={query}&after={query}", route.path.replace(['{', '}'], ""))
             }
             _ => route.path.to_owned(),

@@ -76,6 +76,13 @@ impl Deed {
 #[serde(transparent)]
 pub struct Digest(pub [u8; 32]);
 
+impl Digest {
+    /// That of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -1,7 +1,6 @@
 //! What the audit learns of a call. What changes the fleet is recorded with the
 //! change; what only tells or refuses is noted (`notes`) and recorded soon after.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::Extensions;
 use axum::http::request::Parts;
@@ -12,7 +11,7 @@ use super::error::Error;
 use super::origin::Origin;
 use crate::broker::notes::noted;
 use crate::domain::Command;
-use crate::domain::audit::{Actor, Deed, TEXT_BYTES_MAX};
+use crate::domain::audit::{Actor, Deed, Digest, TEXT_BYTES_MAX};
 
 /// What was called, and from where.
 #[derive(Debug, Clone)]
@@ -73,8 +72,7 @@ pub(super) fn told(names: &[&str]) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text;
     }
-    let digest = digest(&SHA256, names.join("\n").as_bytes());
-    let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = Digest::of(names.join("\n").as_bytes());
     let head = &text[..text.floor_char_boundary(TEXT_BYTES_MAX / 2)];
     format!("{head}… {} in all, SHA-256 of their lines {digest}", names.len())
 }

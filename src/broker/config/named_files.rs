@@ -53,7 +53,7 @@ impl Config {
         }
         if let (Some(path), ClientAuth::Required(roots)) = (&self.gateway.trust_store_file, gateways_of(&self.gateway))
         {
-            let opened = roots.files.iter().filter(|file| file.file == *path).map(TrustFile::check).collect();
+            let opened = roots.files.iter().filter(|file| file.file == *path).try_for_each(TrustFile::check);
             problems.store("gateway.trust_store_file", path, opened);
         }
         problems.secret("gateway.trust_store_password_file", self.gateway.trust_store_password_file.as_deref());
@@ -131,13 +131,13 @@ impl Found {
     /// A store that was opened as a start would open it.
     fn store(&mut self, key: &'static str, path: &Path, opened: Result<(), TlsError>) {
         if let Err(error) = opened {
-            let mut reason = format!("cannot be used: {error}");
+            let mut causes = vec![format!("cannot be used: {error}")];
             let mut cause = error.source();
             while let Some(source) = cause {
-                reason.push_str(&format!(": {source}"));
+                causes.push(source.to_string());
                 cause = source.source();
             }
-            self.refuse(key, path, reason);
+            self.refuse(key, path, causes.join(": "));
         }
     }
 

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use aws_lc_rs::digest::{SHA256, digest};
 use jsonwebtoken::Validation;
 use jsonwebtoken::errors::ErrorKind;
 use serde::Deserialize;
@@ -27,6 +26,7 @@ use super::checked::Said;
 use super::tokens::TOKEN_BYTES_MAX;
 use crate::broker::api::door::{Caller, VerifyError};
 use crate::broker::core::Broker;
+use crate::domain::audit::Digest;
 use crate::domain::auth_server::AuthServer;
 use crate::domain::client::Grant;
 use crate::domain::ids::ID_BYTES_MAX;
@@ -120,8 +120,7 @@ fn certificates(pem: &str) -> Result<Vec<reqwest::Certificate>, String> {
 impl Server {
     fn new(settings: Arc<AuthServer>, folder: &Path) -> Self {
         let host = settings.url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
-        let name: String =
-            digest(&SHA256, settings.url.as_bytes()).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = Digest::of(settings.url.as_bytes()).to_string()[..32].to_owned();
         let file = folder.join(&name).with_extension("json");
         let given = settings.keys_pem.as_deref().map(|pem| Keys::of_pem(pem, &settings.algorithms));
         let client = if given.is_some() { None } else { Self::client(&settings) };

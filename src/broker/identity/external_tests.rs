@@ -93,7 +93,8 @@ fn nothing_is_demanded_that_nobody_asked_for() {
         assert_eq!(verify(&server, &token).as_deref(), Ok(who("p").as_str()), "{name}");
     }
     let exp = jsonwebtoken::get_current_timestamp() + 300;
-    let token = issuer.token(&header(Some("k")), &json!({ "exp": exp as f64 + 0.5, "sub": "p" }));
+    let token = issuer
+        .token(&header(Some("k")), &serde_json::from_str(&format!("{{\"exp\": {exp}.5, \"sub\": \"p\"}}")).unwrap());
     assert_eq!(verify(&server, &token).as_deref(), Ok(who("sub:p").as_str()), "a user's name is no client's");
     for (name, value) in [("token_use", json!("id")), ("nonce", json!("n")), ("at_hash", json!("h"))] {
         let token = issuer.token(&header(Some("k")), &json!({ "exp": exp, "client_id": "p", name: value }));
