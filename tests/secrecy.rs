@@ -33,8 +33,8 @@ impl Canaries {
     /// In the forms that programs write such things in.
     fn add_bytes(&mut self, name: &str, secret: &[u8]) {
         assert!(secret.len() >= 16, "{name} is too short to be told from chance");
-        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        let list: String = secret.iter().map(|byte| format!("{byte}, ")).collect();
+        let hex = secret.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+        let list = secret.iter().map(|byte| format!("{byte}, ")).collect::<Vec<_>>().concat();
         let forms = [
             ("as it is", secret.to_vec()),
             ("in base64", STANDARD.encode(secret).into_bytes()),
