@@ -22,7 +22,7 @@ impl Desk {
 
     async fn ask(&self, session: &str, token: &str) -> String {
         let form = [("sessionId", session), ("authenticationToken", token), ("clientAddress", "192.0.2.7")];
-        let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+        let encode = |text: &str| text.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02X}"));
         let body: Vec<_> = form.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         let request = self.client.post(&self.url).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         let answer = request.body(body.join("&")).send().await.unwrap();

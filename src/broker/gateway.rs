@@ -120,15 +120,12 @@ async fn resolve(
         request_id: String::new(),
         via: gateway.broker.id(),
     };
-    match resolved {
-        Some(resolved) => {
-            gateway.notes.take(deed, &format!("is at {}:{}", resolved.dcv_server_endpoint, resolved.port));
-            ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(resolved)).into_response()
-        }
-        None => {
-            gateway.notes.take(deed, "refused: there is no such session, or not with this transport");
-            refuse(StatusCode::NOT_FOUND, NOT_RESOLVED)
-        }
+    if let Some(resolved) = resolved {
+        gateway.notes.take(deed, &format!("is at {}:{}", resolved.dcv_server_endpoint, resolved.port));
+        ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(resolved)).into_response()
+    } else {
+        gateway.notes.take(deed, "refused: there is no such session, or not with this transport");
+        refuse(StatusCode::NOT_FOUND, NOT_RESOLVED)
     }
 }
 

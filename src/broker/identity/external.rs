@@ -108,8 +108,9 @@ fn certificates(pem: &str) -> Result<Vec<reqwest::Certificate>, String> {
 impl Server {
     fn new(settings: Arc<AuthServer>, folder: &Path) -> Self {
         let host = settings.url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
-        let name: String =
-            digest(&SHA256, settings.url.as_bytes()).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = digest(&SHA256, settings.url.as_bytes()).as_ref()[..16]
+            .iter()
+            .fold(String::new(), |name, byte| name + &format!("{byte:02x}"));
         let file = folder.join(name).with_extension("json");
         let given = settings.keys_pem.as_deref().map(|pem| Keys::of_pem(pem, &settings.algorithms));
         let client = if given.is_some() { None } else { Self::client(&settings) };
