@@ -12,7 +12,8 @@ use api_common::{Api, CLIENT, World, full_facts};
 use axum::body::{Body, BodyDataStream};
 use axum::http::{Response, StatusCode, header};
 use berth::broker::api::{ApiSettings, limits};
-use berth::domain::{Command, Millis, Settings};
+use berth::domain::client::{Grant, Scope, SecretHash};
+use berth::domain::{ClientId, Command, Millis, Owner, Settings};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -399,4 +400,36 @@ async fn streams_are_bounded_in_number_and_an_ended_one_makes_room() {
     events(&api, "").await;
     streams.remove(0);
     Stream::of(api.follow("client-0", "/v1/events", &[]).await);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_client_may_no_longer_hear_it() {
+    let grant = |scopes: &[Scope], owner: Option<&str>| Grant {
+        scopes: scopes.iter().copied().collect(),
+        owner: owner.map(|owner| Owner::new(owner).unwrap()),
+    };
+    let before = grant(&[Scope::Read, Scope::Sessions, Scope::Admin], None);
+    let taken = [
+        grant(&[Scope::Read, Scope::Sessions], None),
+        grant(&[Scope::Sessions, Scope::Admin], None),
+        grant(&[Scope::Read, Scope::Sessions, Scope::Admin], Some("bob")),
+    ];
+    for after in taken {
+        let (world, api, _) = world_with(&[]).await;
+        let id = ClientId::new(CLIENT).unwrap();
+        let secret = SecretHash(String::new());
+        let grant = before.clone();
+        world.apply(Command::RegisterClient { id: id.clone(), name: "portal".to_owned(), secret, grant });
+        let applied = world.fleet().applied();
+        let mut stream = Stream::open(&api, &format!("/v1/events?after={applied}"), &[]).await;
+        create(&api, "bob").await;
+        stream.until("Audited").await;
+        world.apply(Command::GrantClient { id, grant: after.clone() });
+        create(&api, "bob").await;
+        let mut heard = Vec::new();
+        while let Some(block) = stream.block().await {
+            heard.extend(block.event);
+        }
+        assert!(!heard.contains(&"ClientGranted".to_owned()), "{after:?}: {heard:?}");
+    }
 }
