@@ -137,7 +137,7 @@ async fn is_good(broker: &Broker, token: &str) -> bool {
 
 async fn register(broker: &Broker, provider: &Provider, demands: &[&str]) {
     let url = provider.keys_url();
-    let arguments = [&["register-auth-server", "--url", &url], demands].concat();
+    let arguments = [&["register-auth-server", "--url", &url, "--replace"], demands].concat();
     assert_eq!(broker.operate(&arguments).await.unwrap().trim(), "Jwk url registered.");
 }
 
