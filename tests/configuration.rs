@@ -54,11 +54,18 @@ fn text(path: &Path) -> &str {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_effect_is_shown_with_its_origin_and_without_secrets() {
     let desk = Desk::new();
+    let store = desk.path("one.jks");
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls/one.jks"), &store).unwrap();
+    std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o600)).unwrap();
     let properties = desk.write(
         "broker.properties",
         0o640,
-        "session-manager-working-path = /srv/berth\ncreate-sessions-queue-max-size = 5\nclient-to-broker-connector-key-store-file = /etc/hostname\n\
-         client-to-broker-connector-key-store-pass = hunter2\njdbc-password = hunter3\n",
+        &format!(
+            "session-manager-working-path = /srv/berth\ncreate-sessions-queue-max-size = 5\n\
+             client-to-broker-connector-key-store-file = {}\n\
+             client-to-broker-connector-key-store-pass = changeit\njdbc-password = hunter3\n",
+            store.display()
+        ),
     );
     let config = desk.write("berth.toml", 0o644, "[sessions]\nqueue_max = 6\n");
     let checked = check(
@@ -83,14 +90,18 @@ async fn what_is_in_effect_is_shown_with_its_origin_and_without_secrets() {
     }
     assert!(shown.contains(":5: jdbc-password has no effect: everything is kept in the replicated log"), "{shown}");
     assert!(shown.contains("# warning: the variable BERTH_CLIENT_LISTEN has no effect"), "{shown}");
-    assert!(!format!("{shown}{}", checked.stderr).contains("hunter"), "{shown}");
-    // It can be kept as a file.
-    let kept = desk.write("kept.toml", 0o644, shown);
+    for secret in ["hunter", "changeit"] {
+        assert!(!format!("{shown}{}", checked.stderr).contains(secret), "{shown}");
+    }
+    // It can be kept as a file, with the password in one of its own.
+    let password = desk.write("password", 0o600, "changeit");
+    let named = format!("key_store_password_file = \"{}\"\n# key_store_password =", password.display());
+    let kept = desk.write("kept.toml", 0o644, &shown.replace("# key_store_password =", &named));
     let again = check(&["--config", text(&kept), "--json"], &[]).await;
     assert!(again.is_good, "{}", again.stderr);
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(again["configuration"]["tokens"]["algorithm"], "EdDSA");
-    assert_eq!(again["configuration"]["clients"]["key_store_file"], "/etc/hostname");
+    assert_eq!(again["configuration"]["clients"]["key_store_file"], text(&store));
 }
 
 #[tokio::test(flavor = "multi_thread")]
