@@ -9,6 +9,7 @@
 //! - `admin.rs`: the operators' socket,
 //! - `notes.rs`: what the audit learns of deeds that change nothing,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
+//! - `throttle.rs`: how many requests callers may send,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
 //! - `listen.rs`: ports; `tls/`: their certificates,
 //! - `config/`: `berth.toml`, the original's file, environment and flags.
@@ -26,6 +27,7 @@ pub mod identity;
 pub mod listen;
 pub mod machine;
 pub mod notes;
+pub mod throttle;
 pub mod tls;
 
 use std::net::SocketAddr;

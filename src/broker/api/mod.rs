@@ -63,10 +63,10 @@ use self::door::{AnyCore, AnyIdentity, Core, Identity};
 use self::idempotency::Running;
 use self::lanes::Lanes;
 use self::scan::Scans;
-use self::throttle::Throttle;
 use self::validate::Invalid;
 use crate::broker::config::Limits;
 use crate::broker::notes::Notes;
+use crate::broker::throttle::Throttle;
 use crate::domain::{Outcome, Owner, Refusal, SessionId};
 use crate::protocol::ImageFormat;
 
