@@ -12,3 +12,4 @@ pub mod files;
 pub mod protocol;
 pub mod pulse;
 pub mod secret;
+pub mod sockets;

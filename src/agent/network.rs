@@ -9,6 +9,8 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 
+use crate::sockets;
+
 /// A connection that carries bytes.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -38,7 +40,7 @@ impl Network for System {
         async move {
             let stream = TcpStream::connect(to).await?;
             let local = stream.local_addr()?;
-            stream.set_nodelay(true)?;
+            sockets::prepare(&stream)?;
             Ok((Box::new(stream) as Box<dyn Stream>, local))
         }
         .boxed()

@@ -27,6 +27,7 @@ use crate::pulse::Pulsing;
 
 /// Connections that may wait to be accepted, as far as the system allows
 /// (`net.core.somaxconn`): all agents of a replica that died come at once.
+use crate::sockets;
 const BACKLOG: u32 = 4096;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,8 +70,9 @@ impl Accept for TcpListener {
 
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = Self::accept(self).await?;
-        // Answers are small and complete; waiting for more to send only adds latency.
-        let _ = stream.set_nodelay(true);
+        if let Err(error) = sockets::prepare(&stream) {
+            tracing::debug!(%peer, %error, "a connection is served as the system gave it");
+        }
         Ok((stream, peer))
     }
 }

@@ -32,6 +32,7 @@ use super::frame::{
 use super::runs::Visit;
 use crate::domain::ids::InvitationId;
 
+use crate::sockets;
 /// How long TLS, and then the hello, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections at a time that have shown a certificate: three lanes of a few
@@ -126,7 +127,7 @@ async fn converse(
     places: &Places,
     stranger: Counted<IpAddr>,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    sockets::prepare(&stream)?;
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     let mut stream = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await.map_err(late)??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();

@@ -30,6 +30,7 @@ use super::frame::{self, FRAME_BYTES_MAX, Frame, Frames, Hello, Kind, Service, S
 use super::runs::Run;
 use crate::domain::ReplicaId;
 use crate::domain::ids::FolderId;
+use crate::sockets;
 
 /// How long a connection with its handshakes may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -454,7 +455,7 @@ async fn connect(
     to: Option<ReplicaId>,
 ) -> Result<(Stream, rustls::pki_types::CertificateDer<'static>), ConnectError> {
     let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+    sockets::prepare(&stream)?;
     let claim = to.map_or(Claim::AnyReplica, Claim::Replica);
     let name = claim.server_name(cluster).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut stream = TlsConnector::from(Arc::clone(&tls.client)).connect(name, stream).await?;
