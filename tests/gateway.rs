@@ -111,6 +111,40 @@ fn not_resolved() -> (StatusCode, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_asks_too_often_waits_and_others_go_on() {
+    let limited = "require_client_certificate = false\n[limits]\nrequests_per_second = 1\n";
+    let (broker, address) = broker_with(limited).await;
+    let [busy, other] = ["127.0.0.1", "127.0.0.3"].map(|from| {
+        let from: std::net::IpAddr = from.parse().unwrap();
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(broker.tls(&[])).no_proxy();
+        let client = builder.local_address(from).timeout(DEADLINE).build().unwrap();
+        Gateway { client, url: format!("https://127.0.0.1:{}", address.port()) }
+    });
+    let refused = until("too many were asked", || async {
+        let answer = busy.client.post(format!("{}/resolveSession?sessionId=s&transport=HTTP", busy.url));
+        let answer = answer.send().await.unwrap();
+        (answer.status() == StatusCode::TOO_MANY_REQUESTS).then_some(answer)
+    })
+    .await;
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(body, json!({ "error": "too many requests of this address; 1 per second are allowed" }));
+    assert_eq!(other.resolve("sessionId=s&transport=HTTP").await, not_resolved());
+    for _ in 0..30 {
+        assert!(busy.is_let_in().await, "who looks whether it lives is not counted");
+    }
+    until("it may ask again", || async {
+        (busy.resolve("sessionId=s&transport=HTTP").await == not_resolved()).then_some(())
+    })
+    .await;
+    until("the audit tells who was refused", || async {
+        let records = broker.operate(&["audit", "export"]).await.unwrap();
+        records.contains("refused: too many requests of this address").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_is_told_where_a_session_is() {
     let (broker, address) = broker_with("").await;
     let gateway = Gateway::new(&broker, address, Some(credentials(&broker, "gw-1").await));

@@ -4,21 +4,23 @@
 //! answers with the name and port of the session's server, as the session
 //! resolver of the original does. Gateways show a certificate, unless the
 //! operator wants none; whether a user may connect is asked by the desktop
-//! server.
+//! server. Each address may ask so often; `/health` always answers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json, Router, middleware};
 use serde::Serialize;
 
-use super::api::form;
+use super::api::{self, form};
 use super::core::Broker;
 use super::notes::Notes;
+use super::throttle::Throttle;
 use super::tls::{Peer, Subject};
 use crate::domain::audit::{Actor, Deed};
 use crate::domain::host::{Endpoint, EndpointProtocol};
@@ -36,15 +38,61 @@ pub struct Gateway {
     pub broker: Arc<Broker>,
     /// Takes what is done for the audit.
     pub notes: Notes,
+    /// Limits who asks; nobody when there is none.
+    pub throttle: Option<Arc<Throttle>>,
 }
 
 /// Routes of the gateways' port.
 pub fn router(gateway: Gateway) -> Router {
     Router::new()
         .route("/resolveSession", post(resolve))
-        .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing here") })
+        .layer(middleware::from_fn_with_state(gateway.clone(), by_address))
+        .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
         .with_state(gateway)
+}
+
+/// Lets a request through unless too many come from its address.
+async fn by_address(
+    State(gateway): State<Gateway>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, api::Error> {
+    if let Some(throttle) = &gateway.throttle
+        && let Err(refused) = throttle.admit_address(peer.address.ip().to_canonical())
+    {
+        if let Some(text) = refused.told() {
+            gateway.notes.take(gateway.deed(actor(&peer).unwrap_or(Actor::Unknown), &peer, String::new()), &text);
+        }
+        return Err(refused.into());
+    }
+    Ok(next.run(request).await)
+}
+
+/// Who asks; `None` for who may not.
+fn actor(peer: &Peer) -> Option<Actor> {
+    match &peer.certificate {
+        // Agents' certificates are of the same authority, and open another door.
+        Some(Subject::Agent(_)) => None,
+        Some(Subject::Gateway(name)) => Some(Actor::Gateway(name.as_str().to_owned())),
+        Some(Subject::Other(name)) => Some(Actor::Gateway(name.clone())),
+        None => Some(Actor::Unknown),
+    }
+}
+
+impl Gateway {
+    /// What somebody asked about something.
+    fn deed(&self, actor: Actor, peer: &Peer, target: String) -> Deed {
+        Deed {
+            actor,
+            from: peer.address.ip().to_string(),
+            action: "resolveSession".to_owned(),
+            target,
+            request_id: String::new(),
+            via: self.broker.id(),
+        }
+    }
 }
 
 /// Where a session is.
@@ -92,12 +140,8 @@ async fn resolve(
     Extension(peer): Extension<Peer>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let actor = match peer.certificate {
-        // Agents' certificates are of the same authority, and open another door.
-        Some(Subject::Agent(_)) => return refuse(StatusCode::FORBIDDEN, "the certificate is no gateway's"),
-        Some(Subject::Gateway(name)) => Actor::Gateway(name.as_str().to_owned()),
-        Some(Subject::Other(name)) => Actor::Gateway(name),
-        None => Actor::Unknown,
+    let Some(actor) = actor(&peer) else {
+        return refuse(StatusCode::FORBIDDEN, "the certificate is no gateway's");
     };
     let asked = match Asked::parse(query.as_deref().unwrap_or_default()) {
         Ok(asked) => asked,
@@ -112,14 +156,7 @@ async fn resolve(
         }
     };
     let resolved = look(&fleet, &asked);
-    let deed = Deed {
-        actor,
-        from: peer.address.ip().to_string(),
-        action: "resolveSession".to_owned(),
-        target: format!("{} {}", asked.session, asked.client_address),
-        request_id: String::new(),
-        via: gateway.broker.id(),
-    };
+    let deed = gateway.deed(actor, &peer, format!("{} {}", asked.session, asked.client_address));
     let Some(resolved) = resolved else {
         gateway.notes.take(deed, "refused: there is no such session, or not with this transport");
         return refuse(StatusCode::NOT_FOUND, NOT_RESOLVED);

@@ -271,7 +271,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let source = source_of(&gateway.listener());
         source.require_hidden()?;
         let tls = pki.server_config("gateway", source, &[b"h2", b"http/1.1"], tls::gateways_of(gateway))?;
-        let router = gateway::router(gateway::Gateway { broker: Arc::clone(&broker), notes });
+        let throttle = throttle::Throttle::new(config.limits.requests_per_second).map(Arc::new);
+        let router = gateway::router(gateway::Gateway { broker: Arc::clone(&broker), notes, throttle });
         servers.spawn(port.serve(tls, router, gateway.connections_max, shutdown.clone()));
     }
     let node = Arc::clone(&peering.node);
