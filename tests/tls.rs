@@ -20,6 +20,8 @@ use berth::broker::listen::Bound;
 use berth::broker::tls::authority::AGENT_VALIDITY;
 use berth::broker::tls::subject::GatewayName;
 use berth::broker::tls::{ClientAuth, Password, Peer, Pki, Roots, Source, Subject, Tls};
+use berth::domain::report::Inventory;
+use berth::protocol::{FromAgent, FromBroker};
 use berth::secret::Secret;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -38,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use common::api::{Api, http_client};
 use common::broker::Broker;
+use common::peer::{self, reported};
 use common::process::{Process, berth};
 use common::{DEADLINE, until};
 
@@ -107,9 +110,13 @@ impl Files {
     }
 
     fn configuration(&self) -> String {
+        self.configuration_of("clients")
+    }
+
+    fn configuration_of(&self, port: &str) -> String {
         let (certificate, key) = (self.certificate(), self.key());
         format!(
-            "limits.requests_per_second = 0\n[clients]\ncertificate_file = '{}'\nkey_file = '{}'\n",
+            "limits.requests_per_second = 0\n[{port}]\ncertificate_file = '{}'\nkey_file = '{}'\n",
             certificate.display(),
             key.display()
         )
@@ -302,6 +309,31 @@ async fn certificates_change_under_load_without_one_failed_request() {
     ended.store(true, Ordering::Relaxed);
     for load in loads {
         timeout(DEADLINE, load.task).await.unwrap().expect("each call succeeded");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_s_connection_stands_while_certificates_change() {
+    let operator = Operator::new();
+    let files = Files::new(&operator, &operator.pair("first", 90));
+    let broker = Broker::start_with(&files.configuration_of("agents")).await;
+    let connect = || trusting(operator.pem.as_bytes());
+    let secret = format!("Bearer {}", broker.agent_secret());
+    // It does not come back by itself: if its connection is lost it does not answer.
+    let mut standing = peer::Peer::knock_with(&broker, connect(), Some(&secret)).await.unwrap();
+    standing.say(&FromAgent::Hello(peer::hello("desk-1", Vec::new()))).await;
+    standing.hear("welcome", |message| matches!(message, FromBroker::Welcome { .. })).await;
+    for round in 0..5 {
+        let next = operator.pair(&format!("round {round}"), 90);
+        if round % 2 == 0 {
+            files.swap(&next);
+        } else {
+            files.write(&next);
+        }
+        tls_command(&broker, &["reload"]).await.unwrap();
+        assert_eq!(shown(broker.agents, connect()).await, next.certificate, "round {round}");
+        standing.ping().await;
+        standing.report_sessions(round + 1, Inventory::Full(vec![reported("s", "ann")])).await;
     }
 }
 

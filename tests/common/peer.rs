@@ -29,7 +29,16 @@ pub struct Peer {
 impl Peer {
     /// A connection with this `Authorization` header, before any hello.
     pub async fn knock(broker: &Broker, authorization: Option<&str>) -> Result<Self, Error> {
-        let connector = TlsConnector::from(Arc::new(broker.tls(&[])));
+        Self::knock_with(broker, broker.tls(&[]), authorization).await
+    }
+
+    /// The same, with TLS of the test's own.
+    pub async fn knock_with(
+        broker: &Broker,
+        tls: rustls::ClientConfig,
+        authorization: Option<&str>,
+    ) -> Result<Self, Error> {
+        let connector = TlsConnector::from(Arc::new(tls));
         let stream = TcpStream::connect(broker.agents).await?;
         let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await?;
         let mut request = format!("wss://{}{}", broker.agents, protocol::PATH).into_client_request()?;
