@@ -2,7 +2,8 @@
 
 use berth::broker::api::limits;
 use berth::broker::config::Limits;
-use berth::broker::listen::STALL_TIMEOUT;
+use berth::broker::listen::{ANSWER_STALL_TIMEOUT, STALL_TIMEOUT};
+use berth::broker::shares::PARTS;
 use berth::domain::ids::ID_BYTES_MAX;
 
 const PAGE: &str = include_str!("../docs/api.md");
@@ -13,6 +14,10 @@ fn every_limit_stands_on_the_page_with_its_value() {
         format!("| body of a request | {} bytes |", limits::BODY_BYTES_MAX),
         format!("| time for a body to arrive | {} s |", limits::BODY_TIMEOUT.as_secs()),
         format!("| time for which a client may take nothing of its answer | {} s |", STALL_TIMEOUT.as_secs()),
+        format!(
+            "| time for which it may take nothing of one answer while it takes others on the same connection (HTTP/2) | {} s |",
+            ANSWER_STALL_TIMEOUT.as_secs()
+        ),
         format!("| form at the token end point | {} bytes |", limits::FORM_BYTES_MAX),
         format!("| access token | {} bytes |", limits::ACCESS_TOKEN_BYTES_MAX),
         format!("| request id taken over from a client | {} bytes |", limits::REQUEST_ID_BYTES_MAX),
@@ -27,6 +32,9 @@ fn every_limit_stands_on_the_page_with_its_value() {
             limits::CHANGES_UNDER_WAY_MAX
         ),
         format!("| requests for pictures under way, per replica | {} |", limits::PICTURES_UNDER_WAY_MAX),
+        format!(
+            "| requests of one kind under way, of each client | {PARTS} times as many as there is room for; alone it gets all but an eighth |"
+        ),
         format!("| time that a read waits to learn what is current | {} s |", limits::READ_WAIT_MAX.as_secs()),
         format!("| time that a read waits for Berth-Min-Index | {} s |", limits::MIN_INDEX_WAIT_MAX.as_secs()),
         format!("| items in a call, and ids or filters in a query | {} |", limits::ITEMS_MAX),

@@ -1,7 +1,7 @@
 //! Listening ports: TLS, HTTP/1.1 and HTTP/2, limits and an orderly end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,18 +16,21 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::config::Network;
+use super::shares::{Full, Share, Shares};
+use super::taking::{Answers, Patience};
+use super::throttle::neighbourhood;
 use super::tls::{Peer, Tls};
 use crate::pulse::Pulsing;
+use crate::sockets;
 
 /// Connections that may wait to be accepted, as far as the system allows
 /// (`net.core.somaxconn`): all agents of a replica that died come at once.
-use crate::sockets;
 const BACKLOG: u32 = 4096;
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +43,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a client may take nothing of what it asked for. Whoever goes on
 /// reading, however slowly, is waited for.
 pub const STALL_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a client may take nothing of one answer while it takes others.
+pub const ANSWER_STALL_TIMEOUT: Duration = Duration::from_mins(5);
+/// What clients of HTTP/2 are waited for.
+const PATIENCE: Patience = Patience { connection: STALL_TIMEOUT, answer: ANSWER_STALL_TIMEOUT };
 /// Requests under way on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// Longest head of a request, in bytes.
@@ -50,11 +57,32 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed `accept` (no descriptors left, for example).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two times that the log tells of connections that were refused.
+const TELL_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The place of a connection among those that are allowed. Each request carries
 /// it, so that a connection which stops being HTTP can hold on to it.
 #[derive(Clone, Debug)]
-pub struct Place(#[allow(dead_code)] Arc<OwnedSemaphorePermit>); // held, never looked at
+pub struct Place(#[allow(dead_code)] Arc<Share<IpAddr>>); // held, never looked at
+
+/// Connections that were refused, told once in a while.
+#[derive(Debug, Default)]
+struct Refused {
+    told_at: Option<Instant>,
+    untold: u64,
+}
+
+impl Refused {
+    /// One more; how many there were when it is time to tell.
+    fn count(&mut self) -> Option<u64> {
+        self.untold += 1;
+        let is_time = self.told_at.is_none_or(|told_at| told_at.elapsed() >= TELL_INTERVAL);
+        if is_time {
+            self.told_at = Some(Instant::now());
+        }
+        is_time.then(|| std::mem::take(&mut self.untold))
+    }
+}
 
 /// Where connections come from: the system's TCP, or that of a simulated network.
 pub trait Accept: Send + 'static {
@@ -81,6 +109,8 @@ impl Accept for TcpListener {
 pub struct Bound<L = TcpListener> {
     listener: L,
     address: SocketAddr,
+    patience: Patience,
+    proxies: Vec<Network>,
 }
 
 /// Why a port cannot be had.
@@ -103,14 +133,33 @@ impl Bound {
         socket.bind(address).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        Ok(Self::of(listener, address))
     }
 }
 
 impl<L: Accept> Bound<L> {
     /// A port that was bound elsewhere.
     pub const fn of(listener: L, address: SocketAddr) -> Self {
-        Self { listener, address }
+        Self { listener, address, patience: PATIENCE, proxies: Vec::new() }
+    }
+
+    /// Lets connections of these networks have any number of the places: all
+    /// clients come through them.
+    #[must_use]
+    pub fn trusting(self, proxies: Vec<Network>) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// Waits so long for clients that take nothing of their answers.
+    #[must_use]
+    pub fn waiting(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// What the connections of an address count as, if anything.
+    fn key(&self, address: IpAddr) -> Option<IpAddr> {
+        let is_proxy = self.proxies.iter().any(|network| network.contains(address));
+        (!is_proxy).then(|| neighbourhood(address.to_canonical()))
     }
 
     /// Where it listens; the port is a real one also when 0 was asked for.
@@ -122,7 +171,8 @@ impl<L: Accept> Bound<L> {
     /// carries a [`Place`], a [`Pulse`](crate::pulse::Pulse) and the [`Peer`] that
     /// it came from.
     pub async fn serve(mut self, tls: Tls, router: Router, connections_max: usize, shutdown: CancellationToken) {
-        let places = Arc::new(Semaphore::new(connections_max));
+        let places = Shares::new(connections_max);
+        let mut refused = Refused::default();
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -137,14 +187,24 @@ impl<L: Accept> Bound<L> {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!(%peer, connections_max, "connection refused: there are as many as allowed");
-                continue;
+            let place = match places.take(self.key(peer.ip())) {
+                Ok(place) => place,
+                Err(full) => {
+                    if let Some(count) = refused.count() {
+                        let why = match full {
+                            Full::All => "there are as many as allowed",
+                            Full::Share => "its address has its share of those that are allowed",
+                        };
+                        tracing::warn!(%peer, address = %self.address, connections_max, count, why, "connection refused");
+                    }
+                    continue;
+                }
             };
             let connection = Connection {
                 tls: tls.clone(),
                 router: router.clone(),
                 place: Place(Arc::new(place)),
+                patience: self.patience,
                 shutdown: shutdown.clone(),
             };
             tasks.spawn(connection.run(stream, peer));
@@ -161,6 +221,7 @@ struct Connection {
     tls: Tls,
     router: Router,
     place: Place,
+    patience: Patience,
     shutdown: CancellationToken,
 }
 
@@ -192,15 +253,17 @@ impl Connection {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("a small constant"))
             .keep_alive_interval(KEEP_ALIVE_INTERVAL);
         let asked = Arc::new(AtomicBool::new(false));
+        let answers = Answers::default();
         let service = {
             let router = TowerToHyperService::new(self.router);
-            let (asked, place, pulse) = (Arc::clone(&asked), self.place, pulse.clone());
+            let (asked, place, pulse, answers) = (Arc::clone(&asked), self.place, pulse.clone(), answers.clone());
             service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(place.clone());
                 request.extensions_mut().insert(pulse.clone());
                 request.extensions_mut().insert(who.clone());
-                router.call(request)
+                let (answering, answers) = (router.call(request), answers.clone());
+                async move { answering.await.map(|answer| answers.watch(answer)) }
             })
         };
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -217,6 +280,12 @@ impl Connection {
             result = &mut connection => result,
             () = never_asked => return tracing::debug!(%peer, "no request came in time"),
             () = pulse.stalled(STALL_TIMEOUT) => return tracing::debug!(%peer, "the answer is not taken"),
+            () = answers.stalled(self.patience) => {
+                tracing::debug!(%peer, "answers are not taken; the connection ends");
+                // What else is under way on it may finish, and goes elsewhere next time.
+                let finished = async { tokio::join!(&mut connection, graceful.shutdown()).0 };
+                timeout(DRAIN_TIMEOUT, finished).await.unwrap_or(Ok(()))
+            }
             () = self.shutdown.cancelled() => {
                 tokio::select! {
                     result = &mut connection => result,

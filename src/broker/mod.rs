@@ -11,7 +11,8 @@
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `throttle.rs`: how many requests callers may send,
 //! - `contact.rs`: whether a majority of the replicas can be reached,
-//! - `listen.rs`: ports; `tls/`: their certificates,
+//! - `listen.rs`: ports; `shares.rs`: who has how many of their places;
+//!   `taking.rs`: what becomes of answers; `tls/`: certificates,
 //! - `config/`: `berth.toml`, the original's file, environment and flags.
 
 pub mod admin;
@@ -27,6 +28,8 @@ pub mod identity;
 pub mod listen;
 pub mod machine;
 pub mod notes;
+pub mod shares;
+pub mod taking;
 pub mod throttle;
 pub mod tls;
 
@@ -231,7 +234,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
             .map_err(Error::FirstWrites)?,
     );
 
-    let client_port = Bound::bind(config.clients.listen)?;
+    let client_port = Bound::bind(config.clients.listen)?.trusting(config.limits.trusted_proxies.clone());
     let agent_port = Bound::bind(config.agents.listen)?;
     let admin_socket = admin::AdminSocket::bind(&folder)?;
     let (client_address, agent_address) = (client_port.address(), agent_port.address());

@@ -22,8 +22,9 @@ use super::{BROKER, CLIENT_PORT, Moment, OTHER, PORTAL, Scenario, Shape, desk};
 
 /// Connections of each kind that give nothing.
 const HOGS: usize = 8;
-/// All of them, and a few for the client that asks for something.
-const CONNECTIONS_MAX: usize = HOGS * 6 + 4;
+/// All of them, which come from one address and so leave an eighth to the
+/// client that asks for something.
+const CONNECTIONS_MAX: usize = HOGS * 8;
 /// By then the broker is rid of all of them: the longest limit (90 s to bring a
 /// further request), and the slowness before it.
 const RID_WITHIN: Duration = Duration::from_mins(3);

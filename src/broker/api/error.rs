@@ -94,6 +94,9 @@ pub enum Error {
     /// A fault of the broker; the log tells more.
     #[error("internal error")]
     Internal,
+    /// The client has its share of the requests of this kind that may be under way.
+    #[error("this client has too many requests under way; wait for the answers to some of them")]
+    TooManyUnderWay,
 }
 
 /// JSON body of an error.
@@ -110,7 +113,9 @@ impl Error {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::EventsGone { .. } => StatusCode::GONE,
-            Self::TooManyStreams { .. } | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyStreams { .. } | Self::TooManyRequests { .. } | Self::TooManyUnderWay => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -158,7 +163,7 @@ impl IntoResponse for Error {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(unavailable.retry_after_secs()));
             }
             // Within a second at least one request is allowed again.
-            Self::KeyInUse | Self::TooManyStreams { .. } | Self::TooManyRequests { .. } => {
+            Self::KeyInUse | Self::TooManyStreams { .. } | Self::TooManyRequests { .. } | Self::TooManyUnderWay => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(KEY_RETRY_AFTER_SECS));
             }
             _ => {}

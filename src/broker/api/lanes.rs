@@ -2,9 +2,10 @@
 //! agents are slow, what waits for them is bounded, further requests are
 //! refused before their bodies are read, and requests of the other kinds go on.
 //!
-//! A place is kept until the answer was taken, for as long it is in memory.
-//! Answers without an end (streams) give it back at once; they have bounds of
-//! their own.
+//! A client has its share of each kind, so that one that asks for much does not
+//! shut out the others. A place is kept until the answer was taken, for as long
+//! it is in memory. Answers without an end (streams) give it back at once; they
+//! have bounds of their own.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +16,13 @@ use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::door::{Unavailable, UnavailableReason};
 use super::error::Error;
 use super::limits::{CHANGES_UNDER_WAY_MAX, PICTURES_UNDER_WAY_MAX, READS_UNDER_WAY_MAX};
+use crate::broker::shares::{Full, Share, Shares};
+use crate::broker::taking::Held;
+use crate::domain::ClientId;
 
 const BUSY: Unavailable = Unavailable { reason: UnavailableReason::Busy, retry_after: Duration::from_secs(1) };
 
@@ -54,30 +57,33 @@ impl Default for LaneWidths {
 /// The places of a replica.
 #[derive(Debug, Clone)]
 pub(super) struct Lanes {
-    reading: Arc<Semaphore>,
-    changing: Arc<Semaphore>,
-    pictures: Arc<Semaphore>,
+    reading: Arc<Shares<ClientId>>,
+    changing: Arc<Shares<ClientId>>,
+    pictures: Arc<Shares<ClientId>>,
 }
 
 /// The place of one request, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(OwnedSemaphorePermit);
+pub(super) struct Place(Share<ClientId>);
 
 impl Lanes {
     pub(super) fn new(widths: LaneWidths) -> Self {
-        let [reading, changing, pictures] =
-            [widths.reading, widths.changing, widths.pictures].map(|width| Arc::new(Semaphore::new(width)));
+        let [reading, changing, pictures] = [widths.reading, widths.changing, widths.pictures].map(Shares::new);
         Self { reading, changing, pictures }
     }
 
-    /// Takes a place, or says at once that there is none.
-    pub(super) fn enter(&self, lane: Lane) -> Result<Place, Error> {
+    /// Takes a place for a client, or says at once that there is none. Where
+    /// nobody says who calls there are no shares.
+    pub(super) fn enter(&self, lane: Lane, client: Option<&ClientId>) -> Result<Place, Error> {
         let places = match lane {
             Lane::Reading => &self.reading,
             Lane::Changing => &self.changing,
             Lane::Pictures => &self.pictures,
         };
-        Arc::clone(places).try_acquire_owned().map(Place).map_err(|_| BUSY.into())
+        places.take(client.cloned()).map(Place).map_err(|full| match full {
+            Full::All => BUSY.into(),
+            Full::Share => Error::TooManyUnderWay,
+        })
     }
 }
 
@@ -85,14 +91,21 @@ impl Place {
     /// Keeps the place until the answer was taken, if that has an end.
     pub(super) fn keep_for(self, answer: Response) -> Response {
         let is_in_memory = HttpBody::size_hint(answer.body()).exact().is_some_and(|bytes| bytes > 0);
-        if is_in_memory { answer.map(|body| Body::new(Placed { body, _place: self.0 })) } else { answer }
+        if !is_in_memory {
+            return answer;
+        }
+        // The body may be gone long before its bytes are; who listens knows when they are.
+        let place = Arc::new(self.0);
+        let mut answer = answer.map(|body| Body::new(Placed { body, _place: Arc::clone(&place) }));
+        answer.extensions_mut().insert(Held::new(place));
+        answer
     }
 }
 
 /// A body and the place of its request.
 struct Placed {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _place: Arc<Share<ClientId>>,
 }
 
 impl HttpBody for Placed {
@@ -124,23 +137,41 @@ mod tests {
     #[test]
     fn each_lane_has_its_own_places_and_gets_them_back() {
         let lanes = Lanes::new(LaneWidths { reading: 1, changing: 2, pictures: 0 });
-        let first = lanes.enter(Lane::Changing).unwrap();
-        let _second = lanes.enter(Lane::Changing).unwrap();
-        assert_eq!(lanes.enter(Lane::Changing).unwrap_err(), Error::Unavailable(BUSY));
-        assert!(lanes.enter(Lane::Reading).is_ok() && lanes.enter(Lane::Pictures).is_err());
+        let enter = |lane| lanes.enter(lane, None);
+        let first = enter(Lane::Changing).unwrap();
+        let _second = enter(Lane::Changing).unwrap();
+        assert_eq!(enter(Lane::Changing).unwrap_err(), Error::Unavailable(BUSY));
+        assert!(enter(Lane::Reading).is_ok() && enter(Lane::Pictures).is_err());
         drop(first);
-        assert!(lanes.enter(Lane::Changing).is_ok());
+        assert!(enter(Lane::Changing).is_ok());
+    }
+
+    #[test]
+    fn a_client_gets_its_share_of_a_lane_and_leaves_the_rest_to_others() {
+        let lanes = Lanes::new(LaneWidths { reading: 16, changing: 16, pictures: 16 });
+        let [greedy, other] = ["greedy", "other"].map(|name| ClientId::new(name).unwrap());
+        let mut held: Vec<_> = (0..14).map(|_| lanes.enter(Lane::Reading, Some(&greedy)).unwrap()).collect();
+        assert_eq!(lanes.enter(Lane::Reading, Some(&greedy)).unwrap_err(), Error::TooManyUnderWay);
+        assert!(lanes.enter(Lane::Changing, Some(&greedy)).is_ok(), "each kind by itself");
+        let _others = [(); 2].map(|()| lanes.enter(Lane::Reading, Some(&other)).unwrap());
+        assert_eq!(lanes.enter(Lane::Reading, Some(&other)).unwrap_err(), Error::Unavailable(BUSY));
+        held.pop();
+        assert!(lanes.enter(Lane::Reading, Some(&other)).is_ok());
     }
 
     #[test]
     fn an_answer_in_memory_keeps_its_place_and_one_without_an_end_does_not() {
         let lanes = Lanes::new(LaneWidths { reading: 1, changing: 0, pictures: 0 });
-        let answer = lanes.enter(Lane::Reading).unwrap().keep_for(Response::new(Body::from("long")));
-        assert!(lanes.enter(Lane::Reading).is_err());
+        let enter = || lanes.enter(Lane::Reading, None);
+        let mut answer = enter().unwrap().keep_for(Response::new(Body::from("long")));
+        assert!(enter().is_err());
         assert_eq!(HttpBody::size_hint(answer.body()).exact(), Some(4), "its length is told as before");
+        let held = answer.extensions_mut().remove::<Held>();
         drop(answer);
+        assert!(enter().is_err(), "its bytes may still wait to be sent");
+        drop(held);
         let endless = Body::from_stream(futures_util::stream::pending::<Result<Bytes, axum::Error>>());
-        let _stream = lanes.enter(Lane::Reading).unwrap().keep_for(Response::new(endless));
-        assert!(lanes.enter(Lane::Reading).is_ok());
+        let _stream = enter().unwrap().keep_for(Response::new(endless));
+        assert!(enter().is_ok());
     }
 }

@@ -112,7 +112,9 @@ async fn admit(
         api.note(&request, Actor::Client(caller.client.clone()), &format!("refused: {error}"));
         return Err(error);
     }
-    let place = api.lanes.enter(demand.lane)?;
+    // All who need not say who they are count as one client.
+    let client = api.settings.authorization.then_some(&caller.client);
+    let place = api.lanes.enter(demand.lane, client)?;
     Ok(place.keep_for(next.run(request).await))
 }
 

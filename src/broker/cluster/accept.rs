@@ -30,15 +30,17 @@ use super::frame::{
     Welcome,
 };
 use super::runs::Visit;
+use crate::broker::throttle::neighbourhood;
 use crate::domain::ids::InvitationId;
-
 use crate::sockets;
+
 /// How long TLS, and then the hello, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections at a time that have shown a certificate: three lanes of a few
 /// replicas, and some that are dying.
 const CONNECTIONS_MAX: usize = 256;
-/// Connections at a time that have shown none yet, in all and of one address.
+/// Connections at a time that have shown none yet, in all and of one address,
+/// or of all IPv6 addresses that begin with the same 64 bits.
 const STRANGERS_MAX: usize = 128;
 const STRANGERS_PER_ADDRESS_MAX: usize = 16;
 /// Connections at a time of those with an invitation.
@@ -98,7 +100,7 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(stranger) = Counts::take(&places.strangers, peer.ip()) else {
+        let Some(stranger) = places.stranger(peer.ip()) else {
             tracing::debug!(%peer, "a connection to the peer port is refused: too many have shown no certificate yet");
             continue;
         };
@@ -181,6 +183,11 @@ impl Places {
             members: Semaphore::new(CONNECTIONS_MAX),
             invited: Arc::new(Counts::new(INVITED_MAX, INVITED_EACH_MAX)),
         }
+    }
+
+    /// A place for one that has shown no certificate yet.
+    fn stranger(&self, address: IpAddr) -> Option<Counted<IpAddr>> {
+        Counts::take(&self.strangers, neighbourhood(address.to_canonical()))
     }
 
     fn take(&self, speaker: &Speaker) -> Option<Place<'_>> {
@@ -354,6 +361,26 @@ async fn write_answers(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_or_a_network_of_ipv6_has_some_of_the_places_of_strangers() {
+        let places = Places::new();
+        let all = |network: &str| -> Vec<_> {
+            let address = |number: usize| format!("{network}{number:x}").parse().expect("an address");
+            (1..=2 * STRANGERS_PER_ADDRESS_MAX).map_while(|number| places.stranger(address(number))).collect()
+        };
+        let one = all("2001:db8::");
+        assert_eq!(one.len(), STRANGERS_PER_ADDRESS_MAX);
+        assert_eq!(all("2001:db8:0:0:ffff::").len(), 0, "of the same network");
+        assert_eq!(all("2001:db8:0:1::").len(), STRANGERS_PER_ADDRESS_MAX);
+        drop(one);
+        assert_eq!(all("2001:db8:0:0:ffff::").len(), STRANGERS_PER_ADDRESS_MAX);
+        let mapped = "::ffff:192.0.2.1".parse().expect("an address");
+        let held: Vec<_> = (0..STRANGERS_PER_ADDRESS_MAX).map_while(|_| places.stranger(mapped)).collect();
+        assert_eq!(held.len(), STRANGERS_PER_ADDRESS_MAX);
+        let [same, other] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().expect("an address"));
+        assert!(places.stranger(same).is_none() && places.stranger(other).is_some());
+    }
 
     #[test]
     fn one_invitation_cannot_take_the_places_of_others() {
