@@ -177,6 +177,45 @@ async fn changes_that_wait_for_a_slow_log_are_bounded_and_telling_goes_on() {
 }
 
 #[tokio::test]
+async fn a_client_with_too_much_under_way_waits_and_others_go_on() {
+    let world = world();
+    let lanes = LaneWidths { pictures: 8, ..LaneWidths::default() };
+    let api = world.api_with(ApiSettings { lanes, ..ApiSettings::default() });
+    let ask = |client: &str| {
+        let request = Request::builder().method("POST").uri("/getSessionScreenshots");
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        let request = request.header(header::AUTHORIZATION, format!("Bearer good:{client}"));
+        let request = request.body(Body::from(json!([{"SessionId": "mine"}]).to_string())).unwrap();
+        let api = api.clone();
+        async move { api.send(request).await }
+    };
+    // This agent never answers, so each of these has its place for as long as it waits.
+    let is_asked = |times: usize| {
+        let world = Arc::clone(&world);
+        async move {
+            while world.questions.lock().unwrap().len() < times {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let mut waiting = Vec::new();
+    for number in 1..=7 {
+        waiting.push(tokio::spawn(ask("greedy")));
+        is_asked(number).await;
+    }
+    let answer = ask("greedy").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::TOO_MANY_REQUESTS, Some("1")));
+    assert_eq!(answer.error(), "this client has too many requests under way; wait for the answers to some of them");
+    waiting.push(tokio::spawn(ask("other")));
+    is_asked(8).await;
+    assert_eq!(ask("third").await.status, StatusCode::SERVICE_UNAVAILABLE, "now there is no place at all");
+    assert_tells(&api).await;
+    for request in waiting {
+        request.abort();
+    }
+}
+
+#[tokio::test]
 async fn pictures_that_agents_are_slow_with_hold_up_nothing_else() {
     let world = world();
     let lanes = LaneWidths { pictures: 1, ..LaneWidths::default() };

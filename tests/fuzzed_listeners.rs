@@ -9,7 +9,17 @@ mod common;
 use std::net::SocketAddr;
 
 use berth::broker::api::routes;
+use berth::broker::cluster::authority::{Authorities, Claim, Tls};
+use berth::broker::cluster::frame::{
+    self, FRAME_BYTES_MAX, Frame, Frames, Hello, Kind, STRANGERS_FRAME_BYTES_MAX, Service, Speaker, Welcome,
+};
+use berth::broker::cluster::identity::Identity;
+use berth::broker::cluster::message::Question;
+use berth::broker::cluster::runs::Run;
+use berth::domain::ReplicaId;
+use berth::domain::ids::FolderId;
 use berth::protocol::FromAgent;
+use bytes::{Bytes, BytesMut};
 use common::api::{Api, http_client};
 use common::broker::Broker;
 use common::free_port;
@@ -23,7 +33,10 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::codec::{Encoder as _, FramedRead};
 
 /// Cases for each port when nobody says otherwise: some seconds each.
 const CASES: u32 = 600;
@@ -153,6 +166,16 @@ fn memory(broker: &Broker) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Configuration of a replica that is alone, with a port for others and this
+/// secret.
+fn alone(peers: u16, secret: &std::path::Path) -> String {
+    format!(
+        "[cluster]\nlisten = '127.0.0.1:{peers}'\nmembers = [{{ replica = 1, address = '127.0.0.1:{peers}' }}]\n\
+         secret_file = '{}'\n",
+        secret.display()
+    )
 }
 
 /// The broker is as it was before.
@@ -314,9 +337,8 @@ async fn the_gateways_and_the_replicas_port_take_anything() {
     berth::secret::Secret::random().write(&secret).unwrap();
     let configuration = format!(
         "[gateway]\nenabled = true\nlisten = '127.0.0.1:{gateway}'\nrequire_client_certificate = false\n\
-         [cluster]\nlisten = '127.0.0.1:{peers}'\nmembers = [{{ replica = 1, address = '127.0.0.1:{peers}' }}]\n\
-         secret_file = '{}'\n",
-        secret.display()
+         {}",
+        alone(peers, &secret)
     );
     let broker = Broker::start_with(&configuration).await;
     let api = broker.api().await;
@@ -346,5 +368,155 @@ async fn the_gateways_and_the_replicas_port_take_anything() {
             before = memory(&broker);
         }
     }
+    is_sound(&broker, &api, before).await;
+}
+
+/// One that may speak as a replica.
+struct Replica {
+    address: SocketAddr,
+    authorities: Authorities,
+    tls: Tls,
+    hello: Hello,
+}
+
+impl Replica {
+    fn new(broker: &Broker, address: SocketAddr, secret: &berth::secret::Secret) -> Self {
+        let authorities = Authorities::new(secret).unwrap();
+        let generation = Identity::read(&broker.data_folder()).unwrap().unwrap().authority;
+        let (id, folder) = (ReplicaId(7), FolderId::new("fuzzed").unwrap());
+        let tls = authorities.tls(generation, id, &folder).unwrap();
+        let hello = Hello { speaker: Speaker::Replica { id, folder, run: Run::random() }, to: None };
+        Self { address, authorities, tls, hello }
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = Claim::AnyReplica.server_name(self.authorities.cluster()).unwrap();
+        TlsConnector::from(self.tls.client.clone()).connect(name, stream).await.unwrap()
+    }
+
+    /// A connection that was welcomed.
+    async fn join(&self) -> TlsStream<TcpStream> {
+        let mut stream = self.connect().await;
+        stream.write_all(&bytes_of(Kind::Hello, 0, 0, frame::encode(&self.hello))).await.unwrap();
+        let welcome = FramedRead::new(&mut stream, Frames::new(FRAME_BYTES_MAX)).next().await.unwrap().unwrap();
+        assert_eq!(frame::decode::<Welcome>(&welcome.bytes).unwrap(), Welcome::Welcome);
+        stream
+    }
+}
+
+fn bytes_of(kind: Kind, call: u64, tag: u8, bytes: Bytes) -> Vec<u8> {
+    let mut all = BytesMut::new();
+    Frames::new(FRAME_BYTES_MAX).encode(Frame { kind, call, tag, bytes }, &mut all).unwrap();
+    all.to_vec()
+}
+
+/// What no replica says, and some of what one does.
+fn said(dice: &mut Dice) -> Vec<u8> {
+    let call = dice.0.random();
+    let nonsense = |dice: &mut Dice, length_max| {
+        // Nothing that could be understood and done: there are no such versions, messages, questions.
+        let mut bytes = [vec![1, 0, 200], dice.bytes(length_max)].concat();
+        bytes.drain(0..dice.below(3));
+        Bytes::from(bytes)
+    };
+    match dice.below(9) {
+        0 => bytes_of(Kind::Ping, call, 0, Bytes::new()),
+        1 => bytes_of(Kind::Call, call, Service::Cluster as u8, frame::encode(&Question::Introduce)),
+        2 => {
+            let service = [Service::Log, Service::Agents][dice.below(2)];
+            let bytes = nonsense(dice, 2_000);
+            bytes_of(Kind::Call, call, service as u8, bytes)
+        }
+        3 => {
+            let bytes = nonsense(dice, 300);
+            bytes_of(Kind::Call, call, Service::Cluster as u8, bytes)
+        }
+        4 => {
+            let tag = dice.below(256);
+            let bytes = nonsense(dice, 100);
+            bytes_of(Kind::Call, call, u8::try_from(tag).unwrap().max(3), bytes)
+        }
+        5 => {
+            let kind = [Kind::Hello, Kind::Welcome, Kind::Answer, Kind::Pong][dice.below(4)];
+            let bytes = nonsense(dice, 100);
+            bytes_of(kind, call, 0, bytes)
+        }
+        6 => {
+            let lengths = [0, 9, 10, FRAME_BYTES_MAX, FRAME_BYTES_MAX + 1, u32::MAX as usize];
+            let length = u32::try_from(lengths[dice.below(lengths.len())]).unwrap();
+            let rest = dice.bytes(3_000);
+            [length.to_le_bytes().to_vec(), rest].concat()
+        }
+        7 => {
+            let mut frame = bytes_of(Kind::Ping, call, 0, nonsense(dice, 50));
+            frame[4] = u8::try_from(6 + dice.below(250)).unwrap();
+            frame
+        }
+        _ => dice.bytes(3_000),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replicas_port_takes_anything_of_who_has_a_certificate() {
+    let peers = free_port();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("secret");
+    let secret = berth::secret::Secret::random();
+    secret.write(&path).unwrap();
+    let broker = Broker::start_with(&alone(peers, &path)).await;
+    let api = broker.api().await;
+    let replica = Replica::new(&broker, SocketAddr::from(([127, 0, 0, 1], peers)), &secret);
+    let mut dice = Dice::new();
+    let mut before = 0;
+    let lines = || broker.process.stderr().lines().count();
+    let lines_before = lines();
+    let cases = number("BERTH_FUZZ_CASES", CASES.into()) / 2;
+    for case in 0..cases {
+        let mut stream = match dice.below(6) {
+            0 => {
+                let mut stream = replica.connect().await;
+                let hello = match dice.below(3) {
+                    0 => dice.bytes(STRANGERS_FRAME_BYTES_MAX + 100),
+                    1 => dice.damaged(String::from_utf8_lossy(&frame::encode(&replica.hello)).into_owned()),
+                    _ => {
+                        let other = Speaker::Replica {
+                            id: ReplicaId(1),
+                            folder: FolderId::new("fuzzed").unwrap(),
+                            run: Run::random(),
+                        };
+                        frame::encode(&Hello { speaker: other, to: None }).to_vec()
+                    }
+                };
+                let _ = stream.write_all(&bytes_of(Kind::Hello, 0, 0, hello.into())).await;
+                stream
+            }
+            _ => replica.join().await,
+        };
+        for _ in 0..=dice.below(6) {
+            let times = if dice.below(20) == 0 { 200 } else { 1 };
+            if stream.write_all(&said(&mut dice).repeat(times)).await.is_err() {
+                break;
+            }
+        }
+        let _ = stream.shutdown().await;
+        // Whatever it says, the connection comes to an end.
+        let mut answers = Vec::new();
+        let _ =
+            timeout(common::DEADLINE, stream.read_to_end(&mut answers)).await.expect("the connection stands for ever");
+        if case == 50 {
+            before = memory(&broker);
+        }
+    }
+    // It is served as before: a good question is answered.
+    let mut stream = replica.join().await;
+    let question = frame::encode(&Question::Introduce);
+    stream.write_all(&bytes_of(Kind::Call, 42, Service::Cluster as u8, question)).await.unwrap();
+    let mut answers = FramedRead::new(&mut stream, Frames::new(FRAME_BYTES_MAX));
+    let answer = timeout(common::DEADLINE, answers.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!((answer.kind, answer.call, answer.tag), (Kind::Answer, 42, 0));
+    let told = lines() - lines_before;
+    // A line for a connection at most, and what a replica says by itself.
+    assert!(told < usize::try_from(cases).unwrap() + 50, "{told} lines of log for {cases} connections");
     is_sound(&broker, &api, before).await;
 }

@@ -18,6 +18,7 @@ use crate::peers::{Lane, PeerError, Peers};
 use crate::published::Published;
 use crate::queue::{Memory, Outlook, Proposals, Unproposed};
 use crate::replica::Proposed;
+use crate::seldom::Seldom;
 use crate::sequences::{OpenCall, Sequences};
 use crate::taken::Taken;
 use crate::types::{Call, Types};
@@ -57,6 +58,8 @@ pub(crate) struct Core<M: StateMachine> {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Keeps proposals out of the log while the leadership is handed over.
     pub(crate) holding: Holding,
+    /// Requests of peers that were not understood.
+    pub(crate) nonsense: Seldom,
 }
 
 impl<M: StateMachine> Core<M> {

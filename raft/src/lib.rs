@@ -49,6 +49,7 @@ mod replica;
 mod replicated;
 mod restore;
 mod runtime;
+mod seldom;
 mod sequences;
 mod snapshot;
 mod status;

@@ -25,6 +25,7 @@ use crate::published::Published;
 use crate::queue::{self, Memory};
 use crate::receiver;
 use crate::runtime;
+use crate::seldom::Seldom;
 use crate::sequences::Sequences;
 use crate::status::Status;
 use crate::tasks::{self, Supervised};
@@ -254,6 +255,7 @@ impl<M: StateMachine> Replica<M> {
             stop,
             changing: tokio::sync::Mutex::default(),
             holding: Holding::new(),
+            nonsense: Seldom::default(),
         });
         let running = TaskTracker::new();
         runtime::spawn(running.track_future(proposer::run(Arc::clone(&core), waiting_proposals)));
@@ -460,7 +462,9 @@ impl<M: StateMachine> Replica<M> {
             Ok(request) => self.answer(from, request).await,
             Err(error) => {
                 let text = codec::chain(&error);
-                tracing::warn!(%from, error = %text, "request of a peer not understood");
+                if let Some(times) = self.core.nonsense.count() {
+                    tracing::warn!(%from, error = %text, times, "request of a peer not understood");
+                }
                 Answer::Refused(Refusal::Garbage(text))
             }
         };
