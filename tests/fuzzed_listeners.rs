@@ -470,7 +470,7 @@ async fn the_replicas_port_takes_anything_of_who_has_a_certificate() {
     let mut dice = Dice::new();
     let mut before = 0;
     let lines = || broker.process.stderr().lines().count();
-    let lines_before = lines();
+    let (lines_before, began) = (lines(), std::time::Instant::now());
     let cases = number("BERTH_FUZZ_CASES", CASES.into()) / 2;
     for case in 0..cases {
         let mut stream = match dice.below(6) {
@@ -515,6 +515,9 @@ async fn the_replicas_port_takes_anything_of_who_has_a_certificate() {
     let mut answers = FramedRead::new(&mut stream, Frames::new(FRAME_BYTES_MAX));
     let answer = timeout(common::DEADLINE, answers.next()).await.unwrap().unwrap().unwrap();
     assert_eq!((answer.kind, answer.call, answer.tag), (Kind::Answer, 42, 0));
+    let nonsense = broker.process.log_records("request of a peer not understood").len();
+    let minutes = usize::try_from(began.elapsed().as_secs() / 60).unwrap();
+    assert!((1..=1 + minutes).contains(&nonsense), "told {nonsense} times");
     let told = lines() - lines_before;
     // A line for a connection at most, and what a replica says by itself.
     assert!(told < usize::try_from(cases).unwrap() + 50, "{told} lines of log for {cases} connections");

@@ -90,9 +90,9 @@ impl Answers {
     /// Watches what becomes of an answer.
     pub fn watch(&self, answer: Response) -> Response<Taken> {
         let (mut head, body) = answer.into_parts();
-        let held = head.extensions.remove::<Held>();
+        let kept = head.extensions.remove::<Held>();
         let among = Arc::clone(&self.0);
-        let answer = Arc::new(Answer { among, moved: AtomicU64::new(0), waiting: AtomicUsize::new(0), _held: held });
+        let answer = Arc::new(Answer { among, moved: AtomicU64::new(0), waiting: AtomicUsize::new(0), _held: kept });
         // Nothing under the lock can panic half-way through a change.
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() == open.capacity() {
@@ -254,7 +254,7 @@ mod tests {
 
     /// Far more than passes while a test runs.
     const LONG: Duration = Duration::from_hours(1_000);
-    const PATIENCE: Patience = Patience { connection: Duration::from_mins(60), answer: Duration::from_mins(300) };
+    const PATIENCE: Patience = Patience { connection: Duration::from_hours(1), answer: Duration::from_hours(5) };
 
     async fn next(body: &mut Taken) -> Piece {
         let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await.unwrap().unwrap();
