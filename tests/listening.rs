@@ -218,7 +218,7 @@ impl Client {
         answer.into_body()
     }
 
-    async fn is_ended(self) {
+    async fn ends(self) {
         // It answers pings all the time.
         let ended = timeout(DEADLINE, self.connection).await;
         let _how = ended.expect("the connection stands for ever").unwrap();
@@ -244,7 +244,7 @@ async fn a_client_that_leaves_its_answer_where_it_is_loses_its_connection_and_wh
         async move {
             let mut hog = port.connect(window).await;
             let _left = hog.ask(path).await;
-            hog.is_ended().await;
+            hog.ends().await;
         }
     });
     futures_util::future::join_all(hogs).await;

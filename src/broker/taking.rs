@@ -204,11 +204,11 @@ impl Piece {
             answer.went();
         }
         if self.bytes.is_empty() {
-            self.is_done();
+            self.settle();
         }
     }
 
-    fn is_done(&mut self) {
+    fn settle(&mut self) {
         if let Some(answer) = self.of.take() {
             answer.waiting.fetch_sub(1, Ordering::Release);
         }
@@ -238,7 +238,7 @@ impl Buf for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.is_done();
+        self.settle();
     }
 }
 
