@@ -17,7 +17,7 @@ use axum::extract::Extension;
 use axum::http::Request;
 use axum::routing::get;
 use berth::broker::listen::Bound;
-use berth::broker::tls::authority::AGENT_VALIDITY;
+use berth::broker::tls::authority::{self, AGENT_VALIDITY};
 use berth::broker::tls::subject::GatewayName;
 use berth::broker::tls::{ClientAuth, Password, Peer, Pki, Roots, Source, Subject, Tls};
 use berth::secret::Secret;
@@ -464,8 +464,9 @@ async fn requests_carry_who_showed_a_certificate_and_strangers_do_not_get_in() {
         .map(|auth| Port::start(pki.server_config("gateways", Source::OwnAuthority, &[], auth).unwrap()));
     let key = KeyPair::generate().unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap();
+    let request = authority::Request::read(request.der()).unwrap();
     let subject = Subject::Gateway(GatewayName::new("gw-1").unwrap());
-    let sign = |now| pki.authority().sign_client(request.der(), &subject, now, AGENT_VALIDITY).unwrap().certificate;
+    let sign = |now| pki.authority().sign_client(&request, &subject, now, AGENT_VALIDITY).unwrap().certificate;
     let private = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let authority = std::fs::read(pki.ca_path()).unwrap();
     let with = |certificate| trusting_with(&authority, Some((certificate, private())));
@@ -540,10 +541,9 @@ async fn an_agent_that_believes_whoever_answers_says_so_at_each_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("ca.pem"), Operator::new().pem).unwrap();
-        Secret::random().write(&path("secret")).unwrap();
         let text = format!(
             "version = '0.1'\n[agent]\nbroker_host = 'localhost'\nbroker_port = {}\nca_file = 'ca.pem'\n\
-             tls_strict = {tls_strict}\nsecret_file = 'secret'\ndata_folder = 'data'\ntags_folder = 'tags'\n\
+             tls_strict = {tls_strict}\ndata_folder = 'data'\ntags_folder = 'tags'\n\
              desktops = 'simulated'\n[log]\ndirectory = 'log'\n",
             common::free_port()
         );

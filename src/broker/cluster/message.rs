@@ -64,9 +64,6 @@ pub struct Introduction {
     pub members: Vec<(ReplicaId, String)>,
     /// The authority whose certificates it shows.
     pub authority: u32,
-    /// What tells whether it takes agents with the same secret as another one;
-    /// nothing while it takes none yet.
-    pub agents: Option<[u8; 16]>,
 }
 
 /// A wish to join. The certificate says with which invitation.

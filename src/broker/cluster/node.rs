@@ -89,8 +89,6 @@ pub struct Node {
     authority: std::sync::atomic::AtomicU32,
     dialer: Arc<Dialer>,
     serving: OnceLock<Serving>,
-    /// What tells the secret of its agents from another one.
-    agents: OnceLock<[u8; 16]>,
     /// Who is connected.
     runs: Arc<Runs>,
 }
@@ -105,28 +103,8 @@ impl Node {
     pub fn new(own: Own, address: String, had_log: bool, keys: Keys, dialer: Arc<Dialer>) -> Self {
         let Keys { secret, authorities, authority, tls } = keys;
         let authority = std::sync::atomic::AtomicU32::new(authority);
-        let (serving, agents, runs) = (OnceLock::new(), OnceLock::new(), Arc::default());
-        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving, agents, runs }
-    }
-
-    /// It takes agents that prove themselves with this secret.
-    pub fn takes_agents(&self, secret: &Secret) {
-        // Called once, at the start.
-        self.agents.get_or_init(|| self.authorities.mark_of_agents(secret));
-    }
-
-    /// The members that answer and take agents with another secret than this
-    /// one does.
-    pub async fn other_agents(&self) -> Vec<ReplicaId> {
-        let Some(own) = self.agents.get() else { return Vec::new() };
-        let mut others = Vec::new();
-        for id in self.members().into_keys().filter(|id| *id != self.own.replica) {
-            match self.introduced(id).await {
-                Ok(Introduction { agents: Some(theirs), .. }) if theirs != *own => others.push(id),
-                _ => {}
-            }
-        }
-        others
+        let (serving, runs) = (OnceLock::new(), Arc::default());
+        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving, runs }
     }
 
     /// From now on it takes part.
@@ -198,7 +176,6 @@ impl Node {
             has_log: self.had_log || !members.is_empty(),
             members: members.into_iter().map(|(id, member)| (ReplicaId(id.0), member.member.folder)).collect(),
             authority: self.authority(),
-            agents: self.agents.get().copied(),
         }
     }
 
