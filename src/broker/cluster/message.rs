@@ -46,7 +46,10 @@ pub enum Wish {
         address: String,
     },
     /// Replicas show certificates of the next authority.
-    RotateCertificates,
+    RotateCertificates {
+        /// The authority to move on to: the next one, as who asks knows it.
+        to: u32,
+    },
     /// The log is written in this format from now on.
     RaiseFormat(u16),
 }
