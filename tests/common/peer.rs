@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -42,6 +43,15 @@ impl Peer {
         // The broker's limits are under test, not those of this side.
         let limits = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let (socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(limits)).await?;
+        Ok(Self { socket, epoch: Epoch(0), oldest_instruction: InstructionId(0) })
+    }
+
+    /// A connection that shows an access token and no certificate.
+    pub async fn knock_with_token(broker: &Broker, token: &str) -> Result<Self, Error> {
+        let stream = connect_tls(broker.agents, &broker.ca_path(), None).await?;
+        let mut request = format!("wss://{}{}", broker.agents, protocol::PATH).into_client_request()?;
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
         Ok(Self { socket, epoch: Epoch(0), oldest_instruction: InstructionId(0) })
     }
 
