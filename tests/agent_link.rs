@@ -28,7 +28,6 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_mins(1);
-const SECRET: &str = "a-secret-of-the-operator";
 
 /// The broker's side of the agents' port.
 struct Broker {
@@ -55,16 +54,15 @@ impl Broker {
     }
 
     fn config(&self) -> Config {
-        let secret_file = self.folder.path().join("secret");
-        std::fs::write(&secret_file, SECRET).unwrap();
-        std::fs::set_permissions(&secret_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         Config {
             broker_port: self.listener.local_addr().unwrap().port(),
             ca_file: Some(self.folder.path().join("ca.pem")),
             tags_folder: self.folder.path().join("tags"),
             desktops: DesktopKind::Simulated,
             broker_update_interval: Duration::from_secs(1),
-            ..Config::new("localhost", &secret_file, &self.folder.path().join("data"))
+            // This broker lets everybody in.
+            software_statement_path: None,
+            ..Config::new("localhost", Path::new(""), &self.folder.path().join("data"))
         }
     }
 
@@ -87,7 +85,6 @@ impl Broker {
         #[allow(clippy::result_large_err)] // the library's own signature
         let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
             assert_eq!(request.uri().path(), protocol::PATH);
-            assert_eq!(request.headers()["authorization"], format!("Bearer {SECRET}"));
             Ok(response)
         };
         let socket = tokio_tungstenite::accept_hdr_async(stream, check).await.unwrap();
@@ -445,7 +442,7 @@ async fn an_agent_that_is_turned_away_comes_again() {
         }
     });
     assert_eq!(u16::from(closed.await.unwrap().unwrap().code), protocol::close::NONSENSE);
-    // Its secret is refused.
+    // It is a stranger.
     let stream = broker.accept_tls().await;
     #[allow(clippy::result_large_err)] // the library's own signature
     let refuse = |_: &Request, _: Response| -> Result<Response, ErrorResponse> {
@@ -543,7 +540,7 @@ async fn an_agent_killed_while_it_made_a_session_clears_it_and_says_so_at_its_ne
     let config = broker.config();
     let text = format!(
         "version = '0.1'\n[agent]\nbroker_host = 'localhost'\nbroker_port = {}\nca_file = 'ca.pem'\n\
-         secret_file = 'secret'\ndata_folder = 'data'\ninit_folder = 'init'\ntags_folder = 'tags'\n\
+         data_folder = 'data'\ninit_folder = 'init'\ntags_folder = 'tags'\n\
          [log]\ndirectory = 'log'\n[xvnc]\nallow_root = true\n",
         config.broker_port
     );

@@ -120,7 +120,7 @@ impl Agent {
             desktops: DesktopKind::Simulated,
             broker_update_interval: Duration::from_secs(1),
             max_concurrent_sessions_per_user: None,
-            ..Config::new("", &broker.agent_secret_path(), &folder.path().join("data"))
+            ..Config::new("", &broker.statement_path(), &folder.path().join("data"))
         };
         config.simulated.create_delay_ms = create_delay_ms;
         let shutdown = CancellationToken::new();

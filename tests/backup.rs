@@ -102,8 +102,8 @@ async fn a_backup_made_under_load_by_any_replica_becomes_a_cluster_that_others_j
         let holds = |what: &str| bytes.windows(what.len()).any(|window| window == what.as_bytes());
         assert!(holds(&acknowledged));
         for replica in &old.all {
-            let secret = std::fs::read_to_string(replica.agent_secret_path()).unwrap();
-            assert!(!holds(secret.trim()), "the agents' secret is sealed");
+            let statement = std::fs::read_to_string(replica.statement_path()).unwrap();
+            assert!(!holds(statement.trim()), "what agents enrol with is not kept");
         }
         assert!(!holds(&credentials.secret) && !holds(old.secret().expose()) && !holds("PRIVATE KEY"));
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).unwrap());
@@ -194,11 +194,11 @@ async fn without_the_old_secret_new_keys_are_made_and_the_clusters_do_not_know_e
     let token = old.operator(&["cluster", "add"]).await.unwrap();
     let mut new = fresh();
     let restored = new.prepare(&["restore", text(&file)]).await.unwrap();
-    assert!(restored.contains("agents need the new agent-secret"), "{restored}");
+    assert!(restored.contains("a new software statement"), "{restored}");
     new.start();
     new.serves().await;
     let file_of = |replica: &Replica, name: &str| std::fs::read(replica.data_folder().join(name)).unwrap();
-    for name in ["cluster.key", "agent-secret", "tls/ca.pem"] {
+    for name in ["cluster.key", "tls/ca.pem"] {
         assert_ne!(file_of(&old, name), file_of(&new, name), "{name}");
     }
     let client = common::api::http_client(&new.ca_path()).build().unwrap();

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 /// A connection of another agent, which said hello with the id of a server.
 async fn copy_of(broker: &Broker, server: &str) -> Peer {
-    let mut peer = Peer::connect(broker).await;
+    let mut peer = Peer::connect(broker, server).await;
     let mut greeting = hello(server, Vec::new());
     greeting.instance = AgentInstance::new("run of a copy").unwrap();
     peer.say(&FromAgent::Hello(greeting)).await;
@@ -70,7 +70,7 @@ async fn another_agent_with_the_id_of_a_connected_server_is_refused_and_disturbs
     api.server_unreachable("one").await;
     let mut copy = copy_of(&broker, "one").await;
     assert_eq!(copy.closed().await, (close::CLONED, CLONED_REASON.to_owned()));
-    let mut first = Peer::connect(&broker).await;
+    let mut first = Peer::connect(&broker, "one").await;
     let mut greeting = hello("one", vec![reported("desk", "ann")]);
     greeting.instance = AgentInstance::new("next run").unwrap();
     first.say(&FromAgent::Hello(greeting)).await;

@@ -112,7 +112,7 @@ async fn everything_that_is_wrong_is_told_at_once() {
         desk.write("berth.toml", 0o644, "sessions.create_retries_max = 11\nclients.certificate_file = '/none'\n");
     let secret = desk.write("secret", 0o644, "hunter2");
     let arguments = ["--properties", text(&properties), "--config", text(&config), "--set", "replicas=1", "--set"];
-    let secret_flag = format!("agents.secret_file={}", secret.display());
+    let secret_flag = format!("cluster.secret_file={}", secret.display());
     let arguments = [&arguments[..], &[secret_flag.as_str()]].concat();
     let checked = check(&arguments, &[("BERTH_REPLICA", "none")]).await;
     assert!(!checked.is_good);

@@ -114,7 +114,7 @@ async fn a_stream_goes_on_after_the_broker_was_killed_and_misses_nothing() {
     let heard: Vec<Value> = heard.into_iter().map(|event| event.data).collect();
     assert_eq!(heard, kept);
     let told = serde_json::to_string(&kept).unwrap();
-    for secret in ["argon2", api.token.as_str(), broker.agent_secret().as_str()] {
+    for secret in ["argon2", api.token.as_str(), broker.statement().as_str()] {
         assert!(!told.contains(secret), "a secret is in the journal");
     }
 }

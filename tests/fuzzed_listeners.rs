@@ -296,7 +296,7 @@ async fn the_agents_port_takes_anything() {
     let form_url = format!("https://127.0.0.1:{}/agent/validate-authentication-token", broker.agents.port());
     let mut before = 0;
     for case in 0..number("BERTH_FUZZ_CASES", CASES.into()) / 4 {
-        let mut peer = Peer::connect(&broker).await;
+        let mut peer = Peer::connect(&broker, "fuzzed").await;
         // Some begin well, and go wrong then.
         if dice.below(2) == 0 {
             peer.socket.send(Message::text(good[0].to_string())).await.unwrap();

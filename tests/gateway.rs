@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use berth::broker::tls::authority::AGENT_VALIDITY;
+use berth::broker::tls::authority::{AGENT_VALIDITY, Request};
 use berth::broker::tls::{Pki, Subject};
 use berth::domain::ClientId;
 use berth::domain::host::{Endpoint, EndpointProtocol, HostFacts};
@@ -98,7 +98,7 @@ fn quic(port: u16) -> Endpoint {
 
 /// A host with one session of Ann's, which listens as is said.
 async fn host(broker: &Broker, server: &str, session: &str, facts: impl FnOnce(&mut HostFacts)) -> Peer {
-    let mut peer = Peer::connect(broker).await;
+    let mut peer = Peer::connect(broker, server).await;
     let mut hello = hello(server, vec![reported(session, "ann")]);
     facts(hello.report.facts.as_mut().unwrap());
     peer.say(&FromAgent::Hello(hello)).await;
@@ -259,8 +259,9 @@ fn agents_certificate(data_folder: &Path) -> Holder {
     let pki = Pki::open(&data_folder.join("tls"), &[]).unwrap();
     let key = KeyPair::generate().unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap();
+    let request = Request::read(request.der()).unwrap();
     let subject = Subject::Agent(ClientId::new("0191e1a2-6c1d-7aa2-bb1c-a8f2a4d9b1c3").unwrap());
-    let signed = pki.authority().sign_client(request.der(), &subject, SystemTime::now(), AGENT_VALIDITY).unwrap();
+    let signed = pki.authority().sign_client(&request, &subject, SystemTime::now(), AGENT_VALIDITY).unwrap();
     (signed.certificate, PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap())
 }
 

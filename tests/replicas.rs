@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use berth::agent::brokers::Address;
 use berth::agent::config::DesktopKind;
 use berth::agent::{self, Config};
-use berth::broker::agents::{self, Agents, Colleagues, Links, Ticket, Tickets, report_missing};
+use berth::broker::agents::{self, Agents, Colleagues, Links, Proofs, Ticket, report_missing};
 use berth::broker::api::door::{AskError, Caller, Identity, Token, TokenError, Unavailable, VerifyError};
 use berth::broker::api::{ApiSettings, ApiState, router};
 use berth::broker::contact::Contact;
@@ -24,8 +24,9 @@ use berth::broker::core::Broker;
 use berth::broker::listen::Bound;
 use berth::broker::machine::Machine;
 use berth::broker::notes::Notes;
-use berth::broker::tls::{ClientAuth, Pki, Source};
+use berth::broker::tls::{ClientAuth, Pki, Roots, Source};
 use berth::domain::client::Grant;
+use berth::domain::ids::StatementId;
 use berth::domain::report::Report;
 use berth::domain::{
     AgentInstance, ClientId, Command, Fleet, Millis, Outcome, ReplicaId, ServerId, Session, SessionId,
@@ -89,11 +90,22 @@ impl Identity for Anybody {
     }
 }
 
-/// No desktop server asks here.
-struct NoTickets;
+/// What agents enrol with.
+const STATEMENT: &str = "a-statement-of-sixteen-bytes-or-more";
 
-impl Tickets for NoTickets {
-    fn read(&self, _: &str) -> Result<Ticket, String> {
+/// There is one statement, and no desktop server asks here.
+struct OneStatement;
+
+fn statement() -> StatementId {
+    StatementId::new("the-statement").unwrap()
+}
+
+impl Proofs for OneStatement {
+    fn statement(&self, text: &str) -> Option<StatementId> {
+        (text == STATEMENT).then(statement)
+    }
+
+    fn ticket(&self, _: &str) -> Result<Ticket, String> {
         Err("nobody connects here".to_owned())
     }
 
@@ -123,7 +135,7 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let (network, isolated, brokers) = (LocalNetwork::new(), Isolated::default(), Brokers::default());
         let pki = Pki::open(&folder.path().join("tls"), &[]).unwrap();
-        Secret::read_or_create(&folder.path().join("agent-secret")).unwrap();
+        Secret::new(STATEMENT.to_owned()).write(&folder.path().join("software-statement")).unwrap();
         let mut cluster = Self { network, isolated, sites: BTreeMap::new(), folder };
         for id in (1..=3).map(ReplicaId) {
             let site = cluster.start_site(id, &pki, &brokers).await;
@@ -131,6 +143,9 @@ impl Cluster {
             cluster.sites.insert(id, site);
         }
         cluster.leader().await;
+        let issue = Command::IssueStatement { id: statement() };
+        let broker = &cluster.site(1).broker;
+        until("the log takes the statement", || async { broker.propose(vec![issue.clone()]).await.ok() }).await;
         cluster
     }
 
@@ -164,16 +179,18 @@ impl Cluster {
         opened.cancel();
         let api = router(ApiState::new(Arc::clone(&broker), Arc::new(Anybody), ApiSettings::default()));
         let agents_router = agents::router(Agents {
-            tickets: Arc::new(NoTickets),
+            proofs: Arc::new(OneStatement),
+            authority: Arc::clone(pki.authority()),
+            throttle: None,
             notes: Notes::unread(),
             authorization: true,
             broker: Arc::clone(&broker),
-            secret: Arc::new(Secret::read(&self.folder.path().join("agent-secret")).unwrap()),
             opened,
             shutdown: shutdown.clone(),
             tasks: TaskTracker::new(),
         });
-        let tls = pki.server_config("agents", Source::OwnAuthority, &[b"http/1.1"], ClientAuth::None).unwrap();
+        let auth = ClientAuth::Optional(Roots { own_authority: true, files: Vec::new() });
+        let tls = pki.server_config("agents", Source::OwnAuthority, &[b"http/1.1"], auth).unwrap();
         let port = Bound::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let agents = port.address();
         let mut serving = JoinSet::new();
@@ -231,7 +248,7 @@ impl Cluster {
             ca_file: Some(self.folder.path().join("tls/ca.pem")),
             desktops: DesktopKind::Simulated,
             max_concurrent_sessions_per_user: None,
-            ..Config::new("", &self.folder.path().join("agent-secret"), &folder.path().join("data"))
+            ..Config::new("", &self.folder.path().join("software-statement"), &folder.path().join("data"))
         };
         let shutdown = CancellationToken::new();
         Agent { task: tokio::spawn(agent::run(config, shutdown.clone())), shutdown, _folder: folder }

@@ -19,7 +19,7 @@ use serde_json::json;
 
 /// Files that hold secrets because they are for them, by their place in the
 /// data folder. All are for their owner alone.
-const FOR_SECRETS: [&str; 3] = ["cluster.key", "agent-secret", "tls/ca.key"];
+const FOR_SECRETS: [&str; 2] = ["cluster.key", "tls/ca.key"];
 
 /// What must not show, by what it is called here.
 #[derive(Default)]
@@ -85,7 +85,8 @@ async fn no_secret_shows_anywhere() {
     let rotated = rotated.lines().find_map(|line| line.strip_prefix("client-password: ")).unwrap();
     canaries.add("a rotated secret", rotated);
     let statement = broker.operate(&["generate-software-statement"]).await.unwrap();
-    canaries.add("a software statement", statement.strip_prefix("software-statement: ").unwrap());
+    let statement = statement.trim().strip_prefix("software-statement: ").unwrap();
+    canaries.add("a software statement", statement);
     for file in FOR_SECRETS {
         let secret = std::fs::read_to_string(broker.data_folder().join(file)).unwrap();
         canaries.add(file, &secret);
@@ -126,9 +127,9 @@ async fn no_secret_shows_anywhere() {
             .post(format!("https://127.0.0.1:{}/agent/validate-authentication-token", broker.agents.port()))
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(format!("sessionId=another&authenticationToken={connection}&clientAddress=1")),
-        client
-            .get(format!("https://127.0.0.1:{}/agent", broker.agents.port()))
-            .bearer_auth(format!("{}x", broker.agent_secret())),
+        client.post(format!("https://127.0.0.1:{}/agent/enrol", broker.agents.port())).body(format!(
+            "{{\"software_statement\":\"{statement}\",\"server_id\":\"s\",\"certificate_request\":\"\"}}"
+        )),
     ];
     for request in requests {
         let answer = request.send().await.unwrap();

@@ -17,7 +17,7 @@ use axum::extract::Extension;
 use axum::http::Request;
 use axum::routing::get;
 use berth::broker::listen::Bound;
-use berth::broker::tls::authority::AGENT_VALIDITY;
+use berth::broker::tls::authority::{self, AGENT_VALIDITY};
 use berth::broker::tls::subject::GatewayName;
 use berth::broker::tls::{ClientAuth, Password, Peer, Pki, Roots, Source, Subject, Tls};
 use berth::domain::report::Inventory;
@@ -318,9 +318,9 @@ async fn an_agent_s_connection_stands_while_certificates_change() {
     let files = Files::new(&operator, &operator.pair("first", 90));
     let broker = Broker::start_with(&files.configuration_of("agents")).await;
     let connect = || trusting(operator.pem.as_bytes());
-    let secret = format!("Bearer {}", broker.agent_secret());
+    let credentials = peer::enrolled_trusting(&broker, &files.authority(), "desk-1").await.resolver();
     // It does not come back by itself: if its connection is lost it does not answer.
-    let mut standing = peer::Peer::knock_with(&broker, connect(), Some(&secret)).await.unwrap();
+    let mut standing = peer::Peer::knock_at(broker.agents, &files.authority(), Some(credentials)).await.unwrap();
     standing.say(&FromAgent::Hello(peer::hello("desk-1", Vec::new()))).await;
     standing.hear("welcome", |message| matches!(message, FromBroker::Welcome { .. })).await;
     for round in 0..5 {
@@ -496,8 +496,9 @@ async fn requests_carry_who_showed_a_certificate_and_strangers_do_not_get_in() {
         .map(|auth| Port::start(pki.server_config("gateways", Source::OwnAuthority, &[], auth).unwrap()));
     let key = KeyPair::generate().unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap();
+    let request = authority::Request::read(request.der()).unwrap();
     let subject = Subject::Gateway(GatewayName::new("gw-1").unwrap());
-    let sign = |now| pki.authority().sign_client(request.der(), &subject, now, AGENT_VALIDITY).unwrap().certificate;
+    let sign = |now| pki.authority().sign_client(&request, &subject, now, AGENT_VALIDITY).unwrap().certificate;
     let private = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let authority = std::fs::read(pki.ca_path()).unwrap();
     let with = |certificate| trusting_with(&authority, Some((certificate, private())));
@@ -572,10 +573,9 @@ async fn an_agent_that_believes_whoever_answers_says_so_at_each_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("ca.pem"), Operator::new().pem).unwrap();
-        Secret::random().write(&path("secret")).unwrap();
         let text = format!(
             "version = '0.1'\n[agent]\nbroker_host = 'localhost'\nbroker_port = {}\nca_file = 'ca.pem'\n\
-             tls_strict = {tls_strict}\nsecret_file = 'secret'\ndata_folder = 'data'\ntags_folder = 'tags'\n\
+             tls_strict = {tls_strict}\ndata_folder = 'data'\ntags_folder = 'tags'\n\
              desktops = 'simulated'\n[log]\ndirectory = 'log'\n",
             common::free_port()
         );

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use berth::secret::Secret;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -278,6 +279,12 @@ impl Broker {
         Ok((value("client-id:").context("no client id")?, value("client-password:").context("no secret")?))
     }
 
+    /// A file with what agents enrol with at the running broker.
+    pub fn write_statement(&self, path: &Path) -> anyhow::Result<()> {
+        let text = self.operator(&["generate-software-statement"]).context("no software statement")?;
+        Ok(Secret::new(text).write(path)?)
+    }
+
     /// What it keeps.
     pub fn data_folder(&self) -> &Path {
         &self.data_folder
@@ -332,19 +339,22 @@ pub struct Home {
     pub brokers: String,
     /// Certificate of their authority.
     pub ca_file: PathBuf,
-    /// The secret of agents.
-    pub secret_file: PathBuf,
+    /// What it enrols with.
+    pub statement_file: PathBuf,
 }
 
 impl Agent {
-    /// An agent of a broker that has started once. At most `sessions_max`
-    /// sessions at a time.
+    /// An agent of a broker that serves. At most `sessions_max` sessions at a
+    /// time.
     pub fn new(program: &Program, folder: &Path, broker: &Broker, sessions_max: u32) -> anyhow::Result<Self> {
         let home = Home {
             brokers: format!("broker_host = '{}'\nbroker_port = {}\n", broker.agents.ip(), broker.agents.port()),
             ca_file: broker.ca_path(),
-            secret_file: broker.data_folder().join("agent-secret"),
+            statement_file: broker.folder.join("software-statement"),
         };
+        if !home.statement_file.exists() {
+            broker.write_statement(&home.statement_file)?;
+        }
         Self::placed(program, folder, &home, None, sessions_max)
     }
 
@@ -359,13 +369,13 @@ impl Agent {
         let agent = Self { program: program.clone(), folder: folder.to_owned(), host };
         std::fs::create_dir_all(folder)?;
         let configuration = format!(
-            "version = '0.1'\n[agent]\n{}ca_file = '{}'\nsecret_file = '{}'\n\
+            "version = '0.1'\n[agent]\n{}ca_file = '{}'\nsoftware_statement_path = '{}'\n\
              data_folder = 'data'\ntags_folder = 'tags'\ndesktops = 'simulated'\nbroker_update_interval = 5\n\
              max_concurrent_sessions_per_user = -1\nmax_virtual_sessions = {sessions_max}\n\
              [log]\ndirectory = 'log'\nrotation = 'never'\n[simulated]\ntrace_file = '{}'\n",
             home.brokers,
             home.ca_file.display(),
-            home.secret_file.display(),
+            home.statement_file.display(),
             agent.trace().display(),
         );
         std::fs::write(folder.join("agent.conf"), configuration)?;

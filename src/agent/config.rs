@@ -20,7 +20,7 @@ pub const DEFAULT_PATH: &str = "/etc/berth/agent.conf";
 /// The only version of the file format, the original's.
 pub const VERSION: &str = "0.1";
 
-/// Longest configuration or secret file that is read, in bytes.
+/// Longest configuration or statement that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Brokers that one agent may know: each may be tried in a round.
@@ -57,29 +57,29 @@ pub enum Error {
         /// What is wrong and what would be right.
         problem: String,
     },
-    /// The secret is not safe where it lies.
+    /// The software statement is not safe where it lies.
     #[error(
-        "the secret file {} has mode {mode:04o}: others could read or change it; run chmod 600 on it",
+        "the software statement {} has mode {mode:04o}: others could read or change it; run chmod 600 on it",
         path.display()
     )]
-    SecretExposed {
+    StatementExposed {
         /// Which file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The secret cannot be read.
-    #[error("cannot read the secret file {}: {source}", path.display())]
-    SecretRead {
+    /// The software statement cannot be read.
+    #[error("cannot read the software statement {}: {source}", path.display())]
+    StatementRead {
         /// Which file.
         path: PathBuf,
         /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// There is no usable secret in the file.
-    #[error("the secret file {} {problem}", path.display())]
-    SecretContent {
+    /// There is no usable statement in the file.
+    #[error("the software statement {} {problem}", path.display())]
+    StatementContent {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
@@ -101,8 +101,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// Whether the broker's certificate is checked.
     pub tls_strict: bool,
-    /// The operator's secret for this agent.
-    pub secret_file: PathBuf,
+    /// What the agent enrols with, once; not read any more afterwards.
+    pub software_statement_path: Option<PathBuf>,
     /// State of the agent: id, ledger, sessions. One agent at a time uses it.
     pub data_folder: PathBuf,
     /// Folder with the operator's tags.
@@ -272,7 +272,6 @@ struct Agent {
     brokers: Vec<String>,
     ca_file: Option<PathBuf>,
     tls_strict: bool,
-    secret_file: PathBuf,
     data_folder: PathBuf,
     tags_folder: PathBuf,
     init_folder: PathBuf,
@@ -295,7 +294,6 @@ impl Default for Agent {
             brokers: Vec::new(),
             ca_file: None,
             tls_strict: true,
-            secret_file: "/etc/berth/agent-secret".into(),
             data_folder: "/var/lib/berth-agent".into(),
             tags_folder: "/etc/berth/tags".into(),
             init_folder: "/var/lib/berth-agent/init".into(),
@@ -315,10 +313,10 @@ impl Default for Agent {
 impl Config {
     /// A configuration with the defaults of the file for everything else;
     /// [`Self::check`] has not seen it yet.
-    pub fn new(broker_host: &str, secret_file: &Path, data_folder: &Path) -> Self {
+    pub fn new(broker_host: &str, software_statement: &Path, data_folder: &Path) -> Self {
         let agent = Agent {
             broker_host: broker_host.to_owned(),
-            secret_file: secret_file.to_path_buf(),
+            software_statement_path: Some(software_statement.to_path_buf()),
             init_folder: data_folder.join("init"),
             autorun_folder: data_folder.join("autorun"),
             data_folder: data_folder.to_path_buf(),
@@ -330,7 +328,7 @@ impl Config {
             brokers: Vec::new(),
             ca_file: agent.ca_file,
             tls_strict: agent.tls_strict,
-            secret_file: agent.secret_file,
+            software_statement_path: agent.software_statement_path,
             data_folder: agent.data_folder,
             tags_folder: agent.tags_folder,
             init_folder: agent.init_folder,
@@ -366,11 +364,8 @@ impl Config {
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         let agent = file.agent;
         let mut warnings = Vec::new();
-        for (key, given) in [("software_statement_path", &agent.software_statement_path), ("dcv_root", &agent.dcv_root)]
-        {
-            if given.is_some() {
-                warnings.push(format!("{key} is not used here and can be removed from the configuration"));
-            }
+        if agent.dcv_root.is_some() {
+            warnings.push("dcv_root is not used here and can be removed from the configuration".to_owned());
         }
         let config = Self {
             broker_host: agent.broker_host,
@@ -378,7 +373,7 @@ impl Config {
             brokers: brokers(&agent.brokers, agent.broker_port)?,
             ca_file: agent.ca_file.map(|file| folder.join(file)),
             tls_strict: agent.tls_strict,
-            secret_file: folder.join(agent.secret_file),
+            software_statement_path: agent.software_statement_path.map(|file| folder.join(file)),
             data_folder: folder.join(agent.data_folder),
             tags_folder: folder.join(agent.tags_folder),
             init_folder: folder.join(agent.init_folder),
@@ -442,34 +437,35 @@ impl Config {
         all.dedup();
         all
     }
+}
 
-    /// Reads the operator's secret: the file's content without white space
-    /// around it, 16 to 4,096 visible ASCII characters, in a file that nobody
-    /// but its owner (and for reading its group) can use. The owner is root or
-    /// the agent's user.
-    pub fn secret(&self) -> Result<Zeroizing<String>, Error> {
-        use std::os::unix::fs::{MetadataExt, PermissionsExt};
-        let path = self.secret_file.clone();
-        let metadata = std::fs::metadata(&path).map_err(|source| Error::SecretRead { path: path.clone(), source })?;
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o037 != 0 {
-            return Err(Error::SecretExposed { path, mode });
-        }
-        if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(Error::SecretContent { path, problem: "must belong to root or to the agent's user" });
-        }
-        let text = files::read_text(&path, FILE_BYTES_MAX)
-            .map(Zeroizing::new)
-            .map_err(|source| Error::SecretRead { path: path.clone(), source })?;
-        let secret = text.trim();
-        if !(16..=4096).contains(&secret.len()) {
-            return Err(Error::SecretContent { path, problem: "must hold 16 to 4096 characters" });
-        }
-        if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::SecretContent { path, problem: "must hold one line of visible ASCII characters" });
-        }
-        Ok(Zeroizing::new(secret.to_owned()))
+/// Reads a software statement: what `berth generate-software-statement`
+/// prints, with or without the words before it. It is 16 to 4,096 visible ASCII
+/// characters, in a file that nobody but its owner (and for reading its group)
+/// can use. The owner is root or the agent's user.
+pub(super) fn read_statement(path: &Path) -> Result<Zeroizing<String>, Error> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let path = path.to_path_buf();
+    let metadata = std::fs::metadata(&path).map_err(|source| Error::StatementRead { path: path.clone(), source })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o037 != 0 {
+        return Err(Error::StatementExposed { path, mode });
     }
+    if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(Error::StatementContent { path, problem: "must belong to root or to the agent's user" });
+    }
+    let text = files::read_text(&path, FILE_BYTES_MAX)
+        .map(Zeroizing::new)
+        .map_err(|source| Error::StatementRead { path: path.clone(), source })?;
+    let text = text.trim();
+    let statement = text.strip_prefix("software-statement:").map_or(text, str::trim);
+    if !(16..=4096).contains(&statement.len()) {
+        return Err(Error::StatementContent { path, problem: "must hold 16 to 4096 characters" });
+    }
+    if !statement.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::StatementContent { path, problem: "must hold one line of visible ASCII characters" });
+    }
+    Ok(Zeroizing::new(statement.to_owned()))
 }
 
 fn brokers(texts: &[String], default_port: u16) -> Result<Vec<Address>, Error> {

@@ -23,6 +23,7 @@ fn a_file_of_the_original_is_understood() {
         broker_update_interval = 15
         max_virtual_sessions = -1
         software_statement_path = '/etc/statement'
+        dcv_root = '/opt/dcv'
         [log]
         level = 'debug'
         rotation = 'daily'",
@@ -33,7 +34,8 @@ fn a_file_of_the_original_is_understood() {
     assert_eq!(config.max_concurrent_sessions_per_user, Some(1));
     assert_eq!(config.desktops, DesktopKind::Xvnc);
     assert_eq!(config.log.level, LogLevel::Debug);
-    assert_eq!(config.warnings.len(), 1);
+    assert_eq!(config.software_statement_path.as_deref(), Some(Path::new("/etc/statement")));
+    assert_eq!(config.warnings.len(), 1, "dcv_root is of no use here");
 }
 
 #[test]
@@ -86,20 +88,22 @@ fn values_out_of_range_are_refused_with_their_key() {
 }
 
 #[test]
-fn a_secret_that_others_can_read_is_refused() {
+fn a_statement_that_others_can_read_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let secret_file = folder.path().join("secret");
-    let config = Config::new("broker", &secret_file, folder.path());
-    assert!(matches!(config.secret(), Err(Error::SecretRead { .. })));
-    std::fs::write(&secret_file, "0123456789abcdef\n").unwrap();
+    let path = folder.path().join("statement");
+    let read = || read_statement(&path);
+    assert!(matches!(read(), Err(Error::StatementRead { .. })));
+    std::fs::write(&path, "0123456789abcdef\n").unwrap();
     for (mode, refused) in [(0o644, true), (0o660, true), (0o604, true), (0o640, false), (0o600, false)] {
-        std::fs::set_permissions(&secret_file, std::fs::Permissions::from_mode(mode)).unwrap();
-        assert_eq!(matches!(config.secret(), Err(Error::SecretExposed { .. })), refused, "{mode:o}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(matches!(read(), Err(Error::StatementExposed { .. })), refused, "{mode:o}");
     }
-    assert_eq!(config.secret().unwrap().as_str(), "0123456789abcdef");
+    assert_eq!(read().unwrap().as_str(), "0123456789abcdef");
+    std::fs::write(&path, "software-statement: 0123456789abcdef\n").unwrap();
+    assert_eq!(read().unwrap().as_str(), "0123456789abcdef", "as it was printed");
     for content in ["short", "0123456789abcdef\nsecond line"] {
-        std::fs::write(&secret_file, content).unwrap();
-        assert!(matches!(config.secret(), Err(Error::SecretContent { .. })), "{content}");
+        std::fs::write(&path, content).unwrap();
+        assert!(matches!(read(), Err(Error::StatementContent { .. })), "{content}");
     }
 }
 

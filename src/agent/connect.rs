@@ -10,18 +10,19 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, TryFutureExt};
-use tokio::time::{sleep, timeout};
+use rustls::pki_types::ServerName;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use zeroize::Zeroizing;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::brokers::{Address, in_order_of};
+use super::enrolment::Enrolment;
 use super::link::Problem;
-use super::network::{Network, Stream};
+use super::network::{Connected, Network, Stream};
 use super::tls::{self, Connector};
 use crate::domain::ServerId;
 use crate::protocol::{self, MESSAGE_BYTES_MAX};
@@ -32,6 +33,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Longest time for the TLS handshake and the upgrade: a broker to which
 /// thousands of agents come at once gets to each in time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for enrolling: the log takes the agent in.
+const ENROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is a certificate to renew.
+const RENEW_LOOK: Duration = Duration::from_mins(1);
+/// Before another attempt to renew it; doubles with each in vain.
+const RENEW_PAUSE_MIN: Duration = Duration::from_secs(10);
+/// Longest pause between two attempts.
+const RENEW_PAUSE_MAX: Duration = Duration::from_mins(10);
 /// Before the next broker is tried beside one that has not answered yet.
 const HEAD_START: Duration = Duration::from_millis(500);
 /// The same for the next address of a broker.
@@ -53,10 +62,42 @@ pub(super) struct Opener {
     pub(super) network: Arc<dyn Network>,
     /// Whose order the addresses of a name are tried in.
     pub(super) server: ServerId,
-    /// The operator's secret.
-    pub(super) secret: Zeroizing<String>,
-    /// TLS with what it trusts.
+    /// What the agent proves itself with.
+    pub(super) enrolment: Enrolment,
+    /// TLS with what it trusts, that shows its certificate.
     pub(super) connector: Connector,
+    /// The same without a certificate, for getting one.
+    pub(super) plain: Connector,
+}
+
+/// One address of a broker.
+#[derive(Debug, Clone, Copy)]
+struct At<'a> {
+    broker: &'a Address,
+    address: SocketAddr,
+}
+
+impl At<'_> {
+    /// It, for people.
+    fn to(&self) -> String {
+        let (name, at) = (self.broker.to_string(), self.address.to_string());
+        if name == at { name } else { format!("{name} ({at})") }
+    }
+
+    fn name(&self) -> Result<ServerName<'static>, Problem> {
+        tls::server_name(&self.broker.host).map_err(|source| Problem::Tls { to: self.to(), source })
+    }
+
+    fn slow(&self) -> Problem {
+        Problem::Slow { to: self.to() }
+    }
+}
+
+/// What a broker says of why it refuses.
+fn reason_of(body: Option<&[u8]>) -> String {
+    let said = body.and_then(|body| serde_json::from_slice::<serde_json::Value>(body).ok());
+    let text = said.as_ref().and_then(|said| said["error"].as_str()).unwrap_or("it does not say why");
+    text.chars().take(200).collect()
 }
 
 /// What came of trying several brokers: the first that answered, and why those
@@ -78,58 +119,155 @@ impl Opener {
     }
 
     async fn open(&self, broker: &Address) -> Result<Opened, Problem> {
-        let to = || broker.to_string();
-        let slow = |_| Problem::Slow { to: to() };
-        let connect = |source| Problem::Connect { to: to(), source };
-        let found = timeout(CONNECT_TIMEOUT, self.network.find(&broker.host, broker.port));
-        let found = found.await.map_err(slow)?.map_err(connect)?;
-        let attempts =
-            in_order_of(&self.server, found).into_iter().map(|address| self.open_at(broker, address)).collect();
+        let attempts = self.find(broker).await?.into_iter().map(|address| self.open_at(broker, address)).collect();
         let Tried { answered, failed } = first(attempts, ADDRESS_HEAD_START).await;
-        let nowhere = || connect(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+        let nowhere = || {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+            Problem::Connect { to: broker.to_string(), source }
+        };
         answered.ok_or_else(|| Problem::most_telling(failed).unwrap_or_else(nowhere))
     }
 
     async fn open_at(&self, broker: &Address, address: SocketAddr) -> Result<Opened, Problem> {
-        let to = || {
-            let (name, at) = (broker.to_string(), address.to_string());
-            if name == at { name } else { format!("{name} ({at})") }
-        };
-        let slow = |_| Problem::Slow { to: to() };
-        let connect = |source| Problem::Connect { to: to(), source };
-        let connecting = timeout(CONNECT_TIMEOUT, self.network.connect(address));
-        let (stream, local) = connecting.await.map_err(slow)?.map_err(connect)?;
+        let at = At { broker, address };
+        let not_enrolled = self.enrol_if_needed(at).await?;
+        let (stream, local) = self.connect(at).await?;
         let (stream, pulse) = Pulsing::new(stream);
         let handshake = async {
-            let name = tls::server_name(&broker.host).map_err(|source| Problem::Tls { to: to(), source })?;
-            let stream = self.connector.connect(name, stream).await;
-            let stream = stream.map_err(|source| Problem::Tls { to: to(), source })?;
-            self.upgrade(broker, stream, &to).await
+            let stream =
+                self.connector.connect(at.name()?, stream).await.map_err(|source| self.broken_tls(at, source))?;
+            self.upgrade(at, stream).await
         };
-        let socket = timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(slow)??;
-        Ok(Opened { socket, local, pulse })
+        match timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| at.slow())? {
+            Ok(socket) => Ok(Opened { socket, local, pulse }),
+            // Why it is a stranger is more telling.
+            Err(problem @ Problem::NotEnrolled { .. }) => Err(not_enrolled.unwrap_or(problem)),
+            Err(problem) => Err(problem),
+        }
     }
 
-    async fn upgrade(
-        &self,
-        broker: &Address,
-        stream: TlsStream<Pulsing<Box<dyn Stream>>>,
-        to: &impl Fn() -> String,
-    ) -> Result<Socket, Problem> {
-        let refused = |source: tungstenite::Error| match source {
-            tungstenite::Error::Http(response) if matches!(response.status().as_u16(), 401 | 403) => Problem::Secret,
-            source => Problem::Upgrade { to: to(), source: Box::new(source) },
+    async fn connect(&self, at: At<'_>) -> Result<Connected, Problem> {
+        let connecting = timeout(CONNECT_TIMEOUT, self.network.connect(at.address));
+        let connect = |source| Problem::Connect { to: at.to(), source };
+        connecting.await.map_err(|_| at.slow())?.map_err(connect)
+    }
+
+    /// Has the broker enrol this agent, if connections need a certificate and
+    /// there is something to enrol with. That it refuses is no obstacle yet, and
+    /// returned: it may let everybody in.
+    async fn enrol_if_needed(&self, at: At<'_>) -> Result<Option<Problem>, Problem> {
+        if !self.enrolment.is_needed() || !self.enrolment.can_enrol() {
+            return Ok(None);
+        }
+        match self.enrol(at).await {
+            Ok(()) => Ok(None),
+            Err(Problem::Enrolment { to, source }) if source.is_refusal() => {
+                Ok(Some(Problem::Enrolment { to, source }))
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    async fn enrol(&self, at: At<'_>) -> Result<(), Problem> {
+        let (stream, _) = self.connect(at).await?;
+        let enrolling = async {
+            let stream = self.plain.connect(at.name()?, stream).await;
+            let stream = stream.map_err(|source| Problem::Tls { to: at.to(), source })?;
+            let enrolled = self.enrolment.enrol(stream, &at.broker.to_string()).await;
+            enrolled.map_err(|source| Problem::Enrolment { to: at.to(), source: Box::new(source) })
         };
-        let mut request = format!("wss://{broker}{}", protocol::PATH).into_client_request().map_err(refused)?;
-        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", *self.secret))
-            .map_err(|error| refused(tungstenite::Error::HttpFormat(error.into())))?;
-        bearer.set_sensitive(true);
-        request.headers_mut().insert("authorization", bearer);
+        timeout(ENROL_TIMEOUT, enrolling).await.map_err(|_| at.slow())?
+    }
+
+    /// Renews the certificate when its time comes, until `stop`, so that it is
+    /// good whenever a connection has to be made anew. The first one is the
+    /// matter of who connects.
+    pub(super) async fn keep_enrolled(&self, brokers: &[Address], stop: CancellationToken) {
+        let mut pause = RENEW_PAUSE_MIN;
+        loop {
+            let due = self.enrolment.renewed_at().unwrap_or_else(|| Instant::now() + RENEW_LOOK);
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = stop.cancelled() => return,
+            }
+            // A connection may have seen to it, or there is none yet.
+            if self.enrolment.renewed_at().is_none_or(|due| due > Instant::now()) {
+                continue;
+            }
+            let Err(problem) = self.renew(brokers).await else {
+                pause = RENEW_PAUSE_MIN;
+                continue;
+            };
+            warn!(%problem, "the agent's certificate is not renewed yet; trying again");
+            tokio::select! {
+                () = sleep(pause.mul_f64(rand::random_range(0.5..=1.0))) => {}
+                () = stop.cancelled() => return,
+            }
+            pause = (pause * 2).min(RENEW_PAUSE_MAX);
+        }
+    }
+
+    /// Gets another certificate from the first broker that gives one.
+    async fn renew(&self, brokers: &[Address]) -> Result<(), Problem> {
+        let mut problems = Vec::new();
+        for broker in brokers {
+            let addresses = match self.find(broker).await {
+                Ok(addresses) => addresses,
+                Err(problem) => {
+                    problems.push(problem);
+                    continue;
+                }
+            };
+            for address in addresses {
+                match self.enrol(At { broker, address }).await {
+                    Ok(()) => return Ok(()),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+        }
+        let nobody = || Problem::Broken("no broker has an address".to_owned());
+        Err(Problem::most_telling(problems).unwrap_or_else(nobody))
+    }
+
+    /// The addresses of a broker, in this server's order.
+    async fn find(&self, broker: &Address) -> Result<Vec<SocketAddr>, Problem> {
+        let to = || broker.to_string();
+        let found = timeout(CONNECT_TIMEOUT, self.network.find(&broker.host, broker.port));
+        let found = found.await.map_err(|_| Problem::Slow { to: to() })?;
+        Ok(in_order_of(&self.server, found.map_err(|source| Problem::Connect { to: to(), source })?))
+    }
+
+    /// What it means that TLS, or the upgrade through it, broke.
+    fn broken_tls(&self, at: At<'_>, source: std::io::Error) -> Problem {
+        if tls::is_about_certificate(&source) {
+            self.enrolment.doubt();
+        } else {
+            self.enrolment.note(false);
+        }
+        Problem::Tls { to: at.to(), source }
+    }
+
+    async fn upgrade(&self, at: At<'_>, stream: TlsStream<Pulsing<Box<dyn Stream>>>) -> Result<Socket, Problem> {
+        let url = format!("wss://{}{}", at.broker, protocol::PATH);
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let upgraded = tokio_tungstenite::client_async_with_config(request, stream, Some(limits)).await;
-        upgraded.map(|(socket, _response)| socket).map_err(refused)
+        let upgraded = tokio_tungstenite::client_async_with_config(url, stream, Some(limits)).await;
+        let problem = match upgraded {
+            Ok((socket, _response)) => {
+                self.enrolment.note(true);
+                return Ok(socket);
+            }
+            Err(problem) => problem,
+        };
+        match problem {
+            tungstenite::Error::Http(response) if response.status() == 401 => {
+                self.enrolment.doubt();
+                Err(Problem::NotEnrolled { to: at.to(), reason: reason_of(response.body().as_deref()) })
+            }
+            tungstenite::Error::Io(source) => Err(self.broken_tls(at, source)),
+            source => Err(Problem::Upgrade { to: at.to(), source: Box::new(source) }),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -21,6 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use super::brokers::{Address, Round};
 use super::connect::{Opened, Opener, Socket, Tried};
+use super::enrolment;
 use crate::domain::{Epoch, InstructionId};
 use crate::protocol::{self, FromAgent, FromBroker, Hello, PING_INTERVAL, SILENCE_MAX, WELCOME_TIMEOUT};
 use crate::pulse::{Pulse, Stalled};
@@ -99,8 +101,13 @@ pub(super) enum Problem {
     Tls { to: String, source: std::io::Error },
     #[error("{to} refused the agent's link: {source}")]
     Upgrade { to: String, source: Box<tungstenite::Error> },
-    #[error("the broker refused this agent's secret; give it the one that the broker was configured with")]
-    Secret,
+    #[error("{to}: {source}")]
+    Enrolment { to: String, source: Box<enrolment::Error> },
+    #[error(
+        "{to} takes enrolled agents only ({reason}); run `berth generate-software-statement` on a broker's host, put \
+         what it prints into a file that only the agent can read, and name that file in software_statement_path"
+    )]
+    NotEnrolled { to: String, reason: String },
     #[error("the broker sent no welcome within {} s", WELCOME_TIMEOUT.as_secs())]
     NoWelcome,
     #[error("the broker speaks version {0} of the protocol, which this agent does not")]
@@ -130,7 +137,8 @@ impl Problem {
     /// said goes before what was not.
     pub(super) fn most_telling(problems: Vec<Self>) -> Option<Self> {
         problems.into_iter().min_by_key(|problem| match problem {
-            Self::Secret => 0,
+            Self::NotEnrolled { .. } => 0,
+            Self::Enrolment { source, .. } if source.is_refusal() => 0,
             Self::Version(_) => 1,
             Self::Upgrade { .. } => 2,
             Self::Tls { .. } => 3,
@@ -150,8 +158,15 @@ impl Problem {
             _ => false,
         };
         is_cut_off
-            || matches!(self, Self::Secret | Self::Version(_))
-            || matches!(self, Self::Closed { code: protocol::close::REPLACED | protocol::close::VERSION, .. })
+            || matches!(self, Self::NotEnrolled { .. } | Self::Version(_))
+            || matches!(self, Self::Enrolment { source, .. } if !matches!(**source, enrolment::Error::Broken(_)))
+            || matches!(
+                self,
+                Self::Closed {
+                    code: protocol::close::REPLACED | protocol::close::VERSION | protocol::close::NOT_ENROLLED,
+                    ..
+                }
+            )
     }
 
     /// What one broker says for all of them: it stands in their log.
@@ -165,7 +180,7 @@ pub(super) struct Link {
     /// The brokers, in the order in which they are tried.
     pub(super) brokers: Vec<Address>,
     /// Opens connections to them.
-    pub(super) opener: Opener,
+    pub(super) opener: Arc<Opener>,
     /// The file with the server's id, for the operator of a copied host.
     pub(super) server_id_file: PathBuf,
     /// The engine.

@@ -5,6 +5,7 @@
 //! - [`brokers`]: which brokers there are, and in which order they are tried.
 //! - `link`: the connection, opened again whenever it ends, through `connect`
 //!   and over a [`network`].
+//! - [`enrolment`]: the agent's key and certificate.
 //! - `engine`: the owner of all state; instructions in, answers and reports out.
 //! - `ledger`: instructions on disk, so that each has its effect once.
 //! - `host`, `snapshot`, `tags`: what is reported of the host.
@@ -19,6 +20,7 @@ pub mod config;
 mod connect;
 pub mod desktops;
 mod engine;
+pub mod enrolment;
 mod host;
 mod ledger;
 mod link;
@@ -43,6 +45,7 @@ use crate::domain::{AgentInstance, ServerId};
 use crate::files;
 pub use crate::files::FileError;
 pub use config::Config;
+pub use enrolment::Error as EnrolmentError;
 pub use ledger::Error as LedgerError;
 pub use tls::Error as TlsError;
 
@@ -53,6 +56,7 @@ use desktops::Desktops;
 use desktops::simulated::Simulated;
 use desktops::xvnc::Xvnc;
 use engine::{Engine, Parts};
+use enrolment::Enrolment;
 use ledger::Ledger;
 use link::Link;
 use network::{Network, System};
@@ -77,6 +81,9 @@ pub enum Error {
     /// The Xvnc desktops cannot be used.
     #[error(transparent)]
     Xvnc(#[from] desktops::xvnc::Error),
+    /// The agent's key or certificate cannot be used.
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentError),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -151,15 +158,22 @@ async fn run_locked(
     let ledger = Ledger::open((config.desktops != DesktopKind::Simulated).then_some(ledger_folder.as_path()))?;
     let ca_file = if config.tls_strict { config.ca_file.as_deref() } else { None };
     let (event_sender, events) = mpsc::channel(EVENTS_MAX);
-    let opener =
-        Opener { network, server: server.clone(), secret: config.secret()?, connector: Connector::new(ca_file)? };
-    let link =
-        Link { brokers: in_order_of(&server, config.all_brokers()), opener, server_id_file, events: event_sender };
+    let plain = Connector::new(ca_file, None)?;
     let console_sessions = desktops.console_sessions();
     let reader = Reader::new(&config, desktops.version(), console_sessions);
     let (snapshot_sender, mut snapshots) = mpsc::channel(1);
     let reading = tokio::spawn(reader.run(config.broker_update_interval, snapshot_sender));
     let first = snapshots.recv().await.ok_or(Error::Task("snapshot"))?;
+    let enrolment = Enrolment::open(
+        &config.data_folder,
+        server.clone(),
+        first.facts.hostname.clone(),
+        config.software_statement_path.clone(),
+    )?;
+    let connector = Connector::new(ca_file, Some(enrolment.resolver()))?;
+    let opener = Arc::new(Opener { network, server: server.clone(), enrolment, connector, plain });
+    let brokers = in_order_of(&server, config.all_brokers());
+    let link = Link { brokers: brokers.clone(), opener: Arc::clone(&opener), server_id_file, events: event_sender };
     let engine = Engine::new(Parts {
         server,
         instance,
@@ -180,11 +194,16 @@ async fn run_locked(
     // link's end for a defect.
     let stop = CancellationToken::new();
     let linking = tokio::spawn(link.run(stop.clone()));
+    let renewing = {
+        let stop = stop.clone();
+        tokio::spawn(async move { opener.keep_enrolled(&brokers, stop).await })
+    };
     let outcome = engine.run(shutdown).await;
     stop.cancel();
     reading.abort();
     // Lets the link close its socket in order; it ends within seconds.
     let _ = linking.await;
+    renewing.abort();
     info!("the agent ended; its sessions stay");
     outcome
 }
@@ -201,6 +220,8 @@ fn server_id(path: &Path) -> Result<ServerId, Error> {
     match files::read_text(path, 4096) {
         Ok(text) => ServerId::new(text.trim()).map_err(|_| Error::ServerId(path.to_path_buf())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // A copy of a host that is to be a server of its own is another agent.
+            enrolment::forget(path.parent().unwrap_or_else(|| Path::new(".")))?;
             let id = uuid::Uuid::new_v4().to_string();
             files::replace(path, format!("{id}\n").as_bytes(), 0o600)?;
             ServerId::new(&id).map_err(|_| Error::ServerId(path.to_path_buf()))

@@ -4,11 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -34,17 +35,19 @@ pub enum Error {
 pub(super) struct Connector(TlsConnector);
 
 impl Connector {
-    /// Trusts the certificates of `ca_file`; `None` trusts everybody.
-    pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, Error> {
+    /// Trusts the certificates of `ca_file`; `None` trusts everybody. Shows
+    /// what `shown` has to whoever asks for a certificate.
+    pub(super) fn new(ca_file: Option<&Path>, shown: Option<Arc<dyn ResolvesClientCert>>) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder =
             ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-        let mut config = match ca_file {
-            Some(path) => builder.with_root_certificates(read_roots(path)?).with_no_client_auth(),
-            None => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(TrustEverybody(provider)))
-                .with_no_client_auth(),
+        let builder = match ca_file {
+            Some(path) => builder.with_root_certificates(read_roots(path)?),
+            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustEverybody(provider))),
+        };
+        let mut config = match shown {
+            Some(shown) => builder.with_client_cert_resolver(shown),
+            None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsConnector::from(Arc::new(config))))
@@ -57,6 +60,22 @@ impl Connector {
     ) -> io::Result<TlsStream<S>> {
         self.0.connect(name, stream).await
     }
+}
+
+/// Whether the other side did not take our certificate.
+pub(super) fn is_about_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::AlertReceived(alert)) = cause else { return false };
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+    )
 }
 
 /// The name that the broker's certificate must have.

@@ -34,7 +34,7 @@ pub mod throttle;
 pub mod tls;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,11 +52,11 @@ use self::core::Broker;
 use self::identity::{ClusterKey, Identity};
 use self::listen::Bound;
 use self::machine::Machine;
-use self::tls::{ClientAuth, Pki, source_of};
+use self::throttle::Throttle;
+use self::tls::{ClientAuth, Pki, Roots, source_of};
 use crate::domain::key::KeyPurpose;
 use crate::domain::{Command, ReplicaId};
 use crate::files::{self, FileError};
-use crate::secret::Secret;
 
 /// Between two looks at the disk while the first words are written.
 const STORAGE_POLL: Duration = Duration::from_millis(50);
@@ -124,8 +124,6 @@ pub struct Running {
     pub agent_address: SocketAddr,
     /// Certificate of the authority that signed the server's certificate.
     pub ca_path: PathBuf,
-    /// File with the secret of agents.
-    pub agent_secret_path: PathBuf,
     /// Clients and tokens.
     pub identity: Arc<Identity>,
     /// The door to the log.
@@ -197,12 +195,6 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     );
     let steward = tokio::spawn(steward);
 
-    let agent_secret_path = config.agents.secret_file.clone().unwrap_or_else(|| folder.join("agent-secret"));
-    let agent_secret = match &config.agents.secret_file {
-        Some(path) => Secret::read(path)?,
-        None => agent_secret(&broker, &cluster_key, &agent_secret_path).await?,
-    };
-    peering.node.takes_agents(&agent_secret);
     let tls_folder = folder.join("tls");
     let is_used = tls_folder.join("ca.pem").exists();
     let offered = tls::export_authority(&tls_folder)?;
@@ -213,8 +205,10 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     for source in [&clients, &agents] {
         source.require_hidden()?;
     }
+    // Who enrols has no certificate yet, and desktop servers need none.
+    let own = Roots { own_authority: true, files: Vec::new() };
     let client_tls = pki.server_config("clients", clients, &[b"h2", b"http/1.1"], ClientAuth::None)?;
-    let agent_tls = pki.server_config("agents", agents, &[b"http/1.1"], ClientAuth::None)?;
+    let agent_tls = pki.server_config("agents", agents, &[b"http/1.1"], ClientAuth::Optional(own))?;
 
     let opened = CancellationToken::new();
     let opening = vec![Command::Configure(config.settings()), Command::ReplicaStarted { replica: id }];
@@ -246,7 +240,6 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let tasks = TaskTracker::new();
     tasks.spawn(Arc::clone(&broker).keep_contact(shutdown.clone()));
     tasks.spawn(cluster::steward::miss(Arc::clone(&peering.node), replica, Arc::clone(&broker), shutdown.clone()));
-    tasks.spawn(cluster::steward::compare_agents(Arc::clone(&peering.node), shutdown.clone()));
     if first.is_err() {
         tasks.spawn(open_later(Arc::clone(&broker), opening, opened.clone(), shutdown.clone()));
     }
@@ -259,10 +252,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let api = api::router(api.ending_with(shutdown.clone()).noting(notes.clone()));
     let agents_router = agents::router(Agents {
         broker: Arc::clone(&broker),
-        tickets: Arc::clone(&identity) as Arc<dyn agents::Tickets>,
+        proofs: Arc::clone(&identity) as Arc<dyn agents::Proofs>,
+        authority: Arc::clone(pki.authority()),
+        throttle: Throttle::new(config.limits.requests_per_second).map(Arc::new),
         notes: notes.clone(),
         authorization: config.agents.authorization,
-        secret: Arc::new(agent_secret),
         opened,
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
@@ -290,7 +284,6 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         client_address,
         agent_address,
         ca_path: pki.ca_path().to_owned(),
-        agent_secret_path,
         identity,
         broker,
         shutdown,
@@ -350,17 +343,6 @@ async fn member(peering: &Peering, broker: &Broker) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The secret of agents, the same on all replicas, and in a file for operators.
-async fn agent_secret(broker: &Broker, cluster_key: &ClusterKey, path: &Path) -> Result<Secret, Error> {
-    let offered = if path.exists() { Secret::read(path)? } else { Secret::random() };
-    let agreed = shared::agree(broker, cluster_key, KeyPurpose::AgentSecret, offered.expose().as_bytes()).await?;
-    let secret = Secret::new(String::from_utf8_lossy(&agreed).into_owned());
-    if !path.exists() || !secret.matches(offered.expose()) {
-        secret.write(path)?;
-    }
-    Ok(secret)
 }
 
 /// Says what is said at each start. Whether the disk is full turns out only

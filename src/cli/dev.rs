@@ -79,7 +79,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut saved = client(&running, &saved_path).await?;
 
     let shutdown = CancellationToken::new();
-    let agent_config = agent_config(&folder, &running);
+    // Its agent enrols as any other does.
+    let statement = folder.join("software-statement");
+    running.identity.active_statement().await?.write(&statement)?;
+    let agent_config = agent_config(&folder, &statement, &running);
     let mut agent = tokio::spawn(agent::run(agent_config, shutdown.clone()));
     let stop = shutdown.clone();
     let mut broker = tokio::spawn(running.run_until(async move { stop.cancelled().await }));
@@ -127,8 +130,8 @@ fn broker_config(folder: &Path, args: &Args) -> Config {
     config
 }
 
-fn agent_config(folder: &Path, running: &Running) -> agent::Config {
-    let mut config = agent::Config::new("localhost", &running.agent_secret_path, &folder.join("agent"));
+fn agent_config(folder: &Path, statement: &Path, running: &Running) -> agent::Config {
+    let mut config = agent::Config::new("localhost", statement, &folder.join("agent"));
     config.broker_port = running.agent_address.port();
     config.xvnc.allow_root = true; // whoever starts this gets a desktop of their own
     config.ca_file = Some(running.ca_path.clone());

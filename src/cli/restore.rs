@@ -15,8 +15,8 @@ pub(super) struct RestoreArgs {
     replica: serve::Args,
     /// File with the secret of the cluster that the backup is of
     /// (`cluster.key` of its replicas, or their `cluster.secret_file`). With
-    /// it, tokens, the certificate authority and the secret of agents go on
-    /// being good.
+    /// it, tokens, the certificate authority and software statements go on
+    /// being good, and agents connect by themselves.
     #[arg(long, value_name = "FILE")]
     old_secret_file: Option<PathBuf>,
 }
@@ -32,12 +32,12 @@ pub(super) async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     say!("replica: {}", restored.replica);
     say!("index: {}", restored.index);
     if restored.keeps_keys {
-        say!("Tokens, the certificate authority and the secret of agents are those of the old cluster.");
+        say!("Tokens, the certificate authority and software statements are those of the old cluster.");
     } else {
         say!("Without the old secret its keys cannot be opened; new ones are made at the first start:");
         say!("- access tokens and connection tokens that were given out are not good any more;");
         say!("- clients and agents need the new tls/ca.pem;");
-        say!("- agents need the new agent-secret.");
+        say!("- agents that are enrolled stay so, and those that are new need a new software statement.");
     }
     say!("Stop what is left of the old cluster before `berth serve` starts this one.");
     Ok(())

@@ -195,7 +195,8 @@ pub struct AgentClient {
     pub enrolled_at: Timestamp,
 }
 
-/// Agents that are kept, those that may no longer connect included.
+/// Agents that are kept, those that may no longer connect included. These, and
+/// agents whose server was forgotten, make room for others when there are as many.
 pub const AGENT_CLIENTS_MAX: usize = 200_000;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Keys that all replicas have in common: those that sign tokens, and others.
+//! Keys that all replicas have in common: those that sign tokens and certificates.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +15,6 @@ pub enum KeyPurpose {
     /// The certificates that clients and agents are shown: certificate and
     /// private key of the authority, sealed together.
     Authority,
-    /// The secret that agents prove themselves with.
-    AgentSecret,
 }
 
 impl KeyPurpose {
@@ -26,7 +24,6 @@ impl KeyPurpose {
             Self::AccessToken => "ACCESS_TOKEN",
             Self::ConnectionToken => "CONNECTION_TOKEN",
             Self::Authority => "AUTHORITY",
-            Self::AgentSecret => "AGENT_SECRET",
         }
     }
 }

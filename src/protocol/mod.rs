@@ -2,13 +2,15 @@
 //!
 //! One WebSocket over TLS, opened by the agent at [`PATH`]; each message is
 //! one text frame with one JSON object whose `type` names it. The agent proves
-//! itself with its operator's secret in the `Authorization: Bearer` header of
-//! the upgrade request. `docs/agent-protocol.md` describes all of it for those
-//! who write another agent.
+//! itself with a client certificate, which it gets when it enrols
+//! ([`enrolment`]). `docs/agent-protocol.md` describes all of it for those who
+//! write another agent.
 //!
 //! Unknown fields are ignored, so that either side may be newer; an unknown
 //! `type`, or a version of [`VERSIONS`] that the broker does not speak, closes
 //! the connection with a reason.
+
+pub mod enrolment;
 
 use std::time::Duration;
 
@@ -248,6 +250,8 @@ pub struct Image {
 pub mod close {
     /// The peer said something that cannot be understood.
     pub const NONSENSE: u16 = 4400;
+    /// The agent's certificate is not one of this server, or was revoked.
+    pub const NOT_ENROLLED: u16 = 4401;
     /// The broker does not speak the agent's version.
     pub const VERSION: u16 = 4426;
     /// Another connection of the same server took over.

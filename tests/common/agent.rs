@@ -49,23 +49,31 @@ impl Agent {
         Self { process, folder, hides: None }
     }
 
+    /// As [`simulated`](Self::simulated), without anything to enrol with.
+    pub fn strange(broker: &Broker, configuration: &str) -> Self {
+        let configuration = format!("desktops = 'simulated'\n{configuration}");
+        Self::start_at(broker.agents.port(), &broker.ca_path(), None, &configuration, None)
+    }
+
     /// As [`simulated`](Self::simulated), of one of several replicas.
     pub fn simulated_at(replica: &Replica, configuration: &str) -> Self {
         let configuration = format!("desktops = 'simulated'\n{configuration}");
-        let (ca, secret) = (replica.ca_path(), replica.agent_secret_path());
-        Self::start_at(replica.agents.port(), &ca, &secret, &configuration, None)
+        let (ca, statement) = (replica.ca_path(), replica.statement_path());
+        Self::start_at(replica.agents.port(), &ca, Some(&statement), &configuration, None)
     }
 
     fn start(broker: &Broker, configuration: &str, hides: Option<&Path>) -> Self {
-        let (ca, secret) = (broker.ca_path(), broker.agent_secret_path());
-        Self::start_at(broker.agents.port(), &ca, &secret, configuration, hides)
+        let (ca, statement) = (broker.ca_path(), broker.statement_path());
+        Self::start_at(broker.agents.port(), &ca, Some(&statement), configuration, hides)
     }
 
-    fn start_at(port: u16, ca: &Path, secret: &Path, configuration: &str, hides: Option<&Path>) -> Self {
+    fn start_at(port: u16, ca: &Path, statement: Option<&Path>, configuration: &str, hides: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["init", "autorun", "tags"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
+        let line = |path: &Path| format!("software_statement_path = '{}'", path.display());
+        let statement = statement.map(line).unwrap_or_default();
         let text = format!(
             "version = '0.1'\n\
              [xvnc]\n\
@@ -77,7 +85,7 @@ impl Agent {
              broker_host = '127.0.0.1'\n\
              broker_port = {port}\n\
              ca_file = '{ca}'\n\
-             secret_file = '{secret}'\n\
+             {statement}\n\
              data_folder = 'data'\n\
              tags_folder = 'tags'\n\
              init_folder = 'init'\n\
@@ -86,7 +94,6 @@ impl Agent {
              max_concurrent_sessions_per_user = -1\n\
              {configuration}\n",
             ca = ca.display(),
-            secret = secret.display(),
         );
         std::fs::write(folder.path().join("agent.conf"), text).unwrap();
         let hides = hides.map(Path::to_owned);
@@ -97,6 +104,11 @@ impl Agent {
     /// Ends it by a signal and starts it again.
     pub async fn restart(&mut self, by: Signal) {
         self.process.stop(by).await;
+        self.start_again();
+    }
+
+    /// Starts it again, once it was stopped.
+    pub fn start_again(&mut self) {
         self.process = Process::start(command(self.folder.path(), self.hides.as_deref()));
     }
 

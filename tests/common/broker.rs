@@ -92,12 +92,15 @@ impl Broker {
         self.data_folder().join("tls/ca.pem")
     }
 
-    pub fn agent_secret_path(&self) -> PathBuf {
-        self.data_folder().join("agent-secret")
+    /// A file with what agents enrol with, made when there is none: the broker
+    /// must serve then.
+    pub fn statement_path(&self) -> PathBuf {
+        statement_path(self.folder.path(), &self.data_folder())
     }
 
-    pub fn agent_secret(&self) -> String {
-        std::fs::read_to_string(self.agent_secret_path()).unwrap().trim().to_owned()
+    /// What agents enrol with.
+    pub fn statement(&self) -> String {
+        std::fs::read_to_string(self.statement_path()).unwrap().trim().to_owned()
     }
 
     pub fn url(&self) -> String {
@@ -106,16 +109,7 @@ impl Broker {
 
     /// TLS that trusts this broker alone.
     pub fn tls(&self, alpn: &[&[u8]]) -> rustls::ClientConfig {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.ca_path()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        config
+        tls_of(&self.ca_path(), alpn)
     }
 
     /// What `berth clients VERB …` prints.
@@ -146,6 +140,35 @@ impl Broker {
         let credentials = self.register("tests").await;
         Api::connect(&self.url(), &self.ca_path(), &credentials).await
     }
+}
+
+/// TLS that trusts one authority alone.
+pub fn tls_of(authority: &Path, alpn: &[&[u8]]) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config
+}
+
+/// A file in a folder with what agents enrol with, made by an operator when
+/// there is none.
+pub fn statement_path(folder: &Path, data_folder: &Path) -> PathBuf {
+    let path = folder.join("software-statement");
+    if !path.exists() {
+        let mut command = berth();
+        let output = command.arg("generate-software-statement").arg("--data-folder").arg(data_folder).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let statement = printed.trim().strip_prefix("software-statement: ").unwrap();
+        berth::secret::Secret::new(statement.to_owned()).write(&path).unwrap();
+    }
+    path
 }
 
 fn data_folder(folder: &Path) -> PathBuf {

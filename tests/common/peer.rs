@@ -1,13 +1,17 @@
 //! An agent that does what its test says, also what no agent should.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
+use berth::agent::enrolment::Enrolment;
 use berth::domain::host::{Health, HostFacts, HostLoad, Limits};
 use berth::domain::instruction::{Answer, Instruction};
 use berth::domain::report::{Inventory, Report, ReportedSession};
 use berth::domain::{AgentInstance, Epoch, InstructionId, Owner, ServerId, SessionId, SessionKind, Timestamp};
 use berth::protocol::{self, FromAgent, FromBroker, Hello, Question};
 use futures_util::{SinkExt, StreamExt};
+use rustls::client::ResolvesClientCert;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -18,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::DEADLINE;
-use super::broker::Broker;
+use super::broker::{Broker, tls_of};
 
 pub struct Peer {
     pub socket: WebSocketStream<TlsStream<TcpStream>>,
@@ -27,38 +31,38 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A connection with this `Authorization` header, before any hello.
-    pub async fn knock(broker: &Broker, authorization: Option<&str>) -> Result<Self, Error> {
-        Self::knock_with(broker, broker.tls(&[]), authorization).await
+    /// A connection that shows this certificate, before any hello.
+    pub async fn knock(broker: &Broker, shown: Option<Shown>) -> Result<Self, Error> {
+        Self::knock_at(broker.agents, &broker.ca_path(), shown).await
     }
 
-    /// The same, with TLS of the test's own.
-    pub async fn knock_with(
-        broker: &Broker,
-        tls: rustls::ClientConfig,
-        authorization: Option<&str>,
-    ) -> Result<Self, Error> {
-        let connector = TlsConnector::from(Arc::new(tls));
-        let stream = TcpStream::connect(broker.agents).await?;
-        let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await?;
-        let mut request = format!("wss://{}{}", broker.agents, protocol::PATH).into_client_request()?;
-        if let Some(value) = authorization {
-            request.headers_mut().insert("authorization", value.parse().unwrap());
-        }
+    /// The same at an address whose certificate an authority signed.
+    pub async fn knock_at(agents: SocketAddr, authority: &Path, shown: Option<Shown>) -> Result<Self, Error> {
+        let stream = connect_tls(agents, authority, shown).await?;
+        let url = format!("wss://{agents}{}", protocol::PATH);
         // The broker's limits are under test, not those of this side.
         let limits = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let (socket, _) = tokio_tungstenite::client_async_with_config(request, stream, Some(limits)).await?;
+        let (socket, _) = tokio_tungstenite::client_async_with_config(url, stream, Some(limits)).await?;
         Ok(Self { socket, epoch: Epoch(0), oldest_instruction: InstructionId(0) })
     }
 
-    /// A connection with the right secret, before any hello.
-    pub async fn connect(broker: &Broker) -> Self {
-        Self::knock(broker, Some(&format!("Bearer {}", broker.agent_secret()))).await.unwrap()
+    /// A connection that shows an access token and no certificate.
+    pub async fn knock_with_token(broker: &Broker, token: &str) -> Result<Self, Error> {
+        let stream = connect_tls(broker.agents, &broker.ca_path(), None).await?;
+        let mut request = format!("wss://{}{}", broker.agents, protocol::PATH).into_client_request()?;
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+        Ok(Self { socket, epoch: Epoch(0), oldest_instruction: InstructionId(0) })
+    }
+
+    /// A connection of the agent that enrolled as a server, before any hello.
+    pub async fn connect(broker: &Broker, server: &str) -> Self {
+        Self::knock(broker, Some(enrolled(broker, server).await.resolver())).await.unwrap()
     }
 
     /// A connection that said hello and was welcomed.
     pub async fn join(broker: &Broker, server: &str, sessions: Vec<ReportedSession>) -> Self {
-        let mut peer = Self::connect(broker).await;
+        let mut peer = Self::connect(broker, server).await;
         peer.say(&FromAgent::Hello(hello(server, sessions))).await;
         match peer.next().await {
             FromBroker::Welcome { version: 1, epoch, oldest_instruction } => Self { epoch, oldest_instruction, ..peer },
@@ -170,6 +174,43 @@ impl Peer {
         self.say(&FromAgent::Ping { number: 77 }).await;
         self.hear("pong", |message| *message == FromBroker::Pong { number: 77 }).await;
     }
+}
+
+/// A certificate of a client.
+pub type Shown = Arc<dyn ResolvesClientCert>;
+
+/// A connection to an agents' port, before anything is said.
+pub async fn connect_tls(
+    agents: SocketAddr,
+    authority: &Path,
+    shown: Option<Shown>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut config = tls_of(authority, &[]);
+    if let Some(shown) = shown {
+        config.client_auth_cert_resolver = shown;
+    }
+    let stream = TcpStream::connect(agents).await?;
+    TlsConnector::from(Arc::new(config)).connect("127.0.0.1".try_into().unwrap(), stream).await
+}
+
+/// What the agent of a server has, which enrolled with the broker: the same
+/// each time. Its folder is beside the broker's.
+pub async fn enrolled(broker: &Broker, server: &str) -> Enrolment {
+    enrolled_trusting(broker, &broker.ca_path(), server).await
+}
+
+/// The same where an operator's authority signed the agents' port.
+pub async fn enrolled_trusting(broker: &Broker, authority: &Path, server: &str) -> Enrolment {
+    let name: String = server.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let folder = broker.folder.path().join("peers").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let id = ServerId::new(server).unwrap();
+    let enrolment = Enrolment::open(&folder, id, "peer".to_owned(), Some(broker.statement_path())).unwrap();
+    if enrolment.is_needed() {
+        let stream = connect_tls(broker.agents, authority, None).await.unwrap();
+        enrolment.enrol(stream, &broker.agents.to_string()).await.unwrap();
+    }
+    enrolment
 }
 
 pub fn hello(server: &str, sessions: Vec<ReportedSession>) -> Hello {

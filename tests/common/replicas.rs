@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::api::{Api, Credentials};
+use super::broker::statement_path;
 use super::process::{Process, berth};
 use super::{free_port, until};
 
@@ -62,8 +63,10 @@ impl Replica {
         self.data_folder().join("tls/ca.pem")
     }
 
-    pub fn agent_secret_path(&self) -> PathBuf {
-        self.data_folder().join("agent-secret")
+    /// A file with what agents enrol with, made when there is none: the
+    /// replica must serve then.
+    pub fn statement_path(&self) -> PathBuf {
+        statement_path(self.folder.path(), &self.data_folder())
     }
 
     /// Starts it; it may not serve yet.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use berth::domain::host::{HostFacts, Limits};
 use berth::domain::instruction::Answer;
 use berth::domain::report::{EndedSession, Inventory, Report};
@@ -139,7 +139,7 @@ impl Odd {
         let shared = Arc::new(Shared { host: Mutex::new(host), judge, counts: Counts::default() });
         let (manner, heeded) = watch::channel(Manner::Proper);
         let stop = CancellationToken::new();
-        let opener = Opener::new(home)?;
+        let opener = Opener::new(home, server.clone(), name)?;
         let life = Life {
             server: server.clone(),
             name: name.to_owned(),
@@ -399,10 +399,4 @@ impl Life {
 fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The secret in a file, without the line's end.
-pub(super) fn secret(home: &Home) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(&home.secret_file).context("no secret of agents")?;
-    Ok(text.trim().to_owned())
 }

@@ -74,12 +74,12 @@ impl Drop for Swarm {
 
 fn config(folder: &Path, home: &Home, number: usize) -> anyhow::Result<agent::Config> {
     let text = format!(
-        "version = '0.1'\n[agent]\n{}ca_file = '{}'\nsecret_file = '{}'\ndata_folder = 'agent-{number}'\n\
+        "version = '0.1'\n[agent]\n{}ca_file = '{}'\nsoftware_statement_path = '{}'\ndata_folder = 'agent-{number}'\n\
          tags_folder = 'tags'\ndesktops = 'simulated'\nbroker_update_interval = 30\nmax_virtual_sessions = 0\n\
          [simulated]\nhostname = '{NAMES}{number}'\n",
         home.brokers,
         home.ca_file.display(),
-        home.secret_file.display(),
+        home.statement_file.display(),
     );
     std::fs::create_dir_all(folder)?;
     Ok(agent::Config::parse(&text, &folder.join("agent.conf"))?)

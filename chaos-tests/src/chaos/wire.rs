@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use berth::agent::enrolment::Enrolment;
+use berth::domain::ServerId;
 use berth::protocol::{FromAgent, FromBroker, PATH};
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::pem::PemObject;
@@ -17,9 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use super::odd;
 use crate::process::Home;
 
 /// How long a connection may take to be made, TLS and all.
@@ -29,23 +29,33 @@ const SAY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Makes connections.
 pub(super) struct Opener {
+    /// Shows what the agent has, and nothing.
     connector: TlsConnector,
-    secret: String,
+    plain: TlsConnector,
+    enrolment: Enrolment,
+    /// Holds its key.
+    _folder: tempfile::TempDir,
 }
 
 impl Opener {
     /// With what an agent is given by its operator.
-    pub(super) fn new(home: &Home) -> anyhow::Result<Self> {
+    pub(super) fn new(home: &Home, server: ServerId, name: &str) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(&home.ca_file)? {
             roots.add(certificate?)?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let plain = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), secret: odd::secret(home)? })
+        let folder = tempfile::tempdir()?;
+        let statement = Some(home.statement_file.clone());
+        let enrolment = Enrolment::open(folder.path(), server, name.to_owned(), statement)?;
+        let mut config = plain.clone();
+        config.client_auth_cert_resolver = enrolment.resolver();
+        let [connector, plain] = [config, plain].map(|config| TlsConnector::from(Arc::new(config)));
+        Ok(Self { connector, plain, enrolment, _folder: folder })
     }
 
     /// Connects to one broker.
@@ -54,12 +64,15 @@ impl Opener {
     }
 
     async fn try_open(&self, broker: SocketAddr) -> anyhow::Result<Line> {
+        if self.enrolment.is_needed() {
+            let stream = TcpStream::connect(broker).await?;
+            let stream = self.plain.connect(ServerName::from(broker.ip()), stream).await?;
+            self.enrolment.enrol(stream, &broker.to_string()).await?;
+        }
         let stream = TcpStream::connect(broker).await?;
         stream.set_nodelay(true)?;
         let stream = self.connector.connect(ServerName::from(broker.ip()), stream).await?;
-        let mut request = format!("wss://{broker}{PATH}").into_client_request()?;
-        request.headers_mut().insert("authorization", format!("Bearer {}", self.secret).parse()?);
-        let (socket, _response) = tokio_tungstenite::client_async(request, stream).await?;
+        let (socket, _response) = tokio_tungstenite::client_async(format!("wss://{broker}{PATH}"), stream).await?;
         Ok(Line(socket))
     }
 }

@@ -231,11 +231,11 @@ impl World {
         let home = Home {
             brokers: plug::brokers(&all.iter().map(|replica| replica.broker.agents_address()).collect::<Vec<_>>()),
             ca_file: place.join("ca.pem"),
-            secret_file: place.join("agent-secret"),
+            statement_file: place.join("software-statement"),
         };
         // What replicas keep may be lost with one of them.
         std::fs::copy(first.broker.ca_path(), &home.ca_file)?;
-        std::fs::copy(first.broker.data_folder().join("agent-secret"), &home.secret_file)?;
+        first.broker.write_statement(&home.statement_file)?;
         let apis =
             all.iter().map(|replica| api.at(&replica.broker, &home.ca_file, CALL_LIMIT)).collect::<Result<_, _>>()?;
         let doors: Vec<_> = all.iter().map(|replica| replica.broker.agents_address()).collect();

@@ -93,7 +93,7 @@ pub async fn live(world: Arc<World>, host: String) -> turmoil::Result {
     let folder = world.folder_of(&host);
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("server-id"), &host)?;
-    let (secret_file, ca_file) = (world.site.secret_file(), world.site.ca_file());
+    let (statement, ca_file) = (world.site.statement_file(), world.site.ca_file());
     let settings = Settings { create_delay_ms: CREATE_MS, hostname: Some(host.clone()), ..Settings::default() };
     let config = Config {
         broker_port: AGENT_PORT,
@@ -103,7 +103,7 @@ pub async fn live(world: Arc<World>, host: String) -> turmoil::Result {
         broker_update_interval: REPORT_INTERVAL,
         desktops: DesktopKind::Simulated,
         simulated: settings.clone(),
-        ..Config::new(BROKER, &secret_file, &folder)
+        ..Config::new(BROKER, &statement, &folder)
     };
     let desktops = Arc::new(Simulated::new(settings));
     world.starts(&host, &desktops);

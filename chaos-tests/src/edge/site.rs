@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use berth::broker::agents::{self, Agents, Links, Ticket, Tickets};
+use berth::broker::agents::{self, Agents, Links, Proofs, Ticket};
 use berth::broker::api::door::{self, AskError, Caller, Proposed, Token, TokenError, Unavailable, VerifyError, View};
 use berth::broker::api::{self, ApiSettings, ApiState};
 use berth::broker::config::Listener;
@@ -20,8 +20,9 @@ use berth::broker::core::Broker;
 use berth::broker::listen::Bound;
 use berth::broker::machine::Machine;
 use berth::broker::notes::Notes;
-use berth::broker::tls::{ClientAuth, Pki, Source, Tls};
+use berth::broker::tls::{Authority, ClientAuth, Pki, Roots, Source, Tls};
 use berth::domain::client::Grant;
+use berth::domain::ids::StatementId;
 use berth::domain::journal::Position;
 use berth::domain::{ClientId, Command, Event, LogIndex, ReplicaId, ServerId, Session, Settings, Timestamp};
 use berth::protocol::{Question, Reply};
@@ -40,8 +41,8 @@ use super::net::Port;
 use super::world::World;
 use super::{AGENT_PORT, BROKER, CLIENT_PORT, Moment, PORTAL};
 
-/// What agents prove themselves with.
-const SECRET: &str = "a-secret-of-sixteen-bytes-or-more";
+/// What agents enrol with.
+const STATEMENT: &str = "a-statement-of-sixteen-bytes-or-more";
 
 /// What outlives the broker's processes.
 pub struct Site {
@@ -49,6 +50,7 @@ pub struct Site {
     folder: PathBuf,
     client_tls: Tls,
     agent_tls: Tls,
+    authority: Arc<Authority>,
     starts: AtomicU64,
 }
 
@@ -57,20 +59,22 @@ impl Site {
     pub fn prepare(folder: &Path) -> anyhow::Result<Self> {
         let folder = folder.join(BROKER);
         std::fs::create_dir_all(&folder)?;
-        Secret::new(SECRET.to_owned()).write(&folder.join("agent-secret"))?;
+        Secret::new(STATEMENT.to_owned()).write(&folder.join("software-statement"))?;
         let pki = Pki::open(&folder.join("tls"), &[BROKER.to_owned()])?;
+        let agents_auth = ClientAuth::Optional(Roots { own_authority: true, files: Vec::new() });
         Ok(Self {
             disk: Disk::new(),
             client_tls: pki.server_config("clients", Source::OwnAuthority, &[b"h2", b"http/1.1"], ClientAuth::None)?,
-            agent_tls: pki.server_config("agents", Source::OwnAuthority, &[b"http/1.1"], ClientAuth::None)?,
+            agent_tls: pki.server_config("agents", Source::OwnAuthority, &[b"http/1.1"], agents_auth)?,
+            authority: Arc::clone(pki.authority()),
             folder,
             starts: AtomicU64::new(0),
         })
     }
 
-    /// The secret of agents.
-    pub fn secret_file(&self) -> PathBuf {
-        self.folder.join("agent-secret")
+    /// What agents enrol with.
+    pub fn statement_file(&self) -> PathBuf {
+        self.folder.join("software-statement")
     }
 
     /// The authority that signed its certificates.
@@ -181,11 +185,19 @@ impl door::Identity for Names {
     }
 }
 
-/// No desktop server asks here.
-struct NoTickets;
+/// There is one statement, and no desktop server asks here.
+struct OneStatement;
 
-impl Tickets for NoTickets {
-    fn read(&self, _: &str) -> Result<Ticket, String> {
+fn statement() -> StatementId {
+    StatementId::new("the-statement").expect("valid")
+}
+
+impl Proofs for OneStatement {
+    fn statement(&self, text: &str) -> Option<StatementId> {
+        (text == STATEMENT).then(statement)
+    }
+
+    fn ticket(&self, _: &str) -> Result<Ticket, String> {
         Err("nobody connects here".to_owned())
     }
 
@@ -216,7 +228,12 @@ pub async fn live(world: Arc<World>) -> turmoil::Result {
     let starting = Replica::start_alone(config, Arc::clone(&clock), Machine::default(), observer, formation);
     let replica = with_disk(site.disk.clone(), Box::pin(starting)).await?;
     let broker = Arc::new(Broker::new(replica, id, clock, links, journaled));
-    broker.propose(vec![Command::Configure(Settings::default()), Command::ReplicaStarted { replica: id }]).await?;
+    let opening = [
+        Command::Configure(Settings::default()),
+        Command::ReplicaStarted { replica: id },
+        Command::IssueStatement { id: statement() },
+    ];
+    broker.propose(opening.to_vec()).await?;
 
     let (opened, shutdown, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     opened.cancel();
@@ -224,13 +241,13 @@ pub async fn live(world: Arc<World>) -> turmoil::Result {
     let core = Arc::new(Core { broker: Arc::clone(&broker), world: Arc::clone(&world) });
     let state = ApiState::new(core, Arc::new(Names), ApiSettings::default());
     let api = api::router(state.ending_with(shutdown.clone()));
-    let secret = Arc::new(Secret::read(&site.secret_file())?);
     let agents = agents::router(Agents {
         broker,
-        tickets: Arc::new(NoTickets),
+        proofs: Arc::new(OneStatement),
+        authority: Arc::clone(&site.authority),
+        throttle: None,
         notes: Notes::unread(),
         authorization: true,
-        secret,
         opened,
         shutdown: shutdown.clone(),
         tasks,

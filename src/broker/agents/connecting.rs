@@ -5,9 +5,7 @@
 //! form with `sessionId`, `authenticationToken` and `clientAddress`, and XML.
 //! A refusal says no more than that.
 
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -16,7 +14,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Agents;
+use super::{Agents, Ticket};
 use crate::broker::api::form;
 use crate::broker::tls::Peer;
 use crate::domain::audit::{Actor, Deed};
@@ -28,26 +26,6 @@ use crate::domain::{Fleet, Owner, SessionId};
 pub(super) const PATH: &str = "/agent/validate-authentication-token";
 /// Longest form, in bytes: a token of 8 KiB, its escapes, and the rest.
 pub(super) const FORM_BYTES_MAX: usize = 32 * 1024;
-
-/// What a connection token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ticket {
-    /// The session that it opens.
-    pub session: SessionId,
-    /// Whose session that was when the token was made.
-    pub owner: Owner,
-    /// The one who connects with it.
-    pub user: Owner,
-}
-
-/// Reads connection tokens.
-pub trait Tickets: Send + Sync + 'static {
-    /// What a token says, or why it does not count.
-    fn read(&self, token: &str) -> Result<Ticket, String>;
-
-    /// Uses a token, if it is good once only. Says why it does not count.
-    fn spend<'a>(&'a self, token: &'a str) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
-}
 
 /// Answers a desktop server.
 pub(super) async fn validate(State(agents): State<Agents>, Extension(peer): Extension<Peer>, form: Bytes) -> Response {
@@ -107,7 +85,7 @@ impl Asked {
 
 /// The user that may connect, or why nobody may.
 async fn check(agents: &Agents, asked: &Asked) -> Result<Owner, String> {
-    let ticket = agents.tickets.read(&asked.token)?;
+    let ticket = agents.proofs.ticket(&asked.token)?;
     if ticket.session.as_str() != asked.session {
         return Err("the token is for another session".to_owned());
     }
@@ -120,7 +98,7 @@ async fn check(agents: &Agents, asked: &Asked) -> Result<Owner, String> {
         }
     };
     may(&fleet, &ticket)?;
-    agents.tickets.spend(&asked.token).await?;
+    agents.proofs.spend(&asked.token).await?;
     Ok(ticket.user)
 }
 

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::enrolment::Enrolled;
 use super::farewell::Farewell;
 use super::registry::{Asked, Registered};
 use super::{Agents, bounds, hello, stray};
@@ -34,7 +35,9 @@ const WAITING_MAX: usize = 128;
 const PROPOSE_RETRY: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
+/// `who` is the agent that its certificate names; nobody when agents need not
+/// prove themselves.
+pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents, who: Option<Enrolled>) {
     let hello = match timeout(HELLO_TIMEOUT, hello::read(&mut socket)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(farewell)) => return farewell.say(&mut socket, None).await,
@@ -44,13 +47,17 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents) {
         }
     };
     let server = hello.server.clone();
+    if let Some(who) = who.as_ref().filter(|who| who.server != server) {
+        let farewell = Farewell::new(close::NOT_ENROLLED, format!("this agent enrolled as server {}", who.server));
+        return farewell.say(&mut socket, Some(&server)).await;
+    }
     let epoch = match hello::admit(&mut socket, &agents, hello).await {
         Ok(epoch) => epoch,
         Err(farewell) => return farewell.say(&mut socket, Some(&server)).await,
     };
     tracing::info!(%server, %epoch, "agent connected");
     let registered = agents.broker.links().register(&server, epoch);
-    let farewell = converse(&mut socket, pulse, &agents, &server, epoch, registered).await;
+    let farewell = converse(&mut socket, pulse, &agents, (&server, epoch, who), registered).await;
     agents.broker.links().unregister(&server, epoch);
     let gone = if farewell.is_silence {
         Command::AgentSilent { server: server.clone(), epoch }
@@ -77,14 +84,14 @@ async fn converse(
     socket: &mut WebSocket,
     pulse: Pulse,
     agents: &Agents,
-    server: &ServerId,
-    epoch: Epoch,
+    (server, epoch, who): (&ServerId, Epoch, Option<Enrolled>),
     mut registered: Registered,
 ) -> Farewell {
     let (to_record, recorded, recording) = start_recorder(agents, server, epoch);
     let mut talk = Talk {
         broker: Arc::clone(&agents.broker),
         server: server.clone(),
+        who,
         epoch,
         to_record,
         held_back: None,
@@ -204,6 +211,7 @@ fn void(broker: &Broker, server: &ServerId, epoch: Epoch) -> Farewell {
 struct Talk {
     broker: Arc<Broker>,
     server: ServerId,
+    who: Option<Enrolled>,
     epoch: Epoch,
     to_record: mpsc::Sender<ToRecord>,
     /// What the recorder has no room for; nothing more is read meanwhile.
@@ -297,6 +305,9 @@ impl Talk {
         let fleet = self.broker.fleet();
         if !counts(&self.broker, &self.server, self.epoch) {
             return Err(void(&self.broker, &self.server, self.epoch));
+        }
+        if self.who.as_ref().is_some_and(|who| !who.may_connect(&fleet)) {
+            return Err(Farewell::new(close::NOT_ENROLLED, "an operator unregistered this agent"));
         }
         for instruction in fleet.outbox_after(&self.server, self.last_sent) {
             let message = FromBroker::Instruction { epoch: self.epoch, instruction: (**instruction).clone() };

@@ -4,25 +4,30 @@
 //! - `link.rs`: one connection; `hello.rs` and `farewell.rs`: its beginning and
 //!   its end; `bounds.rs`: how much may be said,
 //! - `stray.rs`: ends connections that the log knows and nobody has,
+//! - `enrolment.rs`: how agents become known, and which of them may connect,
 //! - `connecting.rs`: whether a user may connect, as desktop servers ask,
+//! - `proofs.rs`: what both show,
 //! - `colleagues.rs`: questions to agents of other replicas,
 //! - `missing.rs`: tells the log which replicas are not heard of.
 
 mod bounds;
 mod colleagues;
 mod connecting;
+mod enrolment;
 mod farewell;
 mod hello;
 mod link;
 mod missing;
+mod proofs;
 mod registry;
 mod stray;
 
 use std::sync::Arc;
 
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -31,30 +36,37 @@ use tokio_util::task::TaskTracker;
 
 pub(super) use self::colleagues::Desk;
 pub use self::colleagues::{Colleagues, NoColleagues};
-pub use self::connecting::{Ticket, Tickets};
 pub use self::missing::{SILENT_AFTER, report_missing};
+pub use self::proofs::{Proofs, Ticket};
 pub use self::registry::Links;
+use super::api::Error;
 use super::contact::Contact;
 use super::core::Broker;
 use super::listen::Place;
 use super::notes::Notes;
+use super::throttle::Throttle;
+use super::tls::{Authority, Peer};
+use crate::domain::audit::{Actor, Deed};
 use crate::protocol;
+use crate::protocol::enrolment::REGISTRATION_BYTES_MAX;
 use crate::pulse::Pulse;
-use crate::secret::Secret;
 
 /// What the connections need.
 #[derive(Clone)]
 pub struct Agents {
     /// The replica.
     pub broker: Arc<Broker>,
-    /// Checks what desktop servers ask about.
-    pub tickets: Arc<dyn Tickets>,
+    /// Reads what agents and desktop servers show.
+    pub proofs: Arc<dyn Proofs>,
+    /// Signs the certificates of agents.
+    pub authority: Arc<Authority>,
     /// Takes what is done for the audit.
     pub notes: Notes,
+    /// How many keys and tokens an address may have checked; `None` for any
+    /// number.
+    pub throttle: Option<Arc<Throttle>>,
     /// Whether agents must prove themselves (`enable-agent-authorization`).
     pub authorization: bool,
-    /// What an agent proves itself with.
-    pub secret: Arc<Secret>,
     /// Cancelled when the log knows that this replica began anew, which breaks
     /// the connections it had: none is taken before.
     pub opened: CancellationToken,
@@ -66,30 +78,34 @@ pub struct Agents {
 
 /// Routes of the agents' port.
 pub fn router(agents: Agents) -> Router {
+    // Keys and tokens take time to check. Who is to connect was checked already.
+    let throttled = from_fn_with_state(agents.clone(), throttled);
+    let enrol = post(enrolment::enrol).layer(DefaultBodyLimit::max(REGISTRATION_BYTES_MAX));
+    let validate = post(connecting::validate).layer(DefaultBodyLimit::max(connecting::FORM_BYTES_MAX));
     Router::new()
+        .route(protocol::enrolment::PATH, enrol.layer(throttled.clone()))
+        .route(connecting::PATH, validate.layer(throttled))
         .route(protocol::PATH, get(upgrade))
-        .route(connecting::PATH, post(connecting::validate).layer(DefaultBodyLimit::max(connecting::FORM_BYTES_MAX)))
         .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing here") })
         .with_state(agents)
 }
 
-/// Lets an agent in that knows the secret.
+/// Lets an agent in that enrolled and may connect.
 async fn upgrade(
     State(agents): State<Agents>,
     Extension(place): Extension<Place>,
     Extension(pulse): Extension<Pulse>,
-    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let given = bearer(&headers);
-    if given.is_none() && agents.authorization {
-        return refuse(StatusCode::UNAUTHORIZED, "no agent secret was given");
-    }
-    if agents.authorization && !given.is_some_and(|given| agents.secret.matches(given)) {
-        tracing::warn!("an agent was refused: its secret is not the one of this broker");
-        return refuse(StatusCode::UNAUTHORIZED, "the agent secret is not the one of this broker");
-    }
+    let who = match enrolment::admitted(&agents, &peer).await {
+        Ok(who) => who,
+        Err(stranger) => {
+            tracing::warn!(from = %peer.address.ip(), error = %stranger, "an agent was refused");
+            return refuse(StatusCode::UNAUTHORIZED, &stranger.to_string());
+        }
+    };
     if agents.shutdown.is_cancelled() || !agents.opened.is_cancelled() {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "this replica takes no agents now");
     }
@@ -101,16 +117,35 @@ async fn upgrade(
         move |socket| async move {
             let tasks = agents.tasks.clone();
             // Tracked, so that the end of the replica waits for its farewell.
-            let _ = tasks.spawn(link::serve(socket, pulse, agents)).await;
+            let _ = tasks.spawn(link::serve(socket, pulse, agents, who)).await;
             drop(place);
         },
     )
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, secret) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+/// Lets a request through, unless too many come from its address.
+async fn throttled(
+    State(agents): State<Agents>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let address = peer.address.ip();
+    let admitted = agents.throttle.as_deref().map_or(Ok(()), |throttle| throttle.admit_address(address));
+    let Err(refused) = admitted else { return next.run(request).await };
+    if let Some(text) = refused.told() {
+        let deed = Deed {
+            actor: Actor::Unknown,
+            from: address.to_string(),
+            action: request.uri().path().trim_start_matches('/').to_owned(),
+            target: String::new(),
+            request_id: String::new(),
+            via: agents.broker.id(),
+        };
+        agents.notes.take(deed, &text);
+    }
+    let retry_after = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+    (retry_after, refuse(StatusCode::TOO_MANY_REQUESTS, &Error::from(refused).to_string())).into_response()
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {

@@ -104,7 +104,8 @@ impl Links {
             Event::InstructionIssued { server, .. }
             | Event::ServerConnected { server, .. }
             | Event::ServerInterrupted { server }
-            | Event::ServerForgotten { server } => Some((server, false)),
+            | Event::ServerForgotten { server }
+            | Event::AgentUnregistered { server, .. } => Some((server, false)),
             Event::ServerContested { server } => Some((server, true)),
             _ => None,
         });

@@ -249,7 +249,13 @@ async fn transfer(State(operators): State<Operators>, Json(request): Json<Transf
 }
 
 async fn rotate(State(operators): State<Operators>) -> Response {
-    wished(&operators.node, Wish::RotateCertificates).await
+    // One that lags would ask for what is done already.
+    let current = match operators.broker.current().await {
+        Ok(fleet) => fleet.cluster().authority,
+        Err(error) => return failed(&error.into()),
+    };
+    let to = current.saturating_add(1);
+    wished(&operators.node, Wish::RotateCertificates { to }).await
 }
 
 async fn raise(State(operators): State<Operators>, Json(request): Json<RaiseRequest>) -> Response {

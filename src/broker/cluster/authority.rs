@@ -12,7 +12,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::hmac;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ED25519,
@@ -145,15 +144,6 @@ impl Authorities {
         &self.cluster
     }
 
-    /// What tells two secrets of agents apart, and neither of them to anybody:
-    /// it is keyed with the cluster's secret.
-    pub fn mark_of_agents(&self, secret: &Secret) -> [u8; 16] {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &*self.root.key::<32>("mark of the agents' secret"));
-        let mut mark = [0; 16];
-        mark.copy_from_slice(&hmac::sign(&key, secret.expose().as_bytes()).as_ref()[..16]);
-        mark
-    }
-
     fn issuer(&self, generation: u32) -> Result<(CertificateDer<'static>, Issuer<'static, KeyPair>), AuthorityError> {
         let seed = self.root.key::<32>(&format!("peer authority {generation}"));
         let mut pkcs8 = Zeroizing::new(ED25519_PKCS8.to_vec());
@@ -274,15 +264,6 @@ mod tests {
         assert_ne!(one.cluster(), Authorities::new(&Secret::random()).expect("made").cluster());
         assert!(matches!(Authorities::new(&Secret::new("short".to_owned())), Err(AuthorityError::Secret)));
         assert!(!one.cluster().as_str().contains(&secret.expose()[..8]));
-    }
-
-    #[test]
-    fn marks_tell_secrets_of_agents_apart_within_a_cluster() {
-        let [one, other] = [(); 2].map(|()| Authorities::new(&Secret::random()).expect("made"));
-        let [mine, theirs] = ["a secret", "another"].map(|text| Secret::new(text.to_owned()));
-        assert_eq!(one.mark_of_agents(&mine), one.mark_of_agents(&mine));
-        assert_ne!(one.mark_of_agents(&mine), one.mark_of_agents(&theirs));
-        assert_ne!(one.mark_of_agents(&mine), other.mark_of_agents(&mine));
     }
 
     #[test]

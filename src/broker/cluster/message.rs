@@ -46,7 +46,10 @@ pub enum Wish {
         address: String,
     },
     /// Replicas show certificates of the next authority.
-    RotateCertificates,
+    RotateCertificates {
+        /// The authority to move on to: the next one, as who asks knows it.
+        to: u32,
+    },
     /// The log is written in this format from now on.
     RaiseFormat(u16),
 }
@@ -64,9 +67,6 @@ pub struct Introduction {
     pub members: Vec<(ReplicaId, String)>,
     /// The authority whose certificates it shows.
     pub authority: u32,
-    /// What tells whether it takes agents with the same secret as another one;
-    /// nothing while it takes none yet.
-    pub agents: Option<[u8; 16]>,
 }
 
 /// A wish to join. The certificate says with which invitation.

@@ -36,6 +36,9 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the leader may take to carry out a wish: a removal waits for those
 /// that are left to answer, and then for three entries of the log.
 const CARRY_OUT_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long a replica may take to follow a change of certificates, before the
+/// next one is refused.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 /// One that was silent for longer is not asked to lead.
 const TRANSFER_SILENCE_MAX: Duration = Duration::from_secs(2);
 
@@ -89,8 +92,6 @@ pub struct Node {
     authority: std::sync::atomic::AtomicU32,
     dialer: Arc<Dialer>,
     serving: OnceLock<Serving>,
-    /// What tells the secret of its agents from another one.
-    agents: OnceLock<[u8; 16]>,
     /// Who is connected.
     runs: Arc<Runs>,
 }
@@ -105,28 +106,8 @@ impl Node {
     pub fn new(own: Own, address: String, had_log: bool, keys: Keys, dialer: Arc<Dialer>) -> Self {
         let Keys { secret, authorities, authority, tls } = keys;
         let authority = std::sync::atomic::AtomicU32::new(authority);
-        let (serving, agents, runs) = (OnceLock::new(), OnceLock::new(), Arc::default());
-        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving, agents, runs }
-    }
-
-    /// It takes agents that prove themselves with this secret.
-    pub fn takes_agents(&self, secret: &Secret) {
-        // Called once, at the start.
-        self.agents.get_or_init(|| self.authorities.mark_of_agents(secret));
-    }
-
-    /// The members that answer and take agents with another secret than this
-    /// one does.
-    pub async fn other_agents(&self) -> Vec<ReplicaId> {
-        let Some(own) = self.agents.get() else { return Vec::new() };
-        let mut others = Vec::new();
-        for id in self.members().into_keys().filter(|id| *id != self.own.replica) {
-            match self.introduced(id).await {
-                Ok(Introduction { agents: Some(theirs), .. }) if theirs != *own => others.push(id),
-                _ => {}
-            }
-        }
-        others
+        let (serving, runs) = (OnceLock::new(), Arc::default());
+        Self { own, address, had_log, secret, authorities, tls, authority, dialer, serving, runs }
     }
 
     /// From now on it takes part.
@@ -198,7 +179,6 @@ impl Node {
             has_log: self.had_log || !members.is_empty(),
             members: members.into_iter().map(|(id, member)| (ReplicaId(id.0), member.member.folder)).collect(),
             authority: self.authority(),
-            agents: self.agents.get().copied(),
         }
     }
 
@@ -218,7 +198,7 @@ impl Node {
     }
 
     /// Has the leader carry out a wish, wherever it is. One whose answer was
-    /// lost is asked again where that changes nothing.
+    /// lost is asked again: none does anything twice.
     pub async fn wish(&self, wish: Wish) -> Result<(), WishError> {
         let Some(serving) = self.serving.get() else { return Err(WishError::NoLeader) };
         let deadline = Instant::now() + WISH_TIMEOUT;
@@ -247,7 +227,7 @@ impl Node {
                 (_, None) => passed.clear(),
                 _ => {}
             }
-            let is_over = Instant::now() >= deadline || (asked.is_some() && wish == Wish::RotateCertificates);
+            let is_over = Instant::now() >= deadline;
             match (answer, asked) {
                 (Answer::Done, _) => return Ok(()),
                 (Answer::Refused(reason), _) => return Err(WishError::Refused(reason)),
@@ -283,7 +263,7 @@ impl Node {
                 let member = Member { address, folder: folder.as_str().to_owned() };
                 serving.replica.add_learner(raft_id(replica), member).await.map_err(refusal)
             }
-            Wish::RotateCertificates => self.rotate(serving).await,
+            Wish::RotateCertificates { to } => self.rotate(serving, to).await,
             Wish::RaiseFormat(to) => raise_format(serving, to).await,
         };
         match done {
@@ -309,32 +289,46 @@ impl Node {
         Ok(())
     }
 
-    /// Moves on to the next authority when all have moved to the current one.
-    async fn rotate(&self, serving: &Serving) -> Result<(), Answer> {
+    /// Moves on to an authority, when it is the next one and all have moved to
+    /// the current one.
+    async fn rotate(&self, serving: &Serving, to: u32) -> Result<(), Answer> {
         let current = serving.broker.fleet().cluster().authority;
+        if current >= to {
+            return Ok(());
+        }
         for id in serving.replica.members().keys() {
             let id = ReplicaId(id.0);
             if id == self.own.replica {
                 continue;
             }
-            let refused = |why: String| {
-                let text = format!(
+            self.follows(id, current).await.map_err(|why| {
+                Answer::Refused(format!(
                     "replica {id} {why}; certificates change only when all replicas follow: bring it back or remove it"
-                );
-                Answer::Refused(text)
-            };
-            match self.introduced(id).await {
-                Ok(introduction) if introduction.authority == current => {}
-                Ok(introduction) => {
-                    return Err(refused(format!("still shows certificates of authority {}", introduction.authority)));
-                }
-                Err(failure) => return Err(refused(failure.to_string())),
-            }
+                ))
+            })?;
         }
-        let rotated = serving.broker.propose(vec![Command::RotateAuthority { to: current.saturating_add(1) }]).await;
+        let rotated = serving.broker.propose(vec![Command::RotateAuthority { to }]).await;
         match rotated.map_err(|error| unavailable(&error))?.first() {
             Some(Outcome::Refused(refusal)) => Err(Answer::Refused(refusal.to_string())),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until a replica shows certificates of an authority, or says why it
+    /// does not. Right after a change its connections are made anew, and a
+    /// question is lost with the one that it was on.
+    async fn follows(&self, id: ReplicaId, authority: u32) -> Result<(), String> {
+        let deadline = Instant::now() + FOLLOW_TIMEOUT;
+        loop {
+            let why = match self.introduced(id).await {
+                Ok(introduction) if introduction.authority == authority => return Ok(()),
+                Ok(introduction) => format!("still shows certificates of authority {}", introduction.authority),
+                Err(failure) => failure.to_string(),
+            };
+            if Instant::now() >= deadline {
+                return Err(why);
+            }
+            tokio::time::sleep(WISH_RETRY).await;
         }
     }
 

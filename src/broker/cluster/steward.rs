@@ -3,7 +3,7 @@
 //! certificates up to date.
 //!
 //! The log is told of replicas that are not heard of, so that their agents are
-//! welcome elsewhere, and the operator of those that take other agents.
+//! welcome elsewhere.
 //!
 //! All of it follows from the log, so that whoever leads next goes on with it.
 
@@ -25,8 +25,6 @@ use crate::broker::machine::Machine;
 
 /// Between two looks at what there is to do.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// How often the secrets of agents are compared.
-const COMPARE_INTERVAL: Duration = Duration::from_secs(30);
 /// A replica makes a new certificate for itself this often.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_hours(24);
 /// How often it says where it is, while the log says something else.
@@ -87,28 +85,6 @@ fn own_move(node: &Node, replica: &Replica<Machine>) -> Option<Wish> {
         folder: own.folder.clone(),
         address: node.address().to_owned(),
     })
-}
-
-/// Tells the operator when replicas take agents with different secrets, until
-/// `stop`: agents that are welcome here are refused there.
-pub async fn compare_agents(node: Arc<Node>, stop: CancellationToken) {
-    let mut looks = interval(COMPARE_INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = Vec::new();
-    loop {
-        let others = tokio::select! {
-            others = async { looks.tick().await; node.other_agents().await } => others,
-            () = stop.cancelled() => return,
-        };
-        if others != told && !others.is_empty() {
-            tracing::warn!(
-                replicas = ?others.iter().map(|id| id.0).collect::<Vec<_>>(),
-                "other replicas take agents with another secret: each refuses the agents of the others; give all of \
-                 them the same `agents.secret_file`, or none of them one, and restart those that change"
-            );
-        }
-        told = others;
-    }
 }
 
 /// Tells the log of replicas that are not heard of, until `stop`.

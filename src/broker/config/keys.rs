@@ -57,7 +57,6 @@ pub const KEYS: &[Key] = &[
     key("agents.key_store_file", Kind::Text),
     key("agents.key_store_password_file", Kind::Text),
     key("agents.connections_max", Kind::Number),
-    key("agents.secret_file", Kind::Text),
     key("agents.authorization", Kind::Truth),
     key("gateway.enabled", Kind::Truth),
     key("gateway.listen", Kind::Text),

@@ -86,9 +86,6 @@ pub struct AgentListener {
     pub key_store_password: Option<Secret>,
     /// Connections at a time.
     pub connections_max: usize,
-    /// File with the secret that agents prove themselves with. Made with a
-    /// random one at `data_folder/agent-secret` when absent.
-    pub secret_file: Option<PathBuf>,
     /// Whether agents must prove who they are (`enable-agent-authorization`).
     pub authorization: bool,
 }
@@ -103,7 +100,6 @@ impl Default for AgentListener {
             key_store_password_file: None,
             key_store_password: None,
             connections_max: 100_000,
-            secret_file: None,
             authorization: true,
         }
     }

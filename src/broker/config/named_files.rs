@@ -46,7 +46,6 @@ impl Config {
         }
         problems.look_at(&self.clients, &file_keys!("clients"));
         problems.look_at(&self.agents.listener(), &file_keys!("agents"));
-        problems.secret("agents.secret_file", self.agents.secret_file.as_deref());
         problems.look_at(&self.gateway.listener(), &file_keys!("gateway"));
         if let Some(path) = &self.gateway.trust_file {
             problems.authorities("gateway.trust_file", path);

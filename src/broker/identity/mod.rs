@@ -36,13 +36,13 @@ pub use self::operators::{NewClient, Renewed, SecretRotated};
 pub use self::seal::ClusterKey;
 use self::secrets::{CheckError, Secrets};
 use self::tokens::{TokenFault, TokenRefusal};
-use super::agents::{Ticket, Tickets};
+use super::agents::{Proofs, Ticket};
 use super::api::door::{self, Caller, Token, TokenError, Unavailable, UnavailableReason, VerifyError};
 use super::cluster::shared::{self, SharedKeyError};
 use super::core::Broker;
 use crate::domain::audit::{Actor, Deed};
 use crate::domain::client::Scopes;
-use crate::domain::ids::TokenId;
+use crate::domain::ids::{StatementId, TokenId};
 use crate::domain::key::KeyPurpose;
 use crate::domain::{ClientId, Command, Millis, Outcome, Owner, Refusal, Session, SessionId, Timestamp};
 use crate::secret::Secret;
@@ -242,8 +242,12 @@ impl door::Identity for Identity {
     }
 }
 
-impl Tickets for Identity {
-    fn read(&self, token: &str) -> Result<Ticket, String> {
+impl Proofs for Identity {
+    fn statement(&self, text: &str) -> Option<StatementId> {
+        statements::read(text, &self.cluster_key)
+    }
+
+    fn ticket(&self, token: &str) -> Result<Ticket, String> {
         let claims = self.connection_claims(token)?;
         let session = SessionId::new(&claims.dcv_session_id).map_err(|error| error.to_string())?;
         let owner = Owner::new(&claims.dcv_session_owner).map_err(|error| error.to_string())?;

@@ -114,6 +114,16 @@ impl Identity {
         Ok(statements::text(statement, &self.cluster_key))
     }
 
+    /// The text of a statement that is active: the newest, or a new one when
+    /// there is none.
+    pub async fn active_statement(&self) -> Result<Secret, ClientError> {
+        let active = self.statements().into_iter().filter(|(statement, _)| statement.active);
+        match active.max_by_key(|(statement, _)| statement.issued_at) {
+            Some((_, text)) => Ok(text),
+            None => self.issue_statement().await,
+        }
+    }
+
     /// All statements and their texts.
     pub fn statements(&self) -> Vec<(crate::domain::client::SoftwareStatement, Secret)> {
         let fleet = self.broker.fleet();

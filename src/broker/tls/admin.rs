@@ -10,7 +10,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
-use super::authority::{GATEWAY_VALIDITY, SignError};
+use super::authority::{GATEWAY_VALIDITY, Request, SignError};
 use super::facts::timestamp;
 use super::pki::Pki;
 use super::subject::{GatewayName, Subject};
@@ -58,8 +58,9 @@ async fn gateway_certificate(State(pki): State<Arc<Pki>>, Json(request): Json<Ga
         Err(cause) => return error(StatusCode::BAD_REQUEST, &cause.to_string()),
     };
     let subject = Subject::Gateway(name.clone());
-    let request = request.request.as_bytes();
-    match pki.authority().sign_client(request, &subject, SystemTime::now(), GATEWAY_VALIDITY) {
+    let signed = Request::read(request.request.as_bytes())
+        .and_then(|request| pki.authority().sign_client(&request, &subject, SystemTime::now(), GATEWAY_VALIDITY));
+    match signed {
         Ok(signed) => {
             let not_after = timestamp(signed.not_after).to_string();
             tracing::info!(gateway = %name, not_after, "certificate signed for a gateway");

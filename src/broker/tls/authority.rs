@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -54,6 +55,32 @@ pub enum SignError {
     /// The certificate cannot be made.
     #[error("cannot make the certificate")]
     Make(#[source] rcgen::Error),
+}
+
+/// A request for a certificate (PKCS #10) that proved its key. What else it
+/// asks for is not looked at.
+pub struct Request(CertificateSigningRequestParams);
+
+impl Request {
+    /// Reads a request in DER or PEM.
+    pub fn read(request: &[u8]) -> Result<Self, SignError> {
+        if request.len() > REQUEST_BYTES_MAX {
+            return Err(SignError::TooLarge);
+        }
+        let request = match CertificateSigningRequestDer::from_pem_slice(request) {
+            Ok(request) => request,
+            Err(_) => CertificateSigningRequestDer::from(request.to_vec()),
+        };
+        CertificateSigningRequestParams::from_der(&request).map(Self).map_err(SignError::Request)
+    }
+
+    /// SHA-256 of the key (its `SubjectPublicKeyInfo`), which is the same in
+    /// every request with it.
+    pub fn key_digest(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, &self.0.public_key.subject_public_key_info()).as_ref());
+        bytes
+    }
 }
 
 /// A certificate that was signed for somebody else's key.
@@ -127,30 +154,21 @@ impl Authority {
         self.sign(params, key, now, validity).map_err(made)
     }
 
-    /// Signs a certificate with which `subject` proves itself as a client: with
-    /// the key of a request in DER or PEM, whatever else that asks for. It ends
-    /// with the authority at the latest.
+    /// Signs a certificate with which `subject` proves itself as a client, for
+    /// the key of a request. It ends with the authority at the latest.
     pub fn sign_client(
         &self,
-        request: &[u8],
+        request: &Request,
         subject: &Subject,
         now: SystemTime,
         validity: Duration,
     ) -> Result<Signed, SignError> {
-        if request.len() > REQUEST_BYTES_MAX {
-            return Err(SignError::TooLarge);
-        }
-        let request = match CertificateSigningRequestDer::from_pem_slice(request) {
-            Ok(request) => request,
-            Err(_) => CertificateSigningRequestDer::from(request.to_vec()),
-        };
-        let request = CertificateSigningRequestParams::from_der(&request).map_err(SignError::Request)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&subject.to_string());
         let uri = subject.uri()?.try_into().map_err(SignError::Make)?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, &request.public_key, now, validity).map_err(SignError::Make)
+        self.sign(params, &request.0.public_key, now, validity).map_err(SignError::Make)
     }
 
     fn sign(
@@ -329,9 +347,12 @@ mod tests {
         let agent = Subject::Agent(ClientId::new(&uuid::Uuid::new_v4().to_string()).expect("valid"));
         let now = SystemTime::now();
         let mut serials = std::collections::BTreeSet::new();
+        let mut digests = std::collections::BTreeSet::new();
         for subject in [agent, gateway()] {
             for form in [request.der().as_ref(), request.pem().expect("text").as_bytes()] {
-                let signed = authority.sign_client(form, &subject, now, AGENT_VALIDITY).expect("signed");
+                let form = Request::read(form).expect("a request");
+                digests.insert(form.key_digest());
+                let signed = authority.sign_client(&form, &subject, now, AGENT_VALIDITY).expect("signed");
                 assert_eq!(authority.identity_of(&signed.certificate), Some(subject.clone()));
                 let (_, certificate) = x509_parser::parse_x509_certificate(&signed.certificate).expect("one");
                 assert!(!certificate.is_ca());
@@ -345,25 +366,26 @@ mod tests {
                 assert_eq!(Facts::of(&signed.certificate).expect("one").not_after, signed.not_after);
             }
         }
+        assert_eq!(digests.len(), 1, "one key");
     }
 
     #[test]
     fn a_request_that_does_not_prove_its_key_is_refused() {
         let (_folder, authority) = authority();
         let request = request(&KeyPair::generate().expect("made"));
-        let sign = |request: &[u8]| authority.sign_client(request, &gateway(), SystemTime::now(), GATEWAY_VALIDITY);
         let mut forged = request.der().to_vec();
         let last = forged.len() - 1;
         forged[last] ^= 1;
-        assert!(matches!(sign(&forged), Err(SignError::Request(_))));
-        assert!(matches!(sign(b"nonsense"), Err(SignError::Request(_))));
-        assert!(matches!(sign(&[]), Err(SignError::Request(_))));
-        assert!(matches!(sign(&vec![0x30; REQUEST_BYTES_MAX + 1]), Err(SignError::TooLarge)));
+        assert!(matches!(Request::read(&forged), Err(SignError::Request(_))));
+        assert!(matches!(Request::read(b"nonsense"), Err(SignError::Request(_))));
+        assert!(matches!(Request::read(&[]), Err(SignError::Request(_))));
+        assert!(matches!(Request::read(&vec![0x30; REQUEST_BYTES_MAX + 1]), Err(SignError::TooLarge)));
         for length in 0..request.der().len() {
-            assert!(sign(&request.der()[..length]).is_err(), "cut at {length}");
+            assert!(Request::read(&request.der()[..length]).is_err(), "cut at {length}");
         }
         let stranger = Subject::Other("CN=stranger".to_owned());
-        let refused = authority.sign_client(request.der(), &stranger, SystemTime::now(), AGENT_VALIDITY);
+        let request = Request::read(request.der()).expect("whole");
+        let refused = authority.sign_client(&request, &stranger, SystemTime::now(), AGENT_VALIDITY);
         assert!(matches!(refused, Err(SignError::Subject(_))));
     }
 
@@ -372,7 +394,8 @@ mod tests {
         let (_folder, ours) = authority();
         let (_other_folder, theirs) = authority();
         let request = request(&KeyPair::generate().expect("made"));
-        let signed = theirs.sign_client(request.der(), &gateway(), SystemTime::now(), GATEWAY_VALIDITY);
+        let request = Request::read(request.der()).expect("whole");
+        let signed = theirs.sign_client(&request, &gateway(), SystemTime::now(), GATEWAY_VALIDITY);
         let certificate = signed.expect("signed").certificate;
         assert_eq!(theirs.identity_of(&certificate), Some(gateway()));
         assert_eq!(ours.identity_of(&certificate), Some(Subject::Other("CN=gw-1".to_owned())));
@@ -384,7 +407,8 @@ mod tests {
         let (_folder, authority) = authority();
         let request = request(&KeyPair::generate().expect("made"));
         let late = authority.facts().not_after - Duration::from_hours(1);
-        let signed = authority.sign_client(request.der(), &gateway(), late, GATEWAY_VALIDITY).expect("signed");
+        let request = Request::read(request.der()).expect("whole");
+        let signed = authority.sign_client(&request, &gateway(), late, GATEWAY_VALIDITY).expect("signed");
         assert_eq!(signed.not_after, authority.facts().not_after);
     }
 }

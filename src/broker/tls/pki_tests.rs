@@ -100,7 +100,8 @@ impl Foreign {
 fn own_holder(pki: &Pki, subject: &Subject, now: SystemTime) -> Holder {
     let key = KeyPair::generate().expect("made");
     let request = CertificateParams::default().serialize_request(&key).expect("made");
-    let signed = pki.authority().sign_client(request.der(), subject, now, authority::AGENT_VALIDITY);
+    let request = authority::Request::read(request.der()).expect("one");
+    let signed = pki.authority().sign_client(&request, subject, now, authority::AGENT_VALIDITY);
     Holder { certificate: signed.expect("signed").certificate, key }
 }
 

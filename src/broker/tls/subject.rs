@@ -80,7 +80,7 @@ fn is_plain(text: &str, bytes_max: usize) -> bool {
 impl Subject {
     /// The subject as a URI of a certificate of ours. An id that is not as
     /// plain as a UUID has none; neither do strangers.
-    pub(super) fn uri(&self) -> Result<String, SubjectError> {
+    pub fn uri(&self) -> Result<String, SubjectError> {
         match self {
             Self::Agent(id) if is_plain(id.as_str(), NAME_BYTES_MAX) => Ok(format!("{AGENT}{}", id.as_str())),
             Self::Gateway(name) => Ok(format!("{GATEWAY}{name}")),

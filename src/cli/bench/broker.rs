@@ -66,11 +66,13 @@ async fn measure(args: &Args, folder: &Path) -> anyhow::Result<()> {
         Credentials { id: client.id.as_str().to_owned(), secret: Secret::new(client.secret.expose().to_owned()) };
     let ca_path = running.ca_path.clone();
     let shutdown = CancellationToken::new();
+    let statement = folder.join("software-statement");
+    running.identity.active_statement().await?.write(&statement)?;
     let mut agents = tokio::task::JoinSet::new();
     for number in 0..args.servers {
         let folder = folder.join(format!("agent-{number}"));
         let port = running.agent_address.port();
-        let config = agent_config(&folder, &running.ca_path, &running.agent_secret_path, port);
+        let config = agent_config(&folder, &running.ca_path, &statement, port);
         agents.spawn(agent::run(config, shutdown.clone()));
     }
     let broker_shutdown = CancellationToken::new();
@@ -106,8 +108,8 @@ fn broker_config(folder: &Path) -> Config {
     config
 }
 
-fn agent_config(folder: &Path, ca: &Path, secret: &Path, port: u16) -> agent::Config {
-    let mut config = agent::Config::new("127.0.0.1", secret, folder);
+fn agent_config(folder: &Path, ca: &Path, statement: &Path, port: u16) -> agent::Config {
+    let mut config = agent::Config::new("127.0.0.1", statement, folder);
     config.broker_port = port;
     config.ca_file = Some(ca.to_owned());
     config.desktops = DesktopKind::Simulated;

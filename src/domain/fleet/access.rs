@@ -38,6 +38,9 @@ pub(super) struct Access {
     pub(super) audit: Chain,
     /// Agents that may connect, by the server that each is. Derived.
     pub(super) by_server: OrdMap<ServerId, ClientId>,
+    /// Agents whose place another one may have: those that may not connect, and
+    /// those whose server the fleet does not know. The oldest go first. Derived.
+    pub(super) idle: OrdSet<(Timestamp, ClientId)>,
 }
 
 /// Tokens that were used.
@@ -86,21 +89,61 @@ impl Access {
         self.agents.get(self.by_server.get(server)?)
     }
 
-    /// Takes over agents from a snapshot.
-    pub(super) fn with_agents(mut self, agents: impl IntoIterator<Item = Arc<AgentClient>>) -> Self {
+    /// Takes over agents from a snapshot; `is_known` tells which servers the
+    /// fleet knows.
+    pub(super) fn with_agents(
+        mut self,
+        agents: impl IntoIterator<Item = Arc<AgentClient>>,
+        is_known: impl Fn(&ServerId) -> bool,
+    ) -> Self {
         for agent in agents {
-            self.put_agent(agent);
+            let is_known = is_known(&agent.server);
+            self.put_agent(agent, is_known);
         }
         self
     }
 
-    fn put_agent(&mut self, agent: Arc<AgentClient>) {
+    fn put_agent(&mut self, agent: Arc<AgentClient>, is_known: bool) {
         if agent.active {
             self.by_server.insert(agent.server.clone(), agent.id.clone());
         } else if self.by_server.get(&agent.server) == Some(&agent.id) {
             self.by_server.remove(&agent.server);
         }
+        let place = (agent.enrolled_at, agent.id.clone());
+        if agent.active && is_known {
+            self.idle.remove(&place);
+        } else {
+            self.idle.insert(place);
+        }
         self.agents.insert(agent.id.clone(), agent);
+    }
+
+    /// The fleet knows a server from now on, or no longer. An agent of it that
+    /// may connect keeps its place while it does.
+    pub(super) fn note_server(this: &mut Arc<Self>, server: &ServerId, is_known: bool) {
+        let Some(place) = this.agent_of(server).map(|agent| (agent.enrolled_at, agent.id.clone())) else { return };
+        match (this.idle.contains(&place), is_known) {
+            (true, true) => drop(Arc::make_mut(this).idle.remove(&place)),
+            (false, false) => drop(Arc::make_mut(this).idle.insert(place)),
+            _ => {}
+        }
+    }
+
+    /// Whether one more agent can be kept.
+    fn has_room_for_agents(&self) -> bool {
+        self.agents.len() < AGENT_CLIENTS_MAX || !self.idle.is_empty()
+    }
+
+    /// Forgets idle agents until there is room for one more.
+    fn make_room_for_agents(&mut self) {
+        while self.agents.len() >= AGENT_CLIENTS_MAX {
+            let Some((_, id)) = self.idle.remove_min() else { return };
+            if let Some(agent) = self.agents.remove(&id)
+                && self.by_server.get(&agent.server) == Some(&id)
+            {
+                self.by_server.remove(&agent.server);
+            }
+        }
     }
 
     fn change_client(&mut self, id: &ClientId, change: impl FnOnce(&mut ApiClient)) {
@@ -135,8 +178,9 @@ impl Access {
         }
     }
 
-    /// Something happened that concerns this part of the state.
-    pub(super) fn fold(&mut self, now: Timestamp, event: &Event) {
+    /// Something happened that concerns this part of the state; `is_known`
+    /// tells which servers the fleet knows.
+    pub(super) fn fold(&mut self, now: Timestamp, event: &Event, is_known: impl Fn(&ServerId) -> bool) {
         match event {
             Event::ClientRegistered(client) => {
                 self.clients.insert(client.id.clone(), Arc::new(client.clone()));
@@ -169,10 +213,14 @@ impl Access {
                     statement.active = false;
                 }
             }
-            Event::AgentEnrolled(agent) => self.put_agent(Arc::new(agent.clone())),
+            Event::AgentEnrolled(agent) => {
+                self.make_room_for_agents();
+                self.put_agent(Arc::new(agent.clone()), is_known(&agent.server));
+            }
             Event::AgentUnregistered { id, .. } => {
                 if let Some(agent) = self.agents.get(id) {
-                    self.put_agent(Arc::new(AgentClient { active: false, ..(**agent).clone() }));
+                    let agent = AgentClient { active: false, ..(**agent).clone() };
+                    self.put_agent(Arc::new(agent), false);
                 }
             }
             Event::AuthServerRegistered(server) => {
@@ -329,7 +377,7 @@ pub(super) fn enrol_agent(
     if let Some(other) = access.agent_of(&server) {
         return Outcome::Refused(Refusal::ServerEnrolled(other.id.clone()));
     }
-    if access.agents.len() >= AGENT_CLIENTS_MAX {
+    if !access.has_room_for_agents() {
         return Outcome::Refused(Refusal::TooMany);
     }
     let enrolled_at = t.stamp.at;

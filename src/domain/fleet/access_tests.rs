@@ -2,7 +2,7 @@
 
 use crate::domain::audit::{Actor, Deed, verify};
 use crate::domain::auth_server::{AUTH_SERVERS_MAX, AuthServer};
-use crate::domain::client::{Grant, STATEMENTS_MAX, Scopes, SecretHash};
+use crate::domain::client::{AGENT_CLIENTS_MAX, AgentClient, Grant, STATEMENTS_MAX, Scopes, SecretHash};
 use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::dns::{DnsMapping, DnsNames, ServerName};
 use crate::domain::event::Event;
@@ -144,6 +144,54 @@ fn an_agent_enrols_with_an_active_statement_and_a_server_is_nobody_elses() {
     log.run(Command::IssueStatement { id: statement("t2") });
     assert_eq!(log.run(enrol("b", "s", "t2")), Outcome::Done, "the place is free again");
     assert_eq!(log.run(Command::UnregisterAgent { id: client("x") }), Outcome::Refused(Refusal::UnknownAgent));
+}
+
+#[test]
+fn agents_that_are_gone_make_room_for_others() {
+    let mut log = Log::default();
+    let connect = |at: &str| Command::ConnectAgent {
+        server: server(at),
+        instance: AgentInstance::new("run").expect("valid"),
+        via: ReplicaId(1),
+        report_interval: Millis(1_000),
+        report: Report::default(),
+    };
+    log.run(Command::IssueStatement { id: statement("t") });
+    for (id, at) in [("gone", "s1"), ("stays", "s2"), ("never-came", "s3")] {
+        log.run(enrol(id, at, "t"));
+    }
+    for at in ["s1", "s2"] {
+        log.run(connect(at));
+    }
+    let idle = |log: &Log| log.fleet.access.idle.iter().map(|(_, id)| id.to_string()).collect::<Vec<_>>();
+    assert_eq!(idle(&log), ["never-came"]);
+    log.run(Command::UnregisterAgent { id: client("gone") });
+    assert_eq!(idle(&log), ["gone", "never-came"], "the oldest first");
+    log.run(connect("s3"));
+    assert_eq!(idle(&log), ["gone"]);
+    let mut image = Vec::new();
+    log.fleet.write_image(&mut image).expect("written");
+    assert_eq!(Fleet::read_image(&mut &image[..]).expect("read"), log.fleet, "a snapshot knows the same");
+
+    // As many as there can be, all of the others with a server.
+    let access = std::sync::Arc::make_mut(&mut log.fleet.access);
+    let others = (access.agents.len()..AGENT_CLIENTS_MAX).map(|number| {
+        std::sync::Arc::new(AgentClient {
+            id: client(&format!("a{number}")),
+            name: String::new(),
+            server: server(&format!("h{number}")),
+            statement: statement("t"),
+            active: true,
+            enrolled_at: Timestamp(1),
+        })
+    });
+    *access = std::mem::take(access).with_agents(others, |_| true);
+    assert_eq!(log.run(enrol("new", "s4", "t")), Outcome::Done);
+    assert!(log.fleet.agent_client(&client("gone")).is_none());
+    assert_eq!(log.fleet.agent_clients().count(), AGENT_CLIENTS_MAX);
+    assert_eq!(log.run(enrol("newer", "s5", "t")), Outcome::Done, "the new one has not come yet");
+    log.run(connect("s5"));
+    assert_eq!(log.run(enrol("newest", "s6", "t")), Outcome::Refused(Refusal::TooMany));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::access::Access;
 use super::apply::Stamp;
 
 use super::{Fleet, agents};
@@ -174,6 +175,7 @@ impl Fleet {
                 if self.closed.contains_key(server) || self.counts(server).total() > 0 {
                     self.departed.insert(server.clone(), lost_since.unwrap_or(stamp.at));
                 }
+                Access::note_server(&mut self.access, server, false);
                 self.index.set_server(server, None);
                 self.index.sets.remove(server);
                 self.rearm_server(server);
@@ -219,7 +221,10 @@ impl Fleet {
             | Event::AuthServerUnregistered { .. }
             | Event::ServersMapped { .. }
             | Event::TokenSpent { .. }
-            | Event::Audited(_) => Arc::make_mut(&mut self.access).fold(self.at, event),
+            | Event::Audited(_) => {
+                let servers = &self.servers;
+                Arc::make_mut(&mut self.access).fold(self.at, event, |server| servers.contains_key(server));
+            }
             Event::RequestKept(request) => self.requests.keep(request, &self.settings),
             Event::ReplicaInvited { id, invitation } => {
                 let now = self.at;
@@ -341,6 +346,7 @@ impl Fleet {
         };
         take_report(&mut server, report);
         self.servers.insert(id.clone(), Arc::new(server));
+        Access::note_server(&mut self.access, id, true);
         self.departed.remove(id);
         self.show_server(id);
         self.rearm_server(id);

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use super::Fleet;
@@ -83,12 +83,13 @@ impl Fleet {
     fn read_image_v1(input: &mut dyn Read) -> Result<Self, ImageError> {
         let head: HeadV1 = codec::read(input)?;
         let servers: Vec<Arc<Server>> = codec::read_all(input)?;
+        let servers: OrdMap<_, _> = servers.into_iter().map(|server| (server.id.clone(), server)).collect();
         let closed: Vec<(ServerId, Arc<Closed>)> = codec::read_all(input)?;
         let departed: Vec<(ServerId, Timestamp)> = codec::read_all(input)?;
         let sessions: Vec<Arc<Session>> = codec::read_all(input)?;
         let conflicts: Vec<(ServerId, Arc<ReportedSession>)> = codec::read_all(input)?;
         let outbox: Vec<(ServerId, Arc<Instruction>)> = codec::read_all(input)?;
-        let access = Access::read_image(input)?;
+        let access = Access::read_image(input, &servers)?;
         let horizon: Option<Position> = codec::read(input)?;
         let journal: Vec<Arc<Record>> = codec::read_all(input)?;
         let requests: Vec<Arc<KeptRequest>> = codec::read_all(input)?;
@@ -102,7 +103,7 @@ impl Fleet {
             last_epoch: head.last_epoch,
             last_instruction: head.last_instruction,
             last_arrival: head.last_arrival,
-            servers: servers.into_iter().map(|server| (server.id.clone(), server)).collect(),
+            servers,
             closed: closed.into_iter().collect(),
             departed: departed.into_iter().collect(),
             conflicts: conflicts.into_iter().map(|(server, session)| ((server, session.id.clone()), session)).collect(),
@@ -137,7 +138,7 @@ impl Access {
         codec::write(&self.audit, out)
     }
 
-    fn read_image(input: &mut dyn Read) -> Result<Self, ImageError> {
+    fn read_image(input: &mut dyn Read, servers: &OrdMap<ServerId, Arc<Server>>) -> Result<Self, ImageError> {
         let clients: Vec<Arc<ApiClient>> = codec::read_all(input)?;
         let keys: Vec<Arc<SigningKey>> = codec::read_all(input)?;
         let retired: Vec<Arc<RetiredKey>> = codec::read_all(input)?;
@@ -157,8 +158,9 @@ impl Access {
             spent: spent.into_iter().collect(),
             agents: OrdMap::new(),
             by_server: OrdMap::new(),
+            idle: OrdSet::new(),
             audit,
         };
-        Ok(access.with_agents(agents))
+        Ok(access.with_agents(agents, |server| servers.contains_key(server)))
     }
 }

@@ -90,7 +90,7 @@ mod tests {
             Command::RotateAuthority { to: 1 },
             Command::InstallKey {
                 id: KeyId::new("k").expect("valid"),
-                purpose: KeyPurpose::AgentSecret,
+                purpose: KeyPurpose::Authority,
                 sealed: vec![1],
             },
             connect("s1", 1),
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(new.server_count(), 2);
         assert!(new.servers().all(|server| server.link.held_by().is_none() && !server.link.is_up()));
         assert_eq!(new.cluster(), &Cluster { last_replica: ReplicaId(4), ..Cluster::default() });
-        assert!(new.key(KeyPurpose::AgentSecret).is_none());
+        assert!(new.key(KeyPurpose::Authority).is_none());
         let server = ServerId::new("s1").expect("valid");
         assert!(new.oldest_instruction(&server).0 > old.oldest_instruction(&server).0 + LEAP - 1);
         assert!(new.last_epoch.0 >= LEAP + 2);
@@ -124,9 +124,9 @@ mod tests {
     #[test]
     fn keys_that_can_be_opened_stay() {
         let mut fleet = fleet();
-        let key = SigningKey { sealed: vec![2], ..(**fleet.key(KeyPurpose::AgentSecret).expect("installed")).clone() };
+        let key = SigningKey { sealed: vec![2], ..(**fleet.key(KeyPurpose::Authority).expect("installed")).clone() };
         fleet.begin_anew(LogIndex(9), ReplicaId(0), vec![key.clone()], Vec::new());
-        assert_eq!(fleet.key(KeyPurpose::AgentSecret).map(|key| (**key).clone()), Some(key));
+        assert_eq!(fleet.key(KeyPurpose::Authority).map(|key| (**key).clone()), Some(key));
     }
 
     #[test]

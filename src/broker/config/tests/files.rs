@@ -55,7 +55,6 @@ fn files_are_looked_at() {
         ("agents.key_store_password_file", "password"),
         ("gateway.trust_store_file", "trust.p12"),
         ("gateway.trust_store_password_file", "password"),
-        ("agents.secret_file", "secret"),
         ("cluster.secret_file", "cluster"),
     ];
     assert_eq!(problems(&good), none);
@@ -75,7 +74,7 @@ fn files_are_looked_at() {
     let wrong = one(&[("clients.key_store_file", "one.jks"), ("clients.key_store_password_file", "secret")]);
     assert!(wrong.contains("`clients.key_store_file`") && wrong.contains("password"), "{wrong}");
     assert!(one(&[("gateway.trust_store_file", "none")]).contains("cannot be used"));
-    assert!(one(&[("agents.secret_file", "shown")]).contains("chmod 600"));
+    assert!(one(&[("cluster.secret_file", "shown")]).contains("chmod 600"));
     assert!(one(&[("gateway.trust_store_password_file", "none")]).contains("No such file"));
     assert!(one(&[("cluster.secret_file", "secret")]).contains("32 bytes"));
     assert!(one(&[("data_folder", "secret")]).contains("is no folder"));
