@@ -1,0 +1,183 @@
+//! What operators do, on its way to the audit: who is at their socket, what
+//! each deed is called, and how it is recorded.
+//!
+//! What a deed changes in the log is recorded in the same step with it
+//! ([`Broker::propose_audited`]). What is done elsewhere is recorded here.
+
+use std::sync::Arc;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::serve::IncomingStream;
+use tokio::net::UnixListener;
+
+use super::api::door::Unavailable;
+use super::core::Broker;
+use super::notes::{Notes, noted};
+use crate::domain::audit::{Actor, Deed};
+use crate::domain::{Command, ReplicaId, Settings};
+
+/// A certificate is signed for a gateway.
+pub const GATEWAY_CERTIFICATE: &str = "gateway-certificate";
+/// A backup is made.
+pub const BACKUP: &str = "backup";
+/// A new cluster is made of a backup.
+pub const RESTORE: &str = "restore";
+/// A replica states other settings than those that held.
+pub const CONFIGURE: &str = "configure";
+/// A join token is given out.
+pub const CLUSTER_ADD: &str = "cluster-add";
+/// A join token is taken back.
+pub const CLUSTER_REVOKE: &str = "cluster-revoke";
+/// A replica is removed.
+pub const CLUSTER_REMOVE: &str = "cluster-remove";
+/// Another replica is to lead.
+pub const CLUSTER_TRANSFER_LEADER: &str = "cluster-transfer-leader";
+/// Replicas show certificates of another authority.
+pub const CLUSTER_ROTATE_CERTIFICATES: &str = "cluster-rotate-certificates";
+/// The log is written in a newer format.
+pub const CLUSTER_RAISE_FORMAT: &str = "cluster-raise-format";
+
+/// Every action that is recorded, besides calls of the API's routes
+/// ([`routes`](super::api::routes)), which are recorded by their path.
+pub const ACTIONS: [&str; 25] = [
+    "register-api-client",
+    "rotate-api-client",
+    "grant-api-client",
+    "unregister-api-client",
+    "renew-auth-server-api-key",
+    "generate-software-statement",
+    "deactivate-software-statement",
+    "unregister-agent-client",
+    "register-auth-server",
+    "unregister-auth-server",
+    "register-server-dns-mappings",
+    GATEWAY_CERTIFICATE,
+    BACKUP,
+    RESTORE,
+    CONFIGURE,
+    CLUSTER_ADD,
+    CLUSTER_REVOKE,
+    CLUSTER_REMOVE,
+    CLUSTER_TRANSFER_LEADER,
+    CLUSTER_ROTATE_CERTIFICATES,
+    CLUSTER_RAISE_FORMAT,
+    "oauth2/token",
+    "agent/validate-authentication-token",
+    "resolveSession",
+    super::notes::OTHERS,
+];
+
+/// Where what a replica does by itself is done from.
+const LOCAL: &str = "local";
+
+tokio::task_local! {
+    /// From where the deed under way is done, while a request at the
+    /// operators' socket is served.
+    static FROM: String;
+}
+
+/// Who opened a connection to the operators' socket, as the kernel tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    user: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred();
+        if let Err(error) = &credentials {
+            tracing::warn!(%error, "it is not known who is at the operators' socket");
+        }
+        Self { user: credentials.ok().map(|credentials| credentials.uid()) }
+    }
+}
+
+/// Serves a request of an operator: whatever is recorded of it says which one.
+pub async fn attend(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    let from = peer.user.map_or_else(|| format!("{LOCAL} uid unknown"), of_user);
+    FROM.scope(from, next.run(request)).await
+}
+
+/// From where the deed under way is done.
+pub fn from() -> String {
+    FROM.try_with(Clone::clone).unwrap_or_else(|_| LOCAL.to_owned())
+}
+
+/// From where a user of this host does something.
+pub fn of_user(uid: u32) -> String {
+    format!("{LOCAL} uid {uid}")
+}
+
+/// Settings, as a replica states them at its start. Recorded when they differ
+/// from those that held.
+pub fn configured(replica: ReplicaId, settings: Settings) -> Command {
+    let deed = Deed {
+        actor: Actor::Operator,
+        from: LOCAL.to_owned(),
+        action: CONFIGURE.to_owned(),
+        target: format!("replica {replica}"),
+        request_id: String::new(),
+        via: replica,
+    };
+    Command::Audited { deed, result: None, commands: vec![Command::Configure(settings)], refused_before: 0 }
+}
+
+/// Has operators' deeds recorded.
+#[derive(Clone)]
+pub struct Deeds {
+    broker: Arc<Broker>,
+    notes: Notes,
+}
+
+impl Deeds {
+    /// Through this broker.
+    pub const fn new(broker: Arc<Broker>, notes: Notes) -> Self {
+        Self { broker, notes }
+    }
+
+    /// What the operator does whose request is served.
+    pub fn deed(&self, action: &str, target: String) -> Deed {
+        Deed {
+            actor: Actor::Operator,
+            from: from(),
+            action: action.to_owned(),
+            target,
+            request_id: uuid::Uuid::now_v7().to_string(),
+            via: self.broker.id(),
+        }
+    }
+
+    /// Records what changes nothing else, before it is answered.
+    pub async fn record(&self, deed: Deed, result: &str) -> Result<(), Unavailable> {
+        self.broker.propose(vec![noted(deed, result.to_owned())]).await.map(drop)
+    }
+
+    /// Has something recorded soon, also when the log takes nothing now.
+    pub fn note(&self, deed: Deed, result: &str) {
+        self.notes.take(deed, result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn where_a_deed_is_done_from_is_known_while_its_request_is_served() {
+        assert_eq!(from(), "local");
+        let (one, other) =
+            tokio::join!(FROM.scope(of_user(0), async { from() }), FROM.scope(of_user(1000), async { from() }));
+        assert_eq!((one.as_str(), other.as_str()), ("local uid 0", "local uid 1000"));
+    }
+
+    #[test]
+    fn each_action_has_a_name_of_its_own() {
+        let mut names: Vec<_> = ACTIONS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ACTIONS.len());
+    }
+}
