@@ -4,6 +4,7 @@
 //! What a deed changes in the log is recorded in the same step with it
 //! ([`Broker::propose_audited`]). What is done elsewhere is recorded here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::connect_info::Connected;
@@ -14,6 +15,7 @@ use axum::serve::IncomingStream;
 use tokio::net::UnixListener;
 
 use super::api::door::Unavailable;
+use super::api::routes;
 use super::core::Broker;
 use super::notes::{Notes, noted};
 use crate::domain::audit::{Actor, Deed};
@@ -40,8 +42,8 @@ pub const CLUSTER_ROTATE_CERTIFICATES: &str = "cluster-rotate-certificates";
 /// The log is written in a newer format.
 pub const CLUSTER_RAISE_FORMAT: &str = "cluster-raise-format";
 
-/// Every action that is recorded, besides calls of the API's routes
-/// ([`routes`](super::api::routes)), which are recorded by their path.
+/// Every action that is recorded, besides calls of the API's [`routes`], which
+/// are recorded by their path.
 pub const ACTIONS: [&str; 25] = [
     "register-api-client",
     "rotate-api-client",
@@ -69,6 +71,12 @@ pub const ACTIONS: [&str; 25] = [
     "resolveSession",
     super::notes::OTHERS,
 ];
+
+/// Every action that is recorded.
+pub fn actions() -> BTreeSet<String> {
+    let called = routes().into_iter().map(|route| route.path.trim_start_matches('/').to_owned());
+    ACTIONS.iter().map(|action| (*action).to_owned()).chain(called).collect()
+}
 
 /// Where what a replica does by itself is done from.
 const LOCAL: &str = "local";
@@ -163,6 +171,8 @@ impl Deeds {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[tokio::test]
@@ -173,11 +183,63 @@ mod tests {
         assert_eq!((one.as_str(), other.as_str()), ("local uid 0", "local uid 1000"));
     }
 
+    /// What the page tells of: the first cells of the table of actions.
+    fn told() -> BTreeSet<String> {
+        let page = include_str!("../../docs/operations.md");
+        let table = page.split("\n| Action | Recorded are |\n").nth(1).expect("the page has the table");
+        let rows = table.lines().take_while(|line| line.starts_with('|')).skip(1);
+        let names = rows.flat_map(|row| row.split('|').nth(1).expect("a cell").split(", "));
+        let names: Vec<String> = names.map(|name| name.trim().trim_matches('`').to_owned()).collect();
+        let told: BTreeSet<String> = names.iter().cloned().collect();
+        assert_eq!(told.len(), names.len(), "one is told twice: {names:?}");
+        told
+    }
+
+    #[test]
+    fn the_page_tells_of_every_action_and_of_no_other() {
+        assert_eq!(told(), actions());
+    }
+
+    /// The sources below a folder, without their tests.
+    fn sources(folder: &Path, found: &mut String) {
+        for entry in std::fs::read_dir(folder).expect("the sources are there") {
+            let path = entry.expect("readable").path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if path.is_dir() && name != "tests" {
+                sources(&path, found);
+            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+                let text = std::fs::read_to_string(&path).expect("readable");
+                found.push_str(text.split("#[cfg(test)]").next().unwrap_or_default());
+            }
+        }
+    }
+
+    /// What stands in quotes right behind a text, wherever that is.
+    fn quoted_after(text: &str, mark: &str) -> BTreeSet<String> {
+        let behind = text.split(mark).skip(1).filter_map(|behind| behind.trim_start().strip_prefix('"'));
+        behind.filter_map(|behind| Some(behind.split_once('"')?.0.to_owned())).collect()
+    }
+
+    #[test]
+    fn every_name_that_is_recorded_is_in_the_table() {
+        let mut text = String::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/broker"), &mut text);
+        let mut named = quoted_after(&text, "carry_out(");
+        assert!(named.contains("register-api-client"), "{named:?}");
+        named.extend(quoted_after(&text, "action: "));
+        let own = text.split("pub const ").filter_map(|rest| rest.split_once(": &str =")).map(|(name, _)| name);
+        let own: BTreeSet<&str> = own.filter(|name| text.contains(&format!("deeds::{name}"))).collect();
+        assert!(own.contains("BACKUP") && own.len() > 8, "{own:?}");
+        for name in own {
+            named.extend(quoted_after(&text, &format!("pub const {name}: &str =")));
+        }
+        let table = ACTIONS.iter().map(|action| (*action).to_owned()).collect();
+        let unknown: Vec<_> = named.difference(&table).collect();
+        assert!(unknown.is_empty(), "not in ACTIONS, and not in docs/operations.md: {unknown:?}");
+    }
+
     #[test]
     fn each_action_has_a_name_of_its_own() {
-        let mut names: Vec<_> = ACTIONS.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ACTIONS.len());
+        assert_eq!(actions().len(), ACTIONS.len() + routes().len());
     }
 }

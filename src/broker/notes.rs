@@ -47,7 +47,7 @@ pub struct Notes(mpsc::Sender<Note>);
 
 /// Brings notes to the log.
 #[derive(Debug)]
-pub(super) struct Scribe(mpsc::Receiver<Note>);
+pub struct Scribe(mpsc::Receiver<Note>);
 
 /// The command that records a deed which changes nothing else.
 pub(super) const fn noted(deed: Deed, result: String) -> Command {
@@ -55,7 +55,7 @@ pub(super) const fn noted(deed: Deed, result: String) -> Command {
 }
 
 /// A place for notes, and who empties it.
-pub(super) fn notes() -> (Notes, Scribe) {
+pub fn notes() -> (Notes, Scribe) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     (Notes(sender), Scribe(receiver))
 }
@@ -136,7 +136,7 @@ impl Gathered {
 impl Scribe {
     /// Records what is noted until told to stop, and then what is left, if the
     /// log takes it.
-    pub(super) async fn write(mut self, core: Arc<impl Core>, shutdown: CancellationToken) {
+    pub async fn write(mut self, core: Arc<impl Core>, shutdown: CancellationToken) {
         let mut gathered = Gathered::default();
         loop {
             let first = tokio::select! {
