@@ -6,6 +6,7 @@
 mod api_common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_common::{Answer, Api, World, full_facts, host_session, picture};
 use axum::body::Body;
@@ -15,6 +16,7 @@ use berth::domain::audit::AuditRecord;
 use berth::domain::client::{Grant, Scope, Scopes, SecretHash};
 use berth::domain::{ClientId, Command, Event, Owner};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// A request that a caller who may do so gets an answer to, for each route:
 /// about ann's session `ann-1` and the server `desk-7`.
@@ -299,4 +301,28 @@ async fn that_one_asks_for_what_is_of_another_owner_is_recorded() {
     ];
     expected.sort();
     assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn what_is_noted_is_recorded_once_also_when_its_outcome_takes_long() {
+    let world = world();
+    world.loses_outcomes.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (api, scribe) = world.api_noting();
+    let ended = CancellationToken::new();
+    let writing = tokio::spawn(scribe.write(Arc::clone(&world), ended.clone()));
+    for user in ["first", "second"] {
+        call(&api, "of-ann", "GET", &format!("/sessionConnectionData/bob-1/{user}"), None).await;
+        let target = format!("bob-1 {user}");
+        let is_recorded = || world.audit().iter().any(|record| record.deed.target == target);
+        tokio::time::timeout(Duration::from_mins(1), async {
+            while !is_recorded() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+    ended.cancel();
+    writing.await.unwrap();
+    assert_eq!(world.audit().len(), 2);
 }

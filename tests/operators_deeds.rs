@@ -108,6 +108,21 @@ async fn what_operators_do_with_the_cluster_is_recorded_whoever_carries_it_out()
         [revoked("done"), revoked("refused: UNKNOWN_INVITATION")],
         "in one step with what they change"
     );
+    let mut joining = Replica::new(9, "");
+    joining.configure(&format!("cluster.address = '{}'\n", joining.peers));
+    let token = joining.folder.path().join("token");
+    std::fs::write(&token, asked.operator(&["cluster", "add"]).await.unwrap()).unwrap();
+    let printed = joining.prepare(&["cluster", "join", "--token-file", text(&token)]).await.unwrap();
+    let (from, target, result) = recorded(asked, "cluster-join", 1).await.remove(0);
+    assert_eq!((from, result.as_str()), (joining.peers.to_string(), "done"), "before it gets the secret");
+    let invitation = recorded(asked, "cluster-add", 2).await[1].1.clone();
+    assert!(target.starts_with(&format!("{invitation}, folder ")), "{target}");
+    // It never comes.
+    let number = printed.lines().find_map(|line| line.strip_prefix("replica: ")).unwrap();
+    asked.operator(&["cluster", "remove", number]).await.unwrap();
+    let found = recorded(asked, "cluster-remove", 1).await;
+    assert_eq!(found, [(here(), format!("replica {number}"), "done".to_owned())]);
+
     asked.operator(&["cluster", "rotate-certificates"]).await.unwrap();
     let rotated = (here(), String::new(), "done".to_owned());
     assert_eq!(recorded(asked, "cluster-rotate-certificates", 1).await, [rotated]);
@@ -123,8 +138,8 @@ async fn what_operators_do_with_the_cluster_is_recorded_whoever_carries_it_out()
     let removed = &replicas.all[second];
     let number = removed.number.to_string();
     removed.operator(&["cluster", "remove", &number]).await.unwrap();
-    let found = recorded(asked, "cluster-remove", 1).await;
-    assert_eq!(found, [(here(), format!("replica {number}"), "done".to_owned())]);
+    let found = recorded(asked, "cluster-remove", 2).await;
+    assert_eq!(found[1..], [(here(), format!("replica {number}"), "done".to_owned())]);
     verifies(asked).await;
 }
 

@@ -33,6 +33,8 @@ pub const CONFIGURE: &str = "configure";
 pub const CLUSTER_ADD: &str = "cluster-add";
 /// A join token is taken back.
 pub const CLUSTER_REVOKE: &str = "cluster-revoke";
+/// A replica is let in with a token.
+pub const CLUSTER_JOIN: &str = "cluster-join";
 /// A replica is removed.
 pub const CLUSTER_REMOVE: &str = "cluster-remove";
 /// Another replica is to lead.
@@ -44,7 +46,7 @@ pub const CLUSTER_RAISE_FORMAT: &str = "cluster-raise-format";
 
 /// Every action that is recorded, besides calls of the API's [`routes`], which
 /// are recorded by their path.
-pub const ACTIONS: [&str; 25] = [
+pub const ACTIONS: [&str; 26] = [
     "register-api-client",
     "rotate-api-client",
     "grant-api-client",
@@ -62,6 +64,7 @@ pub const ACTIONS: [&str; 25] = [
     CONFIGURE,
     CLUSTER_ADD,
     CLUSTER_REVOKE,
+    CLUSTER_JOIN,
     CLUSTER_REMOVE,
     CLUSTER_TRANSFER_LEADER,
     CLUSTER_ROTATE_CERTIFICATES,

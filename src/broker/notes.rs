@@ -140,8 +140,10 @@ impl Scribe {
         let mut gathered = Gathered::default();
         loop {
             let first = tokio::select! {
-                note = self.0.recv() => note,
+                biased;
+                // What is left then goes together.
                 () = shutdown.cancelled() => None,
+                note = self.0.recv() => note,
             };
             let Some(first) = first else { break };
             gathered.add(first);

@@ -263,6 +263,14 @@ impl Core for World {
         Ok(Proposed { index: self.fleet().applied(), outcomes })
     }
 
+    async fn propose_patiently(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
+        match Core::propose(self, commands).await {
+            // It is found out.
+            Err(OUTCOME_UNKNOWN) => Ok(Proposed { index: self.fleet().applied(), outcomes: Vec::new() }),
+            proposed => proposed,
+        }
+    }
+
     async fn read(&self) -> Result<View, Unavailable> {
         if self.reads_hang.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;

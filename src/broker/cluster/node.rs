@@ -20,8 +20,9 @@ use super::runs::{Runs, Visit};
 use crate::broker::agents::Colleagues;
 use crate::broker::api::door::{AskError, Unavailable, UnavailableReason};
 use crate::broker::core::Broker;
+use crate::broker::deeds;
 use crate::broker::machine::Machine;
-use crate::domain::audit::Deed;
+use crate::domain::audit::{Actor, Deed};
 use crate::domain::ids::InvitationId;
 use crate::domain::request::Fingerprint;
 use crate::domain::{Command, Millis, Outcome, Refusal, ReplicaId, ServerId};
@@ -382,6 +383,15 @@ impl Node {
         let proof = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, join.proof.as_bytes());
         let proof = <[u8; 32]>::try_from(proof.as_ref()).map(Fingerprint).map_err(|_| Status::NotServing)?;
         let above = serving.replica.members().keys().next_back().map_or(self.own.replica, |id| ReplicaId(id.0));
+        // It gets the cluster's secret: that is on record before.
+        let deed = Deed {
+            actor: Actor::Operator,
+            from: join.address.clone(),
+            action: deeds::CLUSTER_JOIN.to_owned(),
+            target: format!("invitation {invitation}, folder {}", join.folder),
+            request_id: String::new(),
+            via: self.own.replica,
+        };
         let command = Command::AdmitReplica {
             invitation: invitation.clone(),
             folder: join.folder,
@@ -389,12 +399,12 @@ impl Node {
             proof,
             above: above.max(self.own.replica),
         };
-        match serving.broker.propose(vec![command]).await {
-            Ok(outcomes) => Ok(match outcomes.first() {
+        match serving.propose(Some(deed), command).await {
+            Ok(outcome) => Ok(match outcome {
                 Some(Outcome::Admitted { replica }) => {
                     tracing::info!(%replica, %invitation, "a replica joins");
                     let authority = self.authority();
-                    Joined::Welcome { replica: *replica, secret: self.secret.expose().to_owned(), authority }
+                    Joined::Welcome { replica, secret: self.secret.expose().to_owned(), authority }
                 }
                 Some(Outcome::Refused(refusal)) => Joined::Refused(refusal.to_string()),
                 _ => Joined::Refused("the log did not say what became of it".to_owned()),
