@@ -108,7 +108,7 @@ async fn what_operators_do_with_the_cluster_is_recorded_whoever_carries_it_out()
         [revoked("done"), revoked("refused: UNKNOWN_INVITATION")],
         "in one step with what they change"
     );
-    let mut joining = Replica::new(9, "");
+    let joining = Replica::new(9, "");
     joining.configure(&format!("cluster.address = '{}'\n", joining.peers));
     let token = joining.folder.path().join("token");
     std::fs::write(&token, asked.operator(&["cluster", "add"]).await.unwrap()).unwrap();

@@ -20,7 +20,7 @@ use crate::protocol::{Question, Reply};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long it is found out what became of what nobody waits for. While that
 /// lasts the log remembers what others of this replica propose: not too long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A replica and the agents that are connected to it.
 pub struct Broker {

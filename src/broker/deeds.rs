@@ -210,7 +210,7 @@ mod tests {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if path.is_dir() && name != "tests" {
                 sources(&path, found);
-            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !name.ends_with("tests.rs") {
                 let text = std::fs::read_to_string(&path).expect("readable");
                 found.push_str(text.split("#[cfg(test)]").next().unwrap_or_default());
             }

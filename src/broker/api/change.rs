@@ -125,9 +125,9 @@ impl ApiState {
         let refused_before = failures().count();
         let is_bound = call.caller.grant.owner.is_some();
         let deed = self.deed(&call, audit::target(&commands));
-        self.note_of_another(&deed, failures().filter_map(Failure::of_another).collect());
-        let named = |command: &Command| audit::name(command).unwrap_or_default().to_owned();
-        let names: Vec<String> = if is_bound { commands.iter().map(named).collect() } else { Vec::new() };
+        self.note_of_another(&deed, &failures().filter_map(Failure::of_another).collect::<Vec<_>>());
+        let told = |command: &Command| audit::name(command).unwrap_or_default().to_owned();
+        let names: Vec<String> = if is_bound { commands.iter().map(told).collect() } else { Vec::new() };
         let proposed = commands.len();
         let settled = self.settle(call, deed.clone(), commands, refused_before).await?;
         let Settled { outcomes, request_id, is_repeated } = settled;
@@ -135,7 +135,7 @@ impl ApiState {
             .into_iter()
             .zip(&outcomes)
             .filter_map(|(name, outcome)| matches!(outcome, Outcome::Refused(Refusal::OtherOwner)).then_some(name));
-        self.note_of_another(&deed, of_another.collect());
+        self.note_of_another(&deed, &of_another.collect::<Vec<_>>());
         if outcomes.len() != proposed {
             tracing::error!(
                 proposed,
@@ -175,7 +175,7 @@ impl ApiState {
 
     /// Has it recorded that one who is bound to an owner wanted something of
     /// another one: the answer only says that it is not there.
-    fn note_of_another(&self, deed: &Deed, names: Vec<String>) {
+    fn note_of_another(&self, deed: &Deed, names: &[String]) {
         if names.is_empty() {
             return;
         }

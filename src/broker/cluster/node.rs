@@ -638,7 +638,7 @@ impl Node {
         let id = InvitationId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
         let command = Command::InviteReplica { id: id.clone(), within, replaces, by: self.own.replica };
         deed.target = match replaces {
-            Some(replaced) => format!("invitation {id}, in the place of replica {replaced}"),
+            Some(old) => format!("invitation {id}, in the place of replica {old}"),
             None => format!("invitation {id}"),
         };
         match serving.propose(Some(deed), command).await? {
