@@ -6,14 +6,17 @@
 mod api_common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_common::{Answer, Api, World, full_facts, host_session, picture};
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use berth::broker::api::{Route, routes};
+use berth::domain::audit::AuditRecord;
 use berth::domain::client::{Grant, Scope, Scopes, SecretHash};
 use berth::domain::{ClientId, Command, Event, Owner};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// A request that a caller who may do so gets an answer to, for each route:
 /// about ann's session `ann-1` and the server `desk-7`.
@@ -228,7 +231,7 @@ async fn the_audit_says_who_did_what_and_only_to_those_who_may_know() {
     assert_eq!(
         told,
         [
-            (who(), "createSessions", "done"),
+            (who(), "createSessions", "1 done, 1 refused"),
             (who(), "closeServers", "refused: UNKNOWN_SERVER"),
             (who(), "sessionConnectionData/{sessionId}/{user}", "a connection token was issued"),
         ]
@@ -244,4 +247,82 @@ async fn the_audit_says_who_did_what_and_only_to_those_who_may_know() {
     assert_eq!(audited(call(&api, "everything", "GET", "/v1/events", None).await), 3);
     let asked = call(&api, "usual", "GET", "/v1/events?kind=Audited", None).await;
     assert_eq!(audited(asked), 0);
+}
+
+#[tokio::test]
+async fn that_one_asks_for_what_is_of_another_owner_is_recorded() {
+    let world = world();
+    let (api, scribe) = world.api_noting();
+    let delete = json!([
+        { "SessionId": "bob-1", "Owner": "bob" }, { "SessionId": "bob-1", "Owner": "ann" },
+        { "SessionId": "ann-1", "Owner": "ann" }, { "SessionId": "nothing", "Owner": "ann" },
+    ]);
+    let permissions = json!([{ "SessionId": "bob-1", "Owner": "bob", "PermissionsFile": "YQ==" }]);
+    let create = json!([{ "Name": "new", "Owner": "bob", "Type": "VIRTUAL" }]);
+    let pictures = json!([{ "SessionId": "ann-1" }, { "SessionId": "bob-1" }, { "SessionId": "nothing" }]);
+    for (method, path, body) in [
+        ("POST", "/getSessionScreenshots", Some(pictures)),
+        ("PUT", "/sessionPermissions", Some(permissions.clone())),
+        ("PUT", "/sessionPermissions", Some(permissions)),
+        ("POST", "/createSessions", Some(create)),
+        ("GET", "/sessionConnectionData/bob-1/ann", None),
+        ("GET", "/sessionConnectionData/ann-1/bob", None),
+        ("POST", "/deleteSessions", Some(delete)),
+    ] {
+        call(&api, "of-ann", method, path, body).await;
+    }
+    // Who may see all of them is told, and nothing is made of it.
+    let others = json!([{ "SessionId": "bob-1", "Owner": "ann" }]);
+    call(&api, "usual", "POST", "/deleteSessions", Some(others)).await;
+    world.write_down(scribe).await;
+
+    let told = |record: &AuditRecord| {
+        let deed = &record.deed;
+        format!("{}, {}, {}: {}", deed.actor, deed.action, deed.target, record.result)
+    };
+    let mut told: Vec<String> = world.audit().iter().map(told).collect();
+    told.sort();
+    let connection = "sessionConnectionData/{sessionId}/{user}";
+    let mut expected = [
+        "client of-ann, getSessionScreenshots, bob-1: refused: of another owner".to_owned(),
+        "client of-ann, getSessionScreenshots, ann-1 bob-1 nothing: pictures were asked for".to_owned(),
+        "client of-ann, sessionPermissions, bob-1: refused: of another owner (2 times)".to_owned(),
+        "client of-ann, sessionPermissions, : 0 done, 1 refused (2 times)".to_owned(),
+        "client of-ann, createSessions, (new, of bob): refused: of another owner".to_owned(),
+        "client of-ann, createSessions, : 0 done, 1 refused".to_owned(),
+        format!("client of-ann, {connection}, bob-1 ann: refused: of another owner"),
+        format!(
+            "client of-ann, {connection}, ann-1 bob: refused: the client may not do this: it may see and change the \
+             sessions of one owner only"
+        ),
+        "client of-ann, deleteSessions, bob-1: refused: of another owner (2 times)".to_owned(),
+        "client of-ann, deleteSessions, bob-1 ann-1 nothing: 1 done, 3 refused".to_owned(),
+        "client usual, deleteSessions, bob-1: refused: OTHER_OWNER".to_owned(),
+    ];
+    expected.sort();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn what_is_noted_is_recorded_once_also_when_its_outcome_takes_long() {
+    let world = world();
+    world.loses_outcomes.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (api, scribe) = world.api_noting();
+    let ended = CancellationToken::new();
+    let writing = tokio::spawn(scribe.write(Arc::clone(&world), ended.clone()));
+    for user in ["first", "second"] {
+        call(&api, "of-ann", "GET", &format!("/sessionConnectionData/bob-1/{user}"), None).await;
+        let target = format!("bob-1 {user}");
+        let is_recorded = || world.audit().iter().any(|record| record.deed.target == target);
+        tokio::time::timeout(Duration::from_mins(1), async {
+            while !is_recorded() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+    ended.cancel();
+    writing.await.unwrap();
+    assert_eq!(world.audit().len(), 2);
 }

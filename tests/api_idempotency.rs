@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use api_common::{Answer, Api, CLIENT, World, full_facts, host_session, server_id};
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
+use berth::domain::client::{Grant, Scope, Scopes, SecretHash};
 use berth::domain::host::Limits;
-use berth::domain::{Command, Millis, Settings};
+use berth::domain::{ClientId, Command, Millis, Owner, Settings};
 use serde_json::{Value, json};
 
 /// A call of a client with these headers.
@@ -290,4 +291,37 @@ async fn an_answer_is_kept_for_its_time_and_only_so_many_of_a_client() {
     assert!(!replayed("c").await);
     assert!(!replayed("a").await, "it was the oldest of three");
     assert!(replayed("c").await);
+}
+
+#[tokio::test]
+async fn an_answer_is_not_shown_again_to_one_who_may_no_longer_see_it() {
+    let world = World::new();
+    world.connect("desk-7", full_facts(), Vec::new());
+    let api = world.api();
+    let grant = |owner: Option<&str>, scopes| Grant { scopes, owner: owner.map(|owner| Owner::new(owner).unwrap()) };
+    let id = || ClientId::new(CLIENT).unwrap();
+    world.apply(Command::RegisterClient {
+        id: id(),
+        name: CLIENT.to_owned(),
+        secret: SecretHash(String::new()),
+        grant: grant(Some("barbara"), Scopes::USUAL),
+    });
+    let bind = |owner, scopes| world.apply(Command::GrantClient { id: id(), grant: grant(owner, scopes) });
+    let body = json!([item("secret project")]);
+    let first = create(&api, "k", &body).await;
+    assert_replayed(&first, &create(&api, "k", &body).await);
+    let session = first.json()["SuccessfulList"][0]["Id"].as_str().unwrap().to_owned();
+
+    for owner in [Some("anna"), None] {
+        bind(owner, Scopes::USUAL);
+        let again = create(&api, "k", &body).await;
+        assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY, "{owner:?}");
+        assert_eq!(again.error(), "this Idempotency-Key was used for another request");
+        assert!(!String::from_utf8_lossy(&again.body).contains(&session));
+    }
+    bind(Some("barbara"), Scopes::NONE.with(Scope::Read));
+    assert_eq!(create(&api, "k", &body).await.status, StatusCode::FORBIDDEN, "without the scope");
+    assert_eq!(world.fleet().session_count(), 1, "it is not made a second time either");
+    bind(Some("barbara"), Scopes::USUAL);
+    assert_replayed(&first, &create(&api, "k", &body).await);
 }

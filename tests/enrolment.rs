@@ -289,7 +289,7 @@ async fn a_registration_is_answered_as_the_standard_says() {
         printed.contains("an operator unregistered this agent").then_some(printed)
     })
     .await;
-    assert!(audit.contains("enrol-agent") && audit.contains("desk host-7") && audit.contains(id), "{audit}");
+    assert!(audit.contains("agent/enrol") && audit.contains("desk host-7") && audit.contains(id), "{audit}");
     assert!(!audit.contains(&statement));
 }
 

@@ -145,8 +145,12 @@ impl<M: StateMachine> Core<M> {
 
     /// Proposes, here or through the leader. Tries again what surely did not happen, and also what
     /// may have happened if it is remembered: then it happens once all the same.
-    pub(crate) async fn propose(&self, commands: Vec<Vec<u8>>) -> Result<Proposed<M::Outcome>, ProposeError> {
-        let deadline = Instant::now() + self.config.request_timeout();
+    pub(crate) async fn propose(
+        &self,
+        commands: Vec<Vec<u8>>,
+        within: Duration,
+    ) -> Result<Proposed<M::Outcome>, ProposeError> {
+        let deadline = Instant::now() + within;
         let leader_deadline = Instant::now() + self.leader_wait();
         let open = self.sequences.begin()?;
         let mut lost = false;

@@ -347,8 +347,19 @@ impl<M: StateMachine> Replica<M> {
     /// [`incarnation`](Config::incarnation) and format 2. A caller that repeats after
     /// [`ProposeError::OutcomeUnknown`] needs an id in the command that the state remembers.
     pub async fn propose(&self, commands: Vec<M::Command>) -> Result<Proposed<M::Outcome>, ProposeError> {
+        self.propose_within(commands, self.core.config.request_timeout()).await
+    }
+
+    /// The same for a caller with more time, or less, to learn what became of it. Nobody leading,
+    /// or no room, is told as soon as to others. While it waits, at most as many further calls of
+    /// this replica are taken as are remembered (65,536): not for long waits.
+    pub async fn propose_within(
+        &self,
+        commands: Vec<M::Command>,
+        within: Duration,
+    ) -> Result<Proposed<M::Outcome>, ProposeError> {
         let encoded = commands.iter().map(M::encode_command).collect();
-        self.core.propose(encoded).await
+        self.core.propose(encoded, within).await
     }
 
     /// A state that holds everything acknowledged before this call (linearizable). Concurrent

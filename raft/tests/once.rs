@@ -100,6 +100,37 @@ async fn the_death_of_the_leader_fails_no_call_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_patience_learns_what_became_of_a_call_and_it_happens_once() {
+    let mut cluster = Cluster::empty();
+    for id in (1..=3).map(ReplicaId) {
+        cluster.start(id, |config| config.request_timeout_ms = 1_500).await.unwrap();
+    }
+    let leader = cluster.leader(&cluster.all()).await;
+    let follower = cluster.running[&cluster.others(leader)[0]].clone();
+    let calls_are_remembered = async {
+        while follower.status().format < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, calls_are_remembered).await.unwrap();
+    follower.propose(vec![add(0)]).await.unwrap();
+    cluster.traffic.lose_answer_each.store(1, Ordering::Relaxed);
+    let patient = tokio::spawn({
+        let follower = follower.clone();
+        async move { follower.propose_within(vec![add(1)], PATIENCE).await }
+    });
+    // Who has as much time as is usual does not learn it.
+    let given_up = follower.propose(vec![add(2)]).await.unwrap_err();
+    assert_eq!(given_up, ProposeError::OutcomeUnknown);
+    assert!(!patient.is_finished());
+    cluster.traffic.lose_answer_each.store(0, Ordering::Relaxed);
+    let proposed = timeout(PATIENCE, patient).await.unwrap().unwrap().unwrap();
+    assert_eq!(proposed.outcomes[0].times, 1);
+    assert!(cluster.common_state().await.seen.values().all(|times| *times == 1), "however often it was asked for");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_incarnation_a_lost_answer_is_told_as_unknown() {
     let mut cluster = Cluster::empty();
     let anonymous = |config: &mut Config| config.incarnation = 0;

@@ -18,6 +18,9 @@ use crate::protocol::{Question, Reply};
 
 /// When to try again after something that passes by itself.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long it is found out what became of what nobody waits for. While that
+/// lasts the log remembers what others of this replica propose: not too long.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A replica and the agents that are connected to it.
 pub struct Broker {
@@ -142,7 +145,7 @@ impl Broker {
     /// Proposes commands and has it recorded who wanted them. Gives what each
     /// came to.
     pub async fn propose_audited(&self, deed: Deed, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
-        let audited = Command::Audited { deed, result: None, commands };
+        let audited = Command::Audited { deed, result: None, commands, refused_before: 0 };
         match self.propose(vec![audited]).await?.pop() {
             Some(Outcome::Audited(outcomes)) => Ok(outcomes),
             other => {
@@ -153,12 +156,16 @@ impl Broker {
     }
 
     async fn proposed(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
-        match self.replica.propose(commands).await {
-            Ok(berth_raft::Proposed { index, outcomes }) => Ok(Proposed { index: LogIndex(index.0), outcomes }),
-            Err(error) => {
-                tracing::debug!(%error, "commands were not acknowledged");
-                Err(unavailable(&error))
-            }
+        told(self.replica.propose(commands).await)
+    }
+}
+
+fn told(proposed: Result<berth_raft::Proposed<Outcome>, ProposeError>) -> Result<Proposed, Unavailable> {
+    match proposed {
+        Ok(berth_raft::Proposed { index, outcomes }) => Ok(Proposed { index: LogIndex(index.0), outcomes }),
+        Err(error) => {
+            tracing::debug!(%error, "commands were not acknowledged");
+            Err(unavailable(&error))
         }
     }
 }
@@ -194,6 +201,10 @@ fn unavailable(error: &ProposeError) -> Unavailable {
 impl door::Core for Broker {
     async fn propose(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
         self.proposed(commands).await
+    }
+
+    async fn propose_patiently(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
+        told(self.replica.propose_within(commands, PATIENCE).await)
     }
 
     async fn read(&self) -> Result<View, Unavailable> {

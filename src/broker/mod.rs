@@ -7,6 +7,7 @@
 //! - `cluster/`: the other replicas,
 //! - `backup/`: the state in one file, and a new cluster of it,
 //! - `admin.rs`: the operators' socket,
+//! - `deeds.rs`: what operators do, for the audit,
 //! - `notes.rs`: what the audit learns of deeds that change nothing,
 //! - `core.rs`: the door to the replicated log, with `machine.rs` behind it,
 //! - `throttle.rs`: how many requests callers may send,
@@ -23,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod contact;
 pub mod core;
+pub mod deeds;
 pub mod gateway;
 pub mod identity;
 pub mod listen;
@@ -211,7 +213,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let agent_tls = pki.server_config("agents", agents, &[b"http/1.1"], ClientAuth::Optional(own))?;
 
     let opened = CancellationToken::new();
-    let opening = vec![Command::Configure(config.settings()), Command::ReplicaStarted { replica: id }];
+    let opening = vec![deeds::configured(id, config.settings()), Command::ReplicaStarted { replica: id }];
     let first = open(&broker, opening.clone()).await;
     match &first {
         Ok(()) => opened.cancel(),
@@ -268,13 +270,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let source = source_of(&gateway.listener());
         source.require_hidden()?;
         let tls = pki.server_config("gateway", source, &[b"h2", b"http/1.1"], tls::gateways_of(gateway))?;
-        let throttle = throttle::Throttle::new(config.limits.requests_per_second).map(Arc::new);
-        let router = gateway::router(gateway::Gateway { broker: Arc::clone(&broker), notes, throttle });
+        let throttle = Throttle::new(config.limits.requests_per_second).map(Arc::new);
+        let router = gateway::router(gateway::Gateway { broker: Arc::clone(&broker), notes: notes.clone(), throttle });
         servers.spawn(port.serve(tls, router, gateway.connections_max, shutdown.clone()));
     }
     let node = Arc::clone(&peering.node);
+    let (broker_of_doors, identity_of_doors) = (Arc::clone(&broker), Arc::clone(&identity));
     let doors =
-        admin::Doors { broker: Arc::clone(&broker), identity: Arc::clone(&identity), node, pki: Arc::clone(&pki) };
+        admin::Doors { broker: broker_of_doors, identity: identity_of_doors, node, pki: Arc::clone(&pki), notes };
     servers.spawn(admin_socket.serve(doors, shutdown.clone()));
     tasks.spawn(Arc::clone(&pki).keep(shutdown.clone()));
     tracing::info!(replica = %id, clients = %client_address, agents = %agent_address,

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::api::door::Core;
+use super::api::door::{Core, Unavailable, UnavailableReason};
 use crate::domain::Command;
 use crate::domain::audit::{Actor, Deed, bounded};
 
@@ -24,10 +24,15 @@ const DIFFERENT_MAX: usize = 256;
 /// The same for what is refused to those who did not prove who they are: any
 /// number of them must not push out what others did.
 const STRANGERS_MAX: usize = 16;
+/// The action of the record that counts what is not told apart.
+pub(super) const OTHERS: &str = "others";
 /// How the result of what was refused begins.
 const REFUSED: &str = "refused";
 /// Between two attempts while the log takes nothing.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long the log may take at the end of a replica.
+const END: Duration = Duration::from_secs(10);
 
 /// Something that was done.
 #[derive(Debug)]
@@ -42,15 +47,15 @@ pub struct Notes(mpsc::Sender<Note>);
 
 /// Brings notes to the log.
 #[derive(Debug)]
-pub(super) struct Scribe(mpsc::Receiver<Note>);
+pub struct Scribe(mpsc::Receiver<Note>);
 
 /// The command that records a deed which changes nothing else.
 pub(super) const fn noted(deed: Deed, result: String) -> Command {
-    Command::Audited { deed, result: Some(result), commands: Vec::new() }
+    Command::Audited { deed, result: Some(result), commands: Vec::new(), refused_before: 0 }
 }
 
 /// A place for notes, and who empties it.
-pub(super) fn notes() -> (Notes, Scribe) {
+pub fn notes() -> (Notes, Scribe) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     (Notes(sender), Scribe(receiver))
 }
@@ -117,7 +122,7 @@ impl Gathered {
             let deed = Deed {
                 actor: Actor::Unknown,
                 from: String::new(),
-                action: "others".to_owned(),
+                action: OTHERS.to_owned(),
                 target: String::new(),
                 request_id: String::new(),
                 via,
@@ -131,12 +136,14 @@ impl Gathered {
 impl Scribe {
     /// Records what is noted until told to stop, and then what is left, if the
     /// log takes it.
-    pub(super) async fn write(mut self, core: Arc<impl Core>, shutdown: CancellationToken) {
+    pub async fn write(mut self, core: Arc<impl Core>, shutdown: CancellationToken) {
         let mut gathered = Gathered::default();
         loop {
             let first = tokio::select! {
-                note = self.0.recv() => note,
+                biased;
+                // What is left then goes together.
                 () = shutdown.cancelled() => None,
+                note = self.0.recv() => note,
             };
             let Some(first) = first else { break };
             gathered.add(first);
@@ -152,9 +159,11 @@ impl Scribe {
                 }
             }
             let commands = gathered.take(core.replica());
-            while let Err(error) = core.propose(commands.clone()).await {
+            // Proposed anew only when it is known that they did not get into the log, or when that
+            // was not found out with much patience: then they may be there twice.
+            while let Err(error) = patiently(&*core, &commands, &shutdown).await {
                 if shutdown.is_cancelled() {
-                    tracing::warn!(%error, deeds = commands.len(), "deeds are not in the audit: this replica ends");
+                    tracing::warn!(%error, deeds = commands.len(), "deeds may not be in the audit: this replica ends");
                     return;
                 }
                 tokio::select! {
@@ -172,6 +181,19 @@ impl Scribe {
         {
             tracing::warn!(%error, "the last deeds are not in the audit: this replica ends");
         }
+    }
+}
+
+/// Proposes, and waits for the end of it for long, but not at the end of the
+/// replica.
+async fn patiently(core: &impl Core, commands: &[Command], shutdown: &CancellationToken) -> Result<(), Unavailable> {
+    let late = async {
+        shutdown.cancelled().await;
+        sleep(END).await;
+    };
+    tokio::select! {
+        proposed = core.propose_patiently(commands.to_vec()) => proposed.map(drop),
+        () = late => Err(Unavailable { reason: UnavailableReason::OutcomeUnknown, retry_after: RETRY }),
     }
 }
 

@@ -39,6 +39,15 @@ pub(super) async fn run(args: RestoreArgs) -> anyhow::Result<()> {
         say!("- clients and agents need the new tls/ca.pem;");
         say!("- agents that are enrolled stay so, and those that are new need a new software statement.");
     }
+    let active = &restored.active;
+    say!("Who was let in when the backup was made is let in again, also who was unregistered since:");
+    say!("- {} API clients (`berth clients list`, `berth clients unregister --client-id ID`);", active.clients);
+    say!("- {} agents (`berth agents list`, `berth agents unregister --client-id ID`);", active.agents);
+    say!(
+        "- who enrols with one of {} software statements (`berth statements list`, `berth statements deactivate \
+         --software-statement TEXT`).",
+        active.statements
+    );
     say!("Stop what is left of the old cluster before `berth serve` starts this one.");
     Ok(())
 }

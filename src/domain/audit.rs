@@ -45,13 +45,15 @@ impl fmt::Display for Actor {
 pub struct Deed {
     /// Who.
     pub actor: Actor,
-    /// From where: an address, or `local` for the operators' socket.
+    /// From where: an address; `local uid N` for a user at the operators'
+    /// socket, `local` for what a replica does by itself.
     pub from: String,
     /// What: the name of an operation.
     pub action: String,
     /// With what: ids, with blanks between them.
     pub target: String,
-    /// Id of the request, as in the log of the replica.
+    /// Id of the request, as in the log of the replica. What is recorded twice,
+    /// because an answer was lost, has the same.
     pub request_id: String,
     /// The replica that was asked.
     pub via: ReplicaId,
@@ -213,6 +215,12 @@ pub fn verify<'a>(records: impl IntoIterator<Item = &'a AuditRecord>) -> Result<
         end = Some(Chain::after(record));
     }
     Ok(end)
+}
+
+/// The result of a call with several items.
+#[must_use]
+pub fn counted(done: usize, refused: usize) -> String {
+    format!("{done} done, {refused} refused")
 }
 
 /// A text that a record has room for.

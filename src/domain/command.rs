@@ -320,7 +320,9 @@ pub enum Command {
         until: Timestamp,
     },
     /// Somebody did something, or tried to: it is carried out if there is
-    /// something to carry out, and recorded with what came of it.
+    /// something to carry out, and recorded with what came of it. Only
+    /// [`Configure`](Self::Configure) that changes nothing leaves no record:
+    /// each replica says it at each start.
     Audited {
         /// Who did what.
         deed: Deed,
@@ -329,6 +331,9 @@ pub enum Command {
         /// What is to be carried out, in order. Another `Audited` among them
         /// is refused.
         commands: Vec<Command>,
+        /// Items of the same call that became no command, because they were
+        /// refused before.
+        refused_before: u32,
     },
 }
 

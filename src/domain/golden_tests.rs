@@ -397,9 +397,18 @@ fn access(client: &ClientId) -> Vec<(&'static str, Command)> {
                     id: ServerId::new("server-1").expect("valid"),
                     client: client.clone(),
                 }],
+                refused_before: 2,
             },
         ),
-        ("noted", Command::Audited { deed, result: Some("refused: no token".to_owned()), commands: Vec::new() }),
+        (
+            "noted",
+            Command::Audited {
+                deed,
+                result: Some("refused: no token".to_owned()),
+                commands: Vec::new(),
+                refused_before: 0,
+            },
+        ),
     ]
 }
 

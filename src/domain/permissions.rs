@@ -35,7 +35,8 @@ enum Meant {
 }
 
 /// Whether a user may connect to a session of `owner` with this permissions
-/// file. Without one only the owner may.
+/// file. Without one only the owner may: whom else the default file of a host
+/// lets in is known there alone, and nobody asked for it with the session.
 pub fn may_connect(file: Option<&str>, owner: &Owner, user: &Owner) -> bool {
     let Some(text) = file else { return user == owner };
     let file = File::read(text);

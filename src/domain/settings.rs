@@ -51,6 +51,48 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The names of those that are others in `new`.
+    pub fn changed(&self, new: &Self) -> Vec<&'static str> {
+        // Whoever adds a setting has to name it here.
+        let Self {
+            deleted_retention,
+            prepare_timeout,
+            delete_timeout,
+            queue_max,
+            queue_timeout,
+            reports_missed_max,
+            lost_server_retention,
+            lost_session_retention,
+            create_retries_max,
+            avoid_failed_server,
+            placement,
+            journal_records_max,
+            journal_bytes_max,
+            journal_retention,
+            idempotency_retention,
+            idempotency_keys_max,
+        } = self;
+        let all = [
+            ("deleted_retention", *deleted_retention != new.deleted_retention),
+            ("prepare_timeout", *prepare_timeout != new.prepare_timeout),
+            ("delete_timeout", *delete_timeout != new.delete_timeout),
+            ("queue_max", *queue_max != new.queue_max),
+            ("queue_timeout", *queue_timeout != new.queue_timeout),
+            ("reports_missed_max", *reports_missed_max != new.reports_missed_max),
+            ("lost_server_retention", *lost_server_retention != new.lost_server_retention),
+            ("lost_session_retention", *lost_session_retention != new.lost_session_retention),
+            ("create_retries_max", *create_retries_max != new.create_retries_max),
+            ("avoid_failed_server", *avoid_failed_server != new.avoid_failed_server),
+            ("placement", *placement != new.placement),
+            ("journal_records_max", *journal_records_max != new.journal_records_max),
+            ("journal_bytes_max", *journal_bytes_max != new.journal_bytes_max),
+            ("journal_retention", *journal_retention != new.journal_retention),
+            ("idempotency_retention", *idempotency_retention != new.idempotency_retention),
+            ("idempotency_keys_max", *idempotency_keys_max != new.idempotency_keys_max),
+        ];
+        all.into_iter().filter(|(_, is_other)| *is_other).map(|(name, _)| name).collect()
+    }
+
     /// How much the journal keeps.
     pub(super) const fn journal_bounds(&self) -> Bounds {
         Bounds {

@@ -14,6 +14,8 @@ use berth::broker::api::door::{
     AskError, Caller, Core, Identity, Proposed, Token, TokenError, Unavailable, UnavailableReason, VerifyError, View,
 };
 use berth::broker::api::{ApiSettings, ApiState, router};
+use berth::broker::notes::{Scribe, notes};
+use berth::domain::audit::{AuditRecord, verify};
 use berth::domain::fleet::Stamp;
 use berth::domain::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
@@ -21,8 +23,8 @@ use berth::domain::host::{
 use berth::domain::journal::Position;
 use berth::domain::report::{Inventory, Report, ReportedSession};
 use berth::domain::{
-    Action, AgentInstance, ClientId, Command, Epoch, Fleet, InstructionId, LogIndex, Millis, Outcome, Owner, ReplicaId,
-    ServerId, Session, SessionId, SessionKind, Timestamp,
+    Action, AgentInstance, ClientId, Command, Epoch, Event, Fleet, InstructionId, LogIndex, Millis, Outcome, Owner,
+    ReplicaId, ServerId, Session, SessionId, SessionKind, Timestamp,
 };
 use berth::protocol::{Image, ImageFormat, Question, Reply};
 use serde_json::Value;
@@ -199,6 +201,32 @@ impl World {
         self.api_until(settings, CancellationToken::new())
     }
 
+    /// An API whose notes for the audit somebody brings to the log.
+    pub fn api_noting(self: &Arc<Self>) -> (Api, Scribe) {
+        let (notes, scribe) = notes();
+        let state = ApiState::new(Arc::clone(self), Arc::new(Keys(Arc::clone(self))), ApiSettings::default());
+        (Api(router(state.noting(notes))), scribe)
+    }
+
+    /// Brings what was noted to the log, at once.
+    pub async fn write_down(self: &Arc<Self>, scribe: Scribe) {
+        let ended = CancellationToken::new();
+        ended.cancel();
+        scribe.write(Arc::clone(self), ended).await;
+    }
+
+    /// The records of the audit. They are as they were written.
+    pub fn audit(&self) -> Vec<AuditRecord> {
+        let fleet = self.fleet();
+        let records = fleet.journal().after(None).filter_map(|record| match &record.event {
+            Event::Audited(record) => Some((**record).clone()),
+            _ => None,
+        });
+        let records: Vec<AuditRecord> = records.collect();
+        assert_eq!(verify(&records).unwrap().unwrap_or_default(), *fleet.audit());
+        records
+    }
+
     /// An API that ends its streams when a token is cancelled.
     pub fn api_until(self: &Arc<Self>, settings: ApiSettings, ending: CancellationToken) -> Api {
         let state = ApiState::new(Arc::clone(self), Arc::new(Keys(Arc::clone(self))), settings);
@@ -233,6 +261,14 @@ impl Core for World {
             return Err(OUTCOME_UNKNOWN);
         }
         Ok(Proposed { index: self.fleet().applied(), outcomes })
+    }
+
+    async fn propose_patiently(&self, commands: Vec<Command>) -> Result<Proposed, Unavailable> {
+        match Core::propose(self, commands).await {
+            // It is found out.
+            Err(OUTCOME_UNKNOWN) => Ok(Proposed { index: self.fleet().applied(), outcomes: Vec::new() }),
+            proposed => proposed,
+        }
     }
 
     async fn read(&self) -> Result<View, Unavailable> {

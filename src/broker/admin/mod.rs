@@ -17,15 +17,17 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::node::Node;
 use super::core::Broker;
+use super::deeds::{self, Deeds};
 use super::identity::Identity;
 use super::listen::DRAIN_TIMEOUT;
+use super::notes::Notes;
 use super::tls::Pki;
 use super::tls::expiry::Expiry;
 
@@ -78,6 +80,8 @@ pub struct Doors {
     pub node: Arc<Node>,
     /// Certificates.
     pub pki: Arc<Pki>,
+    /// What is recorded soon.
+    pub notes: Notes,
 }
 
 /// What tells how the replica fares.
@@ -106,15 +110,19 @@ impl AdminSocket {
 
     /// Serves until `shutdown`.
     pub async fn serve(self, doors: Doors, shutdown: CancellationToken) {
-        let Doors { broker, identity, node, pki } = doors;
+        let Doors { broker, identity, node, pki, notes } = doors;
+        let deeds = Deeds::new(Arc::clone(&broker), notes);
         let router = Router::new()
             .route("/status", get(status))
             .with_state((Arc::clone(&broker), Arc::clone(&pki)))
             .merge(access::routes(Arc::clone(&broker), identity))
             .merge(audit::routes(Arc::clone(&broker)))
-            .merge(super::tls::admin::routes(pki))
-            .merge(super::backup::routes(Arc::clone(&node), Arc::clone(&broker), shutdown.clone()))
-            .merge(super::cluster::admin::routes(node, broker));
+            .merge(super::tls::admin::routes(pki, deeds.clone()))
+            .merge(super::backup::routes(Arc::clone(&node), Arc::clone(&broker), deeds.clone(), shutdown.clone()))
+            .merge(super::cluster::admin::routes(node, broker, deeds))
+            // Whatever these do says who did it.
+            .layer(middleware::from_fn(deeds::attend))
+            .into_make_service_with_connect_info::<deeds::Peer>();
         let served = axum::serve(self.listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
         // An operator's command that stands still must not keep the replica from its end.
         let late = async {

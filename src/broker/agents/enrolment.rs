@@ -26,8 +26,6 @@ use crate::domain::client::AgentClient;
 use crate::domain::{ClientId, Command, Fleet, Outcome, Refusal, ServerId};
 use crate::protocol::enrolment::{self, CLIENT_NAME_BYTES_MAX, Refused, Registered, Registration, error};
 
-/// What the audit calls it.
-const ACTION: &str = "enrol-agent";
 /// Before another attempt when there is no room for one more agent.
 const FULL_RETRY: Duration = Duration::from_mins(1);
 
@@ -196,7 +194,7 @@ fn deed(agents: &Agents, peer: &Peer, actor: Actor, target: String) -> Deed {
     Deed {
         actor,
         from: peer.address.ip().to_string(),
-        action: ACTION.to_owned(),
+        action: enrolment::PATH.trim_start_matches('/').to_owned(),
         target,
         request_id: String::new(),
         via: agents.broker.id(),

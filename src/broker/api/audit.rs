@@ -13,6 +13,9 @@ use crate::broker::notes::noted;
 use crate::domain::Command;
 use crate::domain::audit::{Actor, Deed, Digest, TEXT_BYTES_MAX};
 
+/// The result of what one wanted of another owner who is bound to one.
+pub(super) const OF_ANOTHER: &str = "refused: of another owner";
+
 /// What was called, and from where.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
@@ -77,7 +80,8 @@ pub(super) fn told(names: &[&str]) -> String {
     format!("{head}… {} in all, SHA-256 of their lines {digest}", names.len())
 }
 
-fn name(command: &Command) -> Option<&str> {
+/// The session or server that a command names.
+pub(super) fn name(command: &Command) -> Option<&str> {
     match command {
         Command::CreateSession { id, .. }
         | Command::DeleteSession { id, .. }

@@ -20,7 +20,7 @@ use super::envelope::RequestId;
 use super::error::Error;
 use super::idempotency::{Headed, REPLAYED_HEADER, Repeatable};
 use super::{ApiState, Failure, body, unexpected};
-use crate::domain::audit::{Actor, Deed};
+use crate::domain::audit::{Actor, Deed, counted};
 use crate::domain::{Command, Outcome, Refusal, request};
 
 /// A call that changes something.
@@ -50,7 +50,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Changing<T> {
         let Calling(caller) = Calling::from_request_parts(&mut head, state).await?;
         let Route { action, from } = Route::of(&head.extensions);
         let reading = Reading::from_request_parts(&mut head, state).await?;
-        let headed = Headed::new(&head)?;
+        let headed = Headed::new(&head, caller.grant.owner.as_ref())?;
         let content = body::read(Request::from_parts(head, content), state).await?;
         let items = body::items(&content)?;
         let repeatable = headed.map(|headed| headed.with_body(&content));
@@ -121,9 +121,21 @@ impl ApiState {
                 (item, checked)
             })
             .collect();
-        let proposed = commands.len();
+        let failures = || checked.iter().filter_map(|(_, checked)| checked.as_ref().err());
+        let refused_before = failures().count();
         let is_bound = call.caller.grant.owner.is_some();
-        let Settled { outcomes, request_id, is_repeated } = self.settle(call, commands).await?;
+        let deed = self.deed(&call, audit::target(&commands));
+        self.note_of_another(&deed, &failures().filter_map(Failure::of_another).collect::<Vec<_>>());
+        let told = |command: &Command| audit::name(command).unwrap_or_default().to_owned();
+        let names: Vec<String> = if is_bound { commands.iter().map(told).collect() } else { Vec::new() };
+        let proposed = commands.len();
+        let settled = self.settle(call, deed.clone(), commands, refused_before).await?;
+        let Settled { outcomes, request_id, is_repeated } = settled;
+        let of_another = names
+            .into_iter()
+            .zip(&outcomes)
+            .filter_map(|(name, outcome)| matches!(outcome, Outcome::Refused(Refusal::OtherOwner)).then_some(name));
+        self.note_of_another(&deed, &of_another.collect::<Vec<_>>());
         if outcomes.len() != proposed {
             tracing::error!(
                 proposed,
@@ -149,9 +161,38 @@ impl ApiState {
         Ok(Done { results: results.collect::<Result<_, Error>>()?, request_id, is_repeated })
     }
 
-    /// Proposes commands and has it recorded who wanted them.
-    async fn propose_audited(&self, deed: Deed, commands: Vec<Command>) -> Result<Proposed, Error> {
-        let audited = Command::Audited { deed, result: None, commands };
+    /// What a call does, for the audit.
+    fn deed(&self, call: &Call, target: String) -> Deed {
+        Deed {
+            actor: Actor::Client(call.caller.client.clone()),
+            from: call.from.clone(),
+            action: call.action.clone(),
+            target,
+            request_id: call.request_id.clone(),
+            via: self.core.replica(),
+        }
+    }
+
+    /// Has it recorded that one who is bound to an owner wanted something of
+    /// another one: the answer only says that it is not there.
+    fn note_of_another(&self, deed: &Deed, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.notes.take(Deed { target: audit::told(&names), ..deed.clone() }, audit::OF_ANOTHER);
+    }
+
+    /// Proposes commands and has it recorded who wanted them, and how many
+    /// items of the call were refused before.
+    async fn propose_audited(
+        &self,
+        deed: Deed,
+        commands: Vec<Command>,
+        refused_before: usize,
+    ) -> Result<Proposed, Error> {
+        let refused_before = u32::try_from(refused_before).unwrap_or(u32::MAX);
+        let audited = Command::Audited { deed, result: None, commands, refused_before };
         let Proposed { index, mut outcomes } = self.propose(vec![audited]).await?;
         match outcomes.pop() {
             Some(Outcome::Audited(outcomes)) => Ok(Proposed { index, outcomes }),
@@ -164,22 +205,23 @@ impl ApiState {
     }
 
     /// Proposes the commands of a call.
-    async fn settle(&self, call: Call, commands: Vec<Command>) -> Result<Settled, Error> {
-        let Call { caller: Caller { client, grant: _ }, action, from, request_id, reading, repeatable } = call;
-        let deed = Deed {
-            actor: Actor::Client(client.clone()),
-            from,
-            action,
-            target: audit::target(&commands),
-            request_id: request_id.clone(),
-            via: self.core.replica(),
-        };
+    async fn settle(
+        &self,
+        call: Call,
+        deed: Deed,
+        commands: Vec<Command>,
+        refused_before: usize,
+    ) -> Result<Settled, Error> {
+        let Call { caller: Caller { client, grant: _ }, action: _, from: _, request_id, reading, repeatable } = call;
         let Some(Repeatable { key, fingerprint }) = repeatable else {
             let Proposed { index, mut outcomes } = if commands.is_empty() {
                 // Nothing was done: whatever is known shows that.
+                if refused_before > 0 {
+                    self.notes.take(deed, &counted(0, refused_before));
+                }
                 Proposed { index: self.core.local().index, outcomes: Vec::new() }
             } else {
-                self.propose_audited(deed, commands).await?
+                self.propose_audited(deed, commands, refused_before).await?
             };
             reading.show(index);
             request::shorten(&mut outcomes);
@@ -188,7 +230,7 @@ impl ApiState {
         let _turn = self.running.begin(&client, &key)?;
         // Also when no item is good: that answer is kept like any other.
         let once = Command::Once { client, key, fingerprint, request_id: request_id.clone(), commands };
-        let Proposed { index, mut outcomes } = self.propose_audited(deed, vec![once]).await?;
+        let Proposed { index, mut outcomes } = self.propose_audited(deed, vec![once], refused_before).await?;
         // A repetition stands behind what it repeats: whoever sees it sees that.
         reading.show(index);
         match outcomes.pop() {

@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::ApiState;
-use super::audit::Route;
+use super::audit::{self, Route};
 use super::auth::Calling;
 use super::consistency::Reading;
 use super::door::UnavailableReason;
@@ -56,12 +56,23 @@ pub(super) async fn get(
     // The answer opens a session: nobody gets in by what was true once.
     let fleet = api.see_current(&reading).await?;
     let session = fleet.session(&id).ok_or(Error::NotFound(NO_SESSION))?;
+    let deed = Deed {
+        actor: Actor::Client(caller.client),
+        from,
+        action,
+        target: format!("{id} {user}"),
+        request_id,
+        via: api.core.replica(),
+    };
     if let Some(owner) = &caller.grant.owner {
         if *owner != session.spec.owner {
+            api.notes.take(deed, audit::OF_ANOTHER);
             return Err(Error::NotFound(NO_SESSION));
         }
         if *owner != user {
-            return Err(Error::OwnersSessionsOnly);
+            let error = Error::OwnersSessionsOnly;
+            api.notes.take(deed, &format!("refused: {error}"));
+            return Err(error);
         }
     }
     match fleet.state_of(session) {
@@ -75,14 +86,6 @@ pub(super) async fn get(
         return Err(Error::Internal);
     }
     // Whoever has the token gets in, so it is given out only once that is on record.
-    let deed = Deed {
-        actor: Actor::Client(caller.client),
-        from,
-        action,
-        target: format!("{id} {user}"),
-        request_id,
-        via: api.core.replica(),
-    };
     match api.record(deed.clone(), ISSUED).await {
         // On a full disk one gets in, and so does who asked for that while no majority is there.
         Err(Error::Unavailable(error))

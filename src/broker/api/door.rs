@@ -38,6 +38,12 @@ pub trait Core: Send + Sync + 'static {
     /// applied when it returns.
     fn propose(&self, commands: Vec<Command>) -> impl Future<Output = Result<Proposed, Unavailable>> + Send;
 
+    /// The same for what nobody waits for: what became of it is found out for
+    /// longer, so that it need not be proposed anew, and happen twice.
+    fn propose_patiently(&self, commands: Vec<Command>) -> impl Future<Output = Result<Proposed, Unavailable>> + Send {
+        self.propose(commands)
+    }
+
     /// The fleet as of now: it holds everything that was acknowledged before
     /// the call, by whichever replica.
     fn read(&self) -> impl Future<Output = Result<View, Unavailable>> + Send;

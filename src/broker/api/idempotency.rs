@@ -16,9 +16,9 @@ use axum::http::{HeaderMap, HeaderName};
 use super::error::Error;
 use super::limits::IDEMPOTENCY_KEY_BYTES_MAX;
 use super::policy::PLACEMENT_HEADER;
-use crate::domain::ClientId;
 use crate::domain::ids::IdempotencyKey;
 use crate::domain::request::Fingerprint;
+use crate::domain::{ClientId, Owner};
 
 /// Header of requests: what the client calls the request by.
 const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
@@ -39,8 +39,13 @@ pub(super) struct Headed {
 }
 
 impl Headed {
-    /// Of a request by its head; `None` when it has no key.
-    pub(super) fn new(head: &Parts) -> Result<Option<Self>, Error> {
+    /// Of a request by its head, and the one whose sessions its caller may see
+    /// and change, if not everybody's; `None` when it has no key.
+    ///
+    /// A caller who was bound to an owner meanwhile, or to another one, sends
+    /// another request: the answer to the first one tells of sessions that are
+    /// nothing to it any more.
+    pub(super) fn new(head: &Parts, owner: Option<&Owner>) -> Result<Option<Self>, Error> {
         let Some(key) = key(&head.headers)? else { return Ok(None) };
         let mut context = digest::Context::new(&digest::SHA256);
         let mut update = |part: &[u8]| {
@@ -56,6 +61,8 @@ impl Headed {
         for value in placements {
             update(value.as_bytes());
         }
+        update(&[u8::from(owner.is_some())]);
+        update(owner.map_or("", Owner::as_str).as_bytes());
         Ok(Some(Self { key, context }))
     }
 
@@ -209,31 +216,34 @@ mod tests {
         assert_eq!(with(&["a", "a"]).unwrap_err().to_string(), "Idempotency-Key is given more than once");
     }
 
-    fn fingerprint(method: &str, uri: &str, placement: Option<&str>, body: &str) -> Fingerprint {
+    fn fingerprint(method: &str, uri: &str, placement: Option<&str>, owner: Option<&str>, body: &str) -> Fingerprint {
         let mut request = Request::builder().method(method).uri(uri).header(KEY_HEADER, "k").header("x-other", body);
         if let Some(placement) = placement {
             request = request.header(PLACEMENT_HEADER, placement);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Headed::new(&head).unwrap().unwrap().with_body(body.as_bytes()).fingerprint
+        let owner = owner.map(|owner| Owner::new(owner).unwrap());
+        Headed::new(&head, owner.as_ref()).unwrap().unwrap().with_body(body.as_bytes()).fingerprint
     }
 
     #[test]
     fn everything_that_means_something_is_in_the_fingerprint() {
         let all = [
-            fingerprint("POST", "/a", None, "[]"),
-            fingerprint("PUT", "/a", None, "[]"),
-            fingerprint("POST", "/b", None, "[]"),
-            fingerprint("POST", "/a?b", None, "[]"),
-            fingerprint("POST", "/a", Some("pack"), "[]"),
-            fingerprint("POST", "/a", Some(""), "[]"),
-            fingerprint("POST", "/a", None, "[ ]"),
-            fingerprint("POST", "/a", None, ""),
+            fingerprint("POST", "/a", None, None, "[]"),
+            fingerprint("PUT", "/a", None, None, "[]"),
+            fingerprint("POST", "/b", None, None, "[]"),
+            fingerprint("POST", "/a?b", None, None, "[]"),
+            fingerprint("POST", "/a", Some("pack"), None, "[]"),
+            fingerprint("POST", "/a", Some(""), None, "[]"),
+            fingerprint("POST", "/a", None, Some("ann"), "[]"),
+            fingerprint("POST", "/a", None, Some("bob"), "[]"),
+            fingerprint("POST", "/a", None, None, "[ ]"),
+            fingerprint("POST", "/a", None, None, ""),
         ];
         for (number, one) in all.iter().enumerate() {
             assert_eq!(all.iter().position(|other| other == one), Some(number));
         }
-        assert_eq!(fingerprint("POST", "/a", None, "[]"), all[0]);
+        assert_eq!(fingerprint("POST", "/a", None, None, "[]"), all[0]);
     }
 
     #[test]

@@ -199,14 +199,34 @@ pub struct ApiState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Failure {
     /// The caller may make sessions of one owner only.
-    #[error("the client may create sessions of {0} only")]
-    BoundTo(Owner),
+    #[error("the client may create sessions of {bound} only")]
+    BoundTo {
+        /// That owner.
+        bound: Owner,
+        /// Another one.
+        wanted: Owner,
+    },
     /// It is not right in itself.
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// The fleet does not take it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// It is about a session of another owner than the one that the caller is
+    /// bound to. For the caller there is no such session.
+    #[error("{}", Refusal::UnknownSession)]
+    OfAnother(SessionId),
+}
+
+impl Failure {
+    /// What of another owner a caller wanted who is bound to one, for the audit.
+    fn of_another(&self) -> Option<String> {
+        match self {
+            Self::OfAnother(session) => Some(session.as_str().to_owned()),
+            Self::BoundTo { wanted, .. } => Some(format!("(new, of {wanted})")),
+            Self::Invalid(_) | Self::Refused(_) => None,
+        }
+    }
 }
 
 impl ApiState {

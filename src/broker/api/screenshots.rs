@@ -75,6 +75,16 @@ pub(super) async fn take(
         request_id: request_id.clone(),
         via: api.core.replica(),
     };
+    if let Some(owner) = &caller.grant.owner {
+        let is_anothers = |id: &&&str| {
+            let session = SessionId::new(id).ok().and_then(|id| fleet.session(&id).cloned());
+            session.is_some_and(|session| session.spec.owner != *owner)
+        };
+        let of_another: Vec<&str> = ids.iter().filter(is_anothers).copied().collect();
+        if !of_another.is_empty() {
+            api.notes.take(Deed { target: audit::told(&of_another), ..deed.clone() }, audit::OF_ANOTHER);
+        }
+    }
     api.notes.take(deed, "pictures were asked for");
     let end = Instant::now() + api.settings.screenshots.request_timeout;
     let shared = Arc::new(Sitting { api, fleet, owner: caller.grant.owner, end, bytes: AtomicUsize::new(0) });

@@ -129,7 +129,7 @@ pub(super) const fn failure_code(failure: &Failure) -> &'static str {
     match failure {
         Failure::Refused(Refusal::UnknownServer) => "DCV_SERVER_NOT_FOUND",
         Failure::Refused(Refusal::ServerHasSessions { .. }) => "DCV_SERVER_HAS_SESSIONS",
-        Failure::Refused(_) | Failure::BoundTo(_) => "REFUSED",
+        Failure::Refused(_) | Failure::BoundTo { .. } | Failure::OfAnother(_) => "REFUSED",
         Failure::Invalid(_) => "INVALID_PARAMETER",
     }
 }

@@ -81,7 +81,7 @@ pub(super) async fn create(
         .carry_out(request, |caller, (_, spec)| {
             let spec = spec.clone()?;
             if let Some(bound) = caller.grant.owner.as_ref().filter(|bound| **bound != spec.owner) {
-                return Err(Failure::BoundTo(bound.clone()));
+                return Err(Failure::BoundTo { bound: bound.clone(), wanted: spec.owner });
             }
             let id = api.new_session_id()?;
             Ok(Command::CreateSession { id, spec, client: caller.client.clone() })
@@ -155,7 +155,7 @@ pub(super) fn own_session(
     let id = existing_session(id)?;
     let owner = validate::owner(owner)?;
     match &caller.grant.owner {
-        Some(bound) if *bound != owner => Err(Refusal::UnknownSession.into()),
+        Some(bound) if *bound != owner => Err(Failure::OfAnother(id)),
         _ => Ok((id, owner)),
     }
 }

@@ -23,6 +23,7 @@ use crate::broker::admin::error;
 use crate::broker::api::door::{Core, View};
 use crate::broker::cluster::node::Node;
 use crate::broker::core::Broker;
+use crate::broker::deeds::{self, Deeds};
 use crate::domain::Fleet;
 use crate::domain::fleet::{IMAGE_VERSION, ImageError};
 
@@ -46,18 +47,19 @@ struct BackupRequest {
 struct Operators {
     node: Arc<Node>,
     broker: Arc<Broker>,
+    deeds: Deeds,
     places: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
 /// What operators may ask. What is being sent at `shutdown` is broken off.
-pub fn routes(node: Arc<Node>, broker: Arc<Broker>, shutdown: CancellationToken) -> Router {
+pub fn routes(node: Arc<Node>, broker: Arc<Broker>, deeds: Deeds, shutdown: CancellationToken) -> Router {
     let places = Arc::new(Semaphore::new(BACKUPS_MAX));
-    Router::new().route("/backup", get(backup)).with_state(Operators { node, broker, places, shutdown })
+    Router::new().route("/backup", get(backup)).with_state(Operators { node, broker, deeds, places, shutdown })
 }
 
 async fn backup(State(operators): State<Operators>, Query(request): Query<BackupRequest>) -> Response {
-    let Operators { node, broker, places, shutdown } = operators;
+    let Operators { node, broker, deeds, places, shutdown } = operators;
     let Ok(place) = places.try_acquire_owned() else {
         return error(StatusCode::CONFLICT, "another backup is being made; wait for it to end");
     };
@@ -87,12 +89,17 @@ async fn backup(State(operators): State<Operators>, Query(request): Query<Backup
         content_bytes: 0,
     };
     tracing::info!(%index, stale = request.stale, "an operator makes a backup");
+    // One is made without a majority too, so nobody waits for the record.
+    let how = if request.stale { ", of what this replica knows" } else { "" };
+    let deed = deeds.deed(deeds::BACKUP, format!("entry {index}{how}"));
+    deeds.note(deed.clone(), "begun");
     let (pieces, mut ready) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
         let mut out = BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces.clone()));
         let written = write(&fleet, header, &mut out).and_then(|()| out.flush());
         if let Err(error) = written {
             tracing::warn!(%error, "a backup was not finished");
+            deeds.note(deed, &format!("not finished: {error}"));
             // Whoever reads it is told, if anybody still does.
             drop(pieces.blocking_send(Err(error)));
         }

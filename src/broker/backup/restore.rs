@@ -14,11 +14,15 @@ use crate::broker::cluster::authority::{Authorities, AuthorityError, ClusterId};
 use crate::broker::cluster::identity::{self, Identity, IdentityError, Origin};
 use crate::broker::cluster::shared;
 use crate::broker::config::Config;
+use crate::broker::deeds;
 use crate::broker::identity::ClusterKey;
 use crate::broker::identity::seal::SealError;
 use crate::broker::machine::Machine;
+use crate::broker::notes::noted;
+use crate::domain::audit::{Actor, Deed};
+use crate::domain::fleet::Stamp;
 use crate::domain::key::{KeyPurpose, RetiredKey, SigningKey};
-use crate::domain::{Fleet, LogIndex, ReplicaId};
+use crate::domain::{Command, Fleet, LogIndex, ReplicaId};
 use crate::files::FileError;
 use crate::secret::{Secret, SecretError};
 
@@ -109,6 +113,20 @@ pub struct Restored {
     pub index: LogIndex,
     /// Whether the old cluster's keys are still good.
     pub keeps_keys: bool,
+    /// Who is let in.
+    pub active: Active,
+}
+
+/// Who is let in by a cluster: as in the backup, also those that were
+/// unregistered after it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Active {
+    /// API clients.
+    pub clients: usize,
+    /// Agents that enrolled.
+    pub agents: usize,
+    /// Software statements that agents can enrol with.
+    pub statements: usize,
 }
 
 /// Makes the first replica of a new cluster, in an empty data folder, of a
@@ -139,6 +157,9 @@ pub async fn restore(config: &Config, file: &Path, old_secret: Option<&Path>) ->
     };
     let replica = ReplicaId(config.replica);
     let index = fleet.begin_anew(backup.header.index, backup.header.last_replica.max(replica), keys, retired);
+    let record = first_record(&backup, file, &cluster, replica);
+    fleet.apply(Stamp { index, at: fleet.at() }, record);
+    let active = Active::of(&fleet);
 
     if !path.exists() {
         secret.write(&path)?;
@@ -154,7 +175,32 @@ pub async fn restore(config: &Config, file: &Path, old_secret: Option<&Path>) ->
     berth_raft::restore(crate::broker::replica_config(config, replica, 0), beginning).await?;
     // Last: without it nothing is served.
     identity.write(folder)?;
-    Ok(Restored { backup, cluster, replica, index, keeps_keys: old.is_some() })
+    Ok(Restored { backup, cluster, replica, index, keeps_keys: old.is_some(), active })
+}
+
+/// What the audit of the new cluster begins with. The log's time is still that
+/// of the backup, so it says when this is by the clock of the host.
+fn first_record(backup: &Checked, file: &Path, cluster: &ClusterId, replica: ReplicaId) -> Command {
+    let deed = Deed {
+        actor: Actor::Operator,
+        from: deeds::of_user(rustix::process::getuid().as_raw()),
+        action: deeds::RESTORE.to_owned(),
+        target: format!("cluster {}, entry {}, of {}", backup.header.cluster, backup.header.index, file.display()),
+        request_id: String::new(),
+        via: replica,
+    };
+    let now = jiff::Timestamp::now();
+    noted(deed.bounded(), format!("cluster {cluster} begins with it; by the clock of the host it is {now}"))
+}
+
+impl Active {
+    fn of(fleet: &Fleet) -> Self {
+        Self {
+            clients: fleet.clients().filter(|client| client.active).count(),
+            agents: fleet.agent_clients().filter(|agent| agent.active).count(),
+            statements: fleet.statements().filter(|statement| statement.active).count(),
+        }
+    }
 }
 
 /// Only an empty folder is restored into, or none.

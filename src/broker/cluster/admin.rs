@@ -14,6 +14,7 @@ use super::node::{INVITATION_LIFETIME, Node, WishError};
 use super::token::JoinToken;
 use crate::broker::admin::error;
 use crate::broker::core::Broker;
+use crate::broker::deeds::{self, Deeds};
 use crate::domain::ids::InvitationId;
 use crate::domain::{ReplicaId, Timestamp};
 
@@ -129,10 +130,11 @@ pub struct RaiseRequest {
 struct Operators {
     node: Arc<Node>,
     broker: Arc<Broker>,
+    deeds: Deeds,
 }
 
 /// What operators may ask.
-pub fn routes(node: Arc<Node>, broker: Arc<Broker>) -> Router {
+pub fn routes(node: Arc<Node>, broker: Arc<Broker>, deeds: Deeds) -> Router {
     Router::new()
         .route("/cluster", get(view))
         .route("/cluster/invitations", post(invite).get(invitations))
@@ -141,7 +143,7 @@ pub fn routes(node: Arc<Node>, broker: Arc<Broker>) -> Router {
         .route("/cluster/leader", post(transfer))
         .route("/cluster/certificates", post(rotate))
         .route("/cluster/format", post(raise))
-        .with_state(Operators { node, broker })
+        .with_state(Operators { node, broker, deeds })
 }
 
 async fn view(State(operators): State<Operators>) -> Json<ClusterView> {
@@ -182,8 +184,9 @@ fn checkpoint_of(status: &berth_raft::CheckpointStatus) -> Option<CheckpointView
 }
 
 async fn invite(State(operators): State<Operators>, Json(request): Json<InviteRequest>) -> Response {
-    let Operators { node, .. } = operators;
-    let invitation = match node.invite(INVITATION_LIFETIME, request.replaces.map(ReplicaId)).await {
+    let Operators { node, deeds, .. } = operators;
+    let deed = deeds.deed(deeds::CLUSTER_ADD, String::new());
+    let invitation = match node.invite(INVITATION_LIFETIME, request.replaces.map(ReplicaId), deed).await {
         Ok(invitation) => invitation,
         Err(error) => return failed(&error),
     };
@@ -234,18 +237,22 @@ async fn revoke(State(operators): State<Operators>, Path(id): Path<String>) -> R
     let Ok(id) = InvitationId::new(&id) else {
         return error(StatusCode::BAD_REQUEST, "this cannot be the id of an invitation");
     };
-    match operators.node.revoke(id).await {
+    let deed = operators.deeds.deed(deeds::CLUSTER_REVOKE, format!("invitation {id}"));
+    match operators.node.revoke(id, deed).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(cause) => failed(&cause),
     }
 }
 
 async fn remove(State(operators): State<Operators>, Path(id): Path<u64>) -> Response {
-    wished(&operators.node, Wish::Remove(ReplicaId(id))).await
+    let target = format!("replica {id}");
+    wished(&operators, deeds::CLUSTER_REMOVE, target, Wish::Remove(ReplicaId(id))).await
 }
 
 async fn transfer(State(operators): State<Operators>, Json(request): Json<TransferRequest>) -> Response {
-    wished(&operators.node, Wish::TransferLeader(request.to.map(ReplicaId))).await
+    let target = request.to.map_or_else(|| "whichever is best".to_owned(), |to| format!("replica {to}"));
+    let wish = Wish::TransferLeader(request.to.map(ReplicaId));
+    wished(&operators, deeds::CLUSTER_TRANSFER_LEADER, target, wish).await
 }
 
 async fn rotate(State(operators): State<Operators>) -> Response {
@@ -254,16 +261,30 @@ async fn rotate(State(operators): State<Operators>) -> Response {
         Ok(fleet) => fleet.cluster().authority,
         Err(error) => return failed(&error.into()),
     };
-    let to = current.saturating_add(1);
-    wished(&operators.node, Wish::RotateCertificates { to }).await
+    let wish = Wish::RotateCertificates { to: current.saturating_add(1) };
+    wished(&operators, deeds::CLUSTER_ROTATE_CERTIFICATES, String::new(), wish).await
 }
 
 async fn raise(State(operators): State<Operators>, Json(request): Json<RaiseRequest>) -> Response {
-    wished(&operators.node, Wish::RaiseFormat(request.to)).await
+    let target = format!("format {}", request.to);
+    wished(&operators, deeds::CLUSTER_RAISE_FORMAT, target, Wish::RaiseFormat(request.to)).await
 }
 
-async fn wished(node: &Node, wish: Wish) -> Response {
-    match node.wish(wish).await {
+/// Has a wish carried out. Where no command in the log is part of it, nobody
+/// waits for its record: it is done, and a hand-over needs no majority here.
+async fn wished(operators: &Operators, action: &'static str, target: String, wish: Wish) -> Response {
+    let Operators { node, deeds, .. } = operators;
+    let deed = deeds.deed(action, target);
+    let is_recorded = wish.changes_log();
+    let wished = node.wish(wish, Some(deed.clone())).await;
+    match &wished {
+        Ok(()) if is_recorded => {}
+        Ok(()) => deeds.note(deed, "done"),
+        Err(WishError::Refused(reason)) => deeds.note(deed, &format!("refused: {reason}")),
+        Err(error @ WishError::UnderWay { .. }) => deeds.note(deed, &format!("not known: {error}")),
+        Err(error) => deeds.note(deed, &format!("not done: {error}")),
+    }
+    match wished {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => failed(&error),
     }

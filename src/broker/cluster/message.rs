@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::ReplicaId;
+use crate::domain::audit::Deed;
 use crate::domain::ids::FolderId;
 
 /// A question to the cluster's service.
@@ -10,8 +11,9 @@ use crate::domain::ids::FolderId;
 pub enum Question {
     /// Who are you, and does your cluster exist?
     Introduce,
-    /// An operator's wish that the leader carries out.
-    Do(Wish),
+    /// An operator's wish that the leader carries out, and what the audit is to
+    /// say of it where the log is changed by it.
+    Do(Wish, Option<Deed>),
 }
 
 /// Its answer.
@@ -52,6 +54,13 @@ pub enum Wish {
     },
     /// The log is written in this format from now on.
     RaiseFormat(u16),
+}
+
+impl Wish {
+    /// Whether a command in the log is part of it, and so the record of it.
+    pub const fn changes_log(&self) -> bool {
+        matches!(self, Self::Remove(_) | Self::RotateCertificates { .. })
+    }
 }
 
 /// Who a replica is.

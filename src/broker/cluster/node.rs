@@ -20,7 +20,9 @@ use super::runs::{Runs, Visit};
 use crate::broker::agents::Colleagues;
 use crate::broker::api::door::{AskError, Unavailable, UnavailableReason};
 use crate::broker::core::Broker;
+use crate::broker::deeds;
 use crate::broker::machine::Machine;
+use crate::domain::audit::{Actor, Deed};
 use crate::domain::ids::InvitationId;
 use crate::domain::request::Fingerprint;
 use crate::domain::{Command, Millis, Outcome, Refusal, ReplicaId, ServerId};
@@ -99,6 +101,17 @@ pub struct Node {
 struct Serving {
     replica: Replica<Machine>,
     broker: Arc<Broker>,
+}
+
+impl Serving {
+    /// Proposes a command and has it recorded who wanted it, if somebody did.
+    async fn propose(&self, deed: Option<Deed>, command: Command) -> Result<Option<Outcome>, Unavailable> {
+        let outcomes = match deed {
+            Some(deed) => self.broker.propose_audited(deed, vec![command]).await?,
+            None => self.broker.propose(vec![command]).await?,
+        };
+        Ok(outcomes.into_iter().next())
+    }
 }
 
 impl Node {
@@ -198,8 +211,9 @@ impl Node {
     }
 
     /// Has the leader carry out a wish, wherever it is. One whose answer was
-    /// lost is asked again: none does anything twice.
-    pub async fn wish(&self, wish: Wish) -> Result<(), WishError> {
+    /// lost is asked again: none does anything twice. What it changes in the log
+    /// ([`Wish::changes_log`]) is recorded with it, as the deed.
+    pub async fn wish(&self, wish: Wish, deed: Option<Deed>) -> Result<(), WishError> {
         let Some(serving) = self.serving.get() else { return Err(WishError::NoLeader) };
         let deadline = Instant::now() + WISH_TIMEOUT;
         let mut asked = None;
@@ -208,17 +222,20 @@ impl Node {
         loop {
             let whom = self.who_may_lead(serving, &passed);
             let answer = match whom {
-                Some(leader) if leader == self.own.replica => self.carry_out(serving, wish.clone()).await,
-                Some(leader) => match self.question(leader, &Question::Do(wish.clone()), CARRY_OUT_TIMEOUT).await {
-                    Ok(answer) => answer,
-                    Err(failure) => {
-                        tracing::debug!(%leader, %failure, "the leader did not answer");
-                        if matches!(failure, Failure::NoAnswer(_)) {
-                            asked = Some(leader);
+                Some(leader) if leader == self.own.replica => self.carry_out(serving, wish.clone(), deed.clone()).await,
+                Some(leader) => {
+                    let question = Question::Do(wish.clone(), deed.clone());
+                    match self.question(leader, &question, CARRY_OUT_TIMEOUT).await {
+                        Ok(answer) => answer,
+                        Err(failure) => {
+                            tracing::debug!(%leader, %failure, "the leader did not answer");
+                            if matches!(failure, Failure::NoAnswer(_)) {
+                                asked = Some(leader);
+                            }
+                            Answer::NotLeader
                         }
-                        Answer::NotLeader
                     }
-                },
+                }
                 None => Answer::NotLeader,
             };
             match (&answer, whom) {
@@ -252,9 +269,9 @@ impl Node {
         known.into_iter().chain(others).find(|id| !passed.contains(id))
     }
 
-    async fn carry_out(&self, serving: &Serving, wish: Wish) -> Answer {
+    async fn carry_out(&self, serving: &Serving, wish: Wish, deed: Option<Deed>) -> Answer {
         let done = match wish {
-            Wish::Remove(replica) => Self::remove(serving, replica).await,
+            Wish::Remove(replica) => Self::remove(serving, replica, deed).await,
             Wish::TransferLeader(to) => transfer(&serving.replica, self.own.replica, to).await,
             Wish::Move { replica, .. } if !serving.replica.is_member(raft_id(replica)) => {
                 Err(refusal(MemberError::Unknown(raft_id(replica))))
@@ -263,7 +280,7 @@ impl Node {
                 let member = Member { address, folder: folder.as_str().to_owned() };
                 serving.replica.add_learner(raft_id(replica), member).await.map_err(refusal)
             }
-            Wish::RotateCertificates { to } => self.rotate(serving, to).await,
+            Wish::RotateCertificates { to } => self.rotate(serving, to, deed).await,
             Wish::RaiseFormat(to) => raise_format(serving, to).await,
         };
         match done {
@@ -273,9 +290,9 @@ impl Node {
     }
 
     /// Removes a member.
-    async fn remove(serving: &Serving, replica: ReplicaId) -> Result<(), Answer> {
+    async fn remove(serving: &Serving, replica: ReplicaId, deed: Option<Deed>) -> Result<(), Answer> {
         let fleet = serving.broker.fleet();
-        let retire = async { serving.broker.propose(vec![Command::RetireReplica { replica }]).await.map(drop) };
+        let retire = async { serving.propose(deed, Command::RetireReplica { replica }).await.map(drop) };
         let removed = members::remove(&serving.replica, fleet.cluster(), replica, retire).await;
         removed.map_err(|error| match error {
             NotRemoved::HandedOver => Answer::NotLeader,
@@ -291,7 +308,7 @@ impl Node {
 
     /// Moves on to an authority, when it is the next one and all have moved to
     /// the current one.
-    async fn rotate(&self, serving: &Serving, to: u32) -> Result<(), Answer> {
+    async fn rotate(&self, serving: &Serving, to: u32, deed: Option<Deed>) -> Result<(), Answer> {
         let current = serving.broker.fleet().cluster().authority;
         if current >= to {
             return Ok(());
@@ -307,8 +324,8 @@ impl Node {
                 ))
             })?;
         }
-        let rotated = serving.broker.propose(vec![Command::RotateAuthority { to }]).await;
-        match rotated.map_err(|error| unavailable(&error))?.first() {
+        let rotated = serving.propose(deed, Command::RotateAuthority { to }).await;
+        match rotated.map_err(|error| unavailable(&error))? {
             Some(Outcome::Refused(refusal)) => Err(Answer::Refused(refusal.to_string())),
             _ => Ok(()),
         }
@@ -360,6 +377,15 @@ impl Node {
         let proof = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, join.proof.as_bytes());
         let proof = <[u8; 32]>::try_from(proof.as_ref()).map(Fingerprint).map_err(|_| Status::NotServing)?;
         let above = serving.replica.members().keys().next_back().map_or(self.own.replica, |id| ReplicaId(id.0));
+        // It gets the cluster's secret: that is on record before.
+        let deed = Deed {
+            actor: Actor::Operator,
+            from: join.address.clone(),
+            action: deeds::CLUSTER_JOIN.to_owned(),
+            target: format!("invitation {invitation}, folder {}", join.folder),
+            request_id: String::new(),
+            via: self.own.replica,
+        };
         let command = Command::AdmitReplica {
             invitation: invitation.clone(),
             folder: join.folder,
@@ -367,12 +393,12 @@ impl Node {
             proof,
             above: above.max(self.own.replica),
         };
-        match serving.broker.propose(vec![command]).await {
-            Ok(outcomes) => Ok(match outcomes.first() {
+        match serving.propose(Some(deed), command).await {
+            Ok(outcome) => Ok(match outcome {
                 Some(Outcome::Admitted { replica }) => {
                     tracing::info!(%replica, %invitation, "a replica joins");
                     let authority = self.authority();
-                    Joined::Welcome { replica: *replica, secret: self.secret.expose().to_owned(), authority }
+                    Joined::Welcome { replica, secret: self.secret.expose().to_owned(), authority }
                 }
                 Some(Outcome::Refused(refusal)) => Joined::Refused(refusal.to_string()),
                 _ => Joined::Refused("the log did not say what became of it".to_owned()),
@@ -387,11 +413,11 @@ impl Node {
     async fn cluster(&self, from: ReplicaId, question: Question) -> Answered {
         let answer = match question {
             Question::Introduce => Answer::Introduction(self.introduction()),
-            Question::Do(Wish::Move { replica, .. }) if replica != from => {
+            Question::Do(Wish::Move { replica, .. }, _) if replica != from => {
                 Answer::Refused("a replica moves by itself".to_owned())
             }
-            Question::Do(wish) => match self.serving.get() {
-                Some(serving) if serving.replica.status().is_leader() => self.carry_out(serving, wish).await,
+            Question::Do(wish, deed) => match self.serving.get() {
+                Some(serving) if serving.replica.status().is_leader() => self.carry_out(serving, wish, deed).await,
                 _ => Answer::NotLeader,
             },
         };
@@ -586,8 +612,13 @@ fn unavailable(error: &Unavailable) -> Answer {
 pub const INVITATION_LIFETIME: Millis = Millis::from_secs(3_600);
 
 impl Node {
-    /// Opens an invitation in the log.
-    pub async fn invite(&self, within: Millis, replaces: Option<ReplicaId>) -> Result<InvitationId, WishError> {
+    /// Opens an invitation in the log. The deed's target becomes what is opened.
+    pub async fn invite(
+        &self,
+        within: Millis,
+        replaces: Option<ReplicaId>,
+        mut deed: Deed,
+    ) -> Result<InvitationId, WishError> {
         let serving = self.serving.get().ok_or(WishError::NoLeader)?;
         if let Some(replaced) = replaces
             && !serving.replica.members().contains_key(&raft_id(replaced))
@@ -600,16 +631,20 @@ impl Node {
         }
         let id = InvitationId::new(&uuid::Uuid::new_v4().to_string()).expect("a UUID is a valid id");
         let command = Command::InviteReplica { id: id.clone(), within, replaces, by: self.own.replica };
-        match serving.broker.propose(vec![command]).await?.first() {
+        deed.target = match replaces {
+            Some(old) => format!("invitation {id}, in the place of replica {old}"),
+            None => format!("invitation {id}"),
+        };
+        match serving.propose(Some(deed), command).await? {
             Some(Outcome::Refused(refusal)) => Err(WishError::Refused(refusal.to_string())),
             _ => Ok(id),
         }
     }
 
     /// Takes an invitation back that was not used.
-    pub async fn revoke(&self, id: InvitationId) -> Result<(), WishError> {
+    pub async fn revoke(&self, id: InvitationId, deed: Deed) -> Result<(), WishError> {
         let serving = self.serving.get().ok_or(WishError::NoLeader)?;
-        match serving.broker.propose(vec![Command::RevokeInvitation { id: id.clone() }]).await?.first() {
+        match serving.propose(Some(deed), Command::RevokeInvitation { id: id.clone() }).await? {
             Some(Outcome::Refused(Refusal::InvitationUsed)) => {
                 let fleet = serving.broker.fleet();
                 let mut admitted = fleet.cluster().admitted.iter();

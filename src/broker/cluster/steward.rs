@@ -62,7 +62,7 @@ pub async fn run(
         {
             moved_at = Some(Instant::now());
             let moved = tokio::select! {
-                moved = node.wish(wish) => moved,
+                moved = node.wish(wish, None) => moved,
                 () = stop.cancelled() => return,
             };
             if let Err(error) = moved {

@@ -6,6 +6,7 @@ use super::{
     Actor, CLIENT_NAME_BYTES_MAX, ClientError, Command, Deed, Identity, Millis, Outcome, Refusal, refused, statements,
 };
 use crate::broker::cluster::shared::context;
+use crate::broker::deeds;
 use crate::domain::client::{Grant, SecretHash};
 use crate::domain::ids::StatementId;
 use crate::domain::key::KeyPurpose;
@@ -156,7 +157,7 @@ impl Identity {
     pub async fn carry_out(&self, action: &str, target: String, command: Command) -> Result<(), ClientError> {
         let deed = Deed {
             actor: Actor::Operator,
-            from: "local".to_owned(),
+            from: deeds::from(),
             action: action.to_owned(),
             target,
             request_id: String::new(),

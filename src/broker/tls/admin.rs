@@ -15,6 +15,8 @@ use super::facts::timestamp;
 use super::pki::Pki;
 use super::subject::{GatewayName, Subject};
 use crate::broker::admin::error;
+use crate::broker::deeds::{self, Deeds};
+use crate::domain::audit::Digest;
 
 /// Asks for the certificate of a gateway.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,22 +39,24 @@ pub struct GatewayAnswer {
     pub not_after: String,
 }
 
+type Operators = (Arc<Pki>, Deeds);
+
 /// What operators ask about certificates.
-pub fn routes(pki: Arc<Pki>) -> Router {
+pub fn routes(pki: Arc<Pki>, deeds: Deeds) -> Router {
     Router::new()
         .route("/tls/reload", post(reload))
         .route("/tls/gateway-certificate", post(gateway_certificate))
-        .with_state(pki)
+        .with_state((pki, deeds))
 }
 
-async fn reload(State(pki): State<Arc<Pki>>) -> Response {
+async fn reload(State((pki, _)): State<Operators>) -> Response {
     match pki.reload().await {
         Ok(expiries) => Json(expiries).into_response(),
         Err(cause) => error(StatusCode::INTERNAL_SERVER_ERROR, &cause.to_string()),
     }
 }
 
-async fn gateway_certificate(State(pki): State<Arc<Pki>>, Json(request): Json<GatewayRequest>) -> Response {
+async fn gateway_certificate(State((pki, deeds)): State<Operators>, Json(request): Json<GatewayRequest>) -> Response {
     let name = match GatewayName::new(&request.name) {
         Ok(name) => name,
         Err(cause) => return error(StatusCode::BAD_REQUEST, &cause.to_string()),
@@ -60,14 +64,20 @@ async fn gateway_certificate(State(pki): State<Arc<Pki>>, Json(request): Json<Ga
     let subject = Subject::Gateway(name.clone());
     let signed = Request::read(request.request.as_bytes())
         .and_then(|request| pki.authority().sign_client(&request, &subject, SystemTime::now(), GATEWAY_VALIDITY));
-    match signed {
-        Ok(signed) => {
-            let not_after = timestamp(signed.not_after).to_string();
-            tracing::info!(gateway = %name, not_after, "certificate signed for a gateway");
-            let authority = pki.authority().pem().to_owned();
-            Json(GatewayAnswer { certificate: signed.pem, authority, not_after }).into_response()
-        }
-        Err(cause @ SignError::Make(_)) => error(StatusCode::INTERNAL_SERVER_ERROR, &cause.to_string()),
-        Err(cause) => error(StatusCode::BAD_REQUEST, &cause.to_string()),
+    let signed = match signed {
+        Ok(signed) => signed,
+        Err(cause @ SignError::Make(_)) => return error(StatusCode::INTERNAL_SERVER_ERROR, &cause.to_string()),
+        Err(cause) => return error(StatusCode::BAD_REQUEST, &cause.to_string()),
+    };
+    let not_after = timestamp(signed.not_after).to_string();
+    // Whoever has it is told where sessions are, so it is given out only once that is on record.
+    let target = format!("{name} until {not_after}, SHA-256 {}", Digest::of(&signed.certificate));
+    let deed = deeds.deed(deeds::GATEWAY_CERTIFICATE, target);
+    if let Err(cause) = deeds.record(deed, "a certificate was signed").await {
+        let text = format!("{cause}; no certificate is given out that is not in the audit");
+        return error(StatusCode::SERVICE_UNAVAILABLE, &text);
     }
+    tracing::info!(gateway = %name, not_after, "certificate signed for a gateway");
+    let authority = pki.authority().pem().to_owned();
+    Json(GatewayAnswer { certificate: signed.pem, authority, not_after }).into_response()
 }

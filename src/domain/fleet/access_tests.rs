@@ -299,6 +299,7 @@ fn what_is_audited_is_done_and_recorded_with_what_came_of_it() {
         deed: deed("t"),
         result: result.map(str::to_owned),
         commands,
+        refused_before: 0,
     };
     let deactivate = Command::DeactivateClient { id: client("nobody") };
     assert_eq!(log.run(audited(None, vec![register("c")])), Outcome::Audited(vec![Outcome::Done]));

@@ -178,6 +178,8 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::UnregisterAuthServer { url } => access::unregister_auth_server(t, url),
         Command::MapServers { mappings, replace } => access::map_servers(t, mappings, replace),
         Command::SpendToken { id, until } => access::spend_token(t, id, until),
-        Command::Audited { deed, result, commands } => audited::audited(t, deed, result, commands),
+        Command::Audited { deed, result, commands, refused_before } => {
+            audited::audited(t, deed, result, commands, refused_before)
+        }
     }
 }
