@@ -86,7 +86,7 @@ async fn no_route_is_open_to_who_has_no_token_for_it() {
                 request = request.bearer_auth(token);
             }
             // Streams answer at once, and go on then.
-            let status = request.timeout(Duration::from_secs(60)).send().await.unwrap().status();
+            let status = request.timeout(Duration::from_mins(1)).send().await.unwrap().status();
             match expected(route.demand.scope.as_str()) {
                 // It may come in, and is told what is wrong with what it asks.
                 StatusCode::OK => assert!(
