@@ -177,6 +177,32 @@ async fn an_agent_that_is_unregistered_is_cut_off_and_stays_out_until_it_has_ano
     assert_eq!(agents(&broker).await.iter().filter(|agent| agent.2).count(), 1);
 }
 
+/// What it would say is not carried out any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_unregistered_after_it_knocked_says_nothing() {
+    let broker = Broker::start().await;
+    let api = broker.api().await;
+    let mut late = Peer::connect(&broker, "late").await;
+    let known = agents(&broker).await;
+    broker.operate(&["unregister-agent-client", "--client-id", &known[0].0]).await.unwrap();
+    late.say(&FromAgent::Hello(hello("late", Vec::new()))).await;
+    assert_eq!(late.closed().await.0, close::NOT_ENROLLED);
+    let servers = api.call("describeServers", json!({})).await;
+    assert_eq!(servers["Servers"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_does_not_come_is_given_up() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let broker = Broker::start().await;
+    let mut stream = connect_tls(broker.agents, &broker.ca_path(), None).await.unwrap();
+    let head = format!("POST {PATH} HTTP/1.1\r\nHost: broker\r\nContent-Length: 100\r\n\r\n{{");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_nobody_elses() {
     let broker = Broker::start().await;
@@ -242,6 +268,7 @@ async fn a_registration_is_answered_as_the_standard_says() {
     let bad = [
         (String::new(), "invalid_client_metadata"),
         ("[]".to_owned(), "invalid_client_metadata"),
+        (json!(statement).to_string(), "invalid_client_metadata"),
         (with(&[("server_id", json!(""))]), "invalid_client_metadata"),
         (with(&[("server_id", json!("a\nb"))]), "invalid_client_metadata"),
         (with(&[("client_name", json!("x".repeat(256)))]), "invalid_client_metadata"),
@@ -256,7 +283,8 @@ async fn a_registration_is_answered_as_the_standard_says() {
     for (body, word) in bad {
         let (status, answer) = post(body.clone()).await;
         assert_eq!((status, answer["error"].as_str()), (StatusCode::BAD_REQUEST, Some(word)), "{body} {answer}");
-        assert!(!answer["error_description"].as_str().unwrap().is_empty());
+        let told = answer["error_description"].as_str().unwrap();
+        assert!(!told.is_empty() && !told.contains(&statement), "{told}");
     }
     let (status, _) = post(with(&[("client_name", json!("x".repeat(REGISTRATION_BYTES_MAX)))])).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
@@ -350,6 +378,17 @@ async fn without_authorization_everybody_is_let_in_and_each_start_says_so() {
         agent.linked().await;
         broker.restart(Signal::TERM).await;
     }
+    // Also who has a certificate of elsewhere, and nothing to get another one with.
+    let mut agent = Agent::strange(&broker, "");
+    agent.linked().await;
+    agent.process.stop(Signal::TERM).await;
+    let (data, other, key) =
+        (agent.folder.path().join("data"), tempfile::tempdir().unwrap(), KeyPair::generate().unwrap());
+    let subject = Subject::Agent(ClientId::new("0191e1a2-6c1d-7aa2-bb1c-a8f2a4d9b1c3").unwrap());
+    std::fs::write(data.join("agent.key"), key.serialize_pem()).unwrap();
+    std::fs::write(data.join("agent.pem"), signed(other.path(), &key, &subject, SystemTime::now())).unwrap();
+    agent.start_again();
+    agent.linked().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -361,6 +400,11 @@ async fn what_one_replica_decides_holds_on_the_others() {
     let enrolment = Enrolment::open(place.path(), server, "host".to_owned(), Some(statement.clone())).unwrap();
     let stream = connect_tls(replicas.all[0].agents, &replicas.all[0].ca_path(), None).await.unwrap();
     enrolment.enrol(stream, "replica-1").await.unwrap();
+    // Once it is known it needs no statement, and others do not lose it.
+    let statement_text = Secret::read(&statement).unwrap();
+    std::fs::remove_file(&statement).unwrap();
+    let stream = connect_tls(replicas.all[1].agents, &replicas.all[1].ca_path(), None).await.unwrap();
+    enrolment.enrol(stream, "replica-2").await.unwrap();
     // At once with another one.
     let shown = enrolment.resolver();
     let ca = replicas.all[2].ca_path();
@@ -387,7 +431,7 @@ async fn what_one_replica_decides_holds_on_the_others() {
     }
     let client = http_client(&replicas.all[0].ca_path()).build().unwrap();
     let body = json!({
-        "software_statement": Secret::read(&statement).unwrap().expose(),
+        "software_statement": statement_text.expose(),
         "server_id": "late",
         "certificate_request": request(&KeyPair::generate().unwrap()),
     });

@@ -127,6 +127,7 @@ async fn no_secret_shows_anywhere() {
             .post(format!("https://127.0.0.1:{}/agent/validate-authentication-token", broker.agents.port()))
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(format!("sessionId=another&authenticationToken={connection}&clientAddress=1")),
+        client.post(format!("https://127.0.0.1:{}/agent/enrol", broker.agents.port())).body(format!("\"{statement}\"")),
         client.post(format!("https://127.0.0.1:{}/agent/enrol", broker.agents.port())).body(format!(
             "{{\"software_statement\":\"{statement}\",\"server_id\":\"s\",\"certificate_request\":\"\"}}"
         )),

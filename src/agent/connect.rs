@@ -141,7 +141,7 @@ impl Opener {
         match timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| at.slow())? {
             Ok(socket) => Ok(Opened { socket, local, pulse }),
             // Why it is a stranger is more telling.
-            Err(problem @ Problem::NotEnrolled { .. }) => Err(not_enrolled.unwrap_or(problem)),
+            Err(problem @ (Problem::NotEnrolled { .. } | Problem::Tls { .. })) => Err(not_enrolled.unwrap_or(problem)),
             Err(problem) => Err(problem),
         }
     }
@@ -156,15 +156,19 @@ impl Opener {
     /// there is something to enrol with. That it refuses is no obstacle yet, and
     /// returned: it may let everybody in.
     async fn enrol_if_needed(&self, at: At<'_>) -> Result<Option<Problem>, Problem> {
-        if !self.enrolment.is_needed() || !self.enrolment.can_enrol() {
+        let is_needed = self.enrolment.is_needed();
+        if !(is_needed || self.enrolment.is_doubtful()) || !self.enrolment.can_enrol() {
             return Ok(None);
         }
-        match self.enrol(at).await {
-            Ok(()) => Ok(None),
-            Err(Problem::Enrolment { to, source }) if source.is_refusal() => {
-                Ok(Some(Problem::Enrolment { to, source }))
+        let Err(problem) = self.enrol(at).await else { return Ok(None) };
+        match &problem {
+            // The one at hand may do all the same.
+            _ if !is_needed => Ok(None),
+            Problem::Enrolment { source, .. } if source.is_refusal() => {
+                self.enrolment.show_nothing();
+                Ok(Some(problem))
             }
-            Err(problem) => Err(problem),
+            _ => Err(problem),
         }
     }
 
@@ -237,12 +241,10 @@ impl Opener {
         Ok(in_order_of(&self.server, found.map_err(|source| Problem::Connect { to: to(), source })?))
     }
 
-    /// What it means that TLS, or the upgrade through it, broke.
+    /// TLS broke, at the handshake or after it.
     fn broken_tls(&self, at: At<'_>, source: std::io::Error) -> Problem {
         if tls::is_about_certificate(&source) {
-            self.enrolment.doubt();
-        } else {
-            self.enrolment.note(false);
+            self.enrolment.refuse();
         }
         Problem::Tls { to: at.to(), source }
     }
@@ -260,9 +262,12 @@ impl Opener {
             }
             Err(problem) => problem,
         };
+        // A certificate that is not taken shows only here (TLS 1.3), and when the connection is
+        // reset at once without saying so.
+        self.enrolment.note(!matches!(problem, tungstenite::Error::Io(_)));
         match problem {
             tungstenite::Error::Http(response) if response.status() == 401 => {
-                self.enrolment.doubt();
+                self.enrolment.refuse();
                 Err(Problem::NotEnrolled { to: at.to(), reason: reason_of(response.body().as_deref()) })
             }
             tungstenite::Error::Io(source) => Err(self.broken_tls(at, source)),

@@ -7,12 +7,13 @@
 //! ([`crate::protocol::enrolment`]).
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
@@ -29,7 +30,7 @@ use zeroize::Zeroizing;
 use super::config;
 use crate::domain::ServerId;
 use crate::files::{self, FileError};
-use crate::protocol::enrolment::{ANSWER_BYTES_MAX, PATH, Refused, Registered, Registration};
+use crate::protocol::enrolment::{ANSWER_BYTES_MAX, PATH, Refused, Registered, Registration, error};
 
 /// The key's file in the data folder.
 const KEY_FILE: &str = "agent.key";
@@ -40,6 +41,8 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// A certificate is renewed when less than one part in so many of its time is
 /// left.
 const RENEWED_IN_LAST: u32 = 3;
+/// Least time before a certificate is renewed.
+const RENEW_MIN: Duration = Duration::from_secs(5);
 /// Connections that may break, one after the other, before the certificate is
 /// asked for anew.
 const BROKEN_MAX: u32 = 3;
@@ -66,6 +69,8 @@ pub enum Error {
     Refused {
         /// Its status.
         status: StatusCode,
+        /// Its word for it, of [`crate::protocol::enrolment::error`].
+        error: String,
         /// What it says.
         reason: String,
     },
@@ -97,6 +102,9 @@ pub struct Enrolment {
     statement_file: Option<PathBuf>,
     certificate_file: PathBuf,
     key: Key,
+    /// Whether brokers know the key, as far as is known here: they need no
+    /// statement then.
+    is_known: AtomicBool,
     shown: Arc<Shown>,
     state: Mutex<State>,
 }
@@ -106,8 +114,8 @@ pub struct Enrolment {
 struct State {
     /// When it ends, and when it is to be renewed.
     times: Option<Times>,
-    /// A broker did not take it.
-    doubted: bool,
+    /// A broker did not take it: it is not to be used again.
+    refused: bool,
     /// Connections that broke, one after the other, before they were answered.
     broken: u32,
 }
@@ -124,15 +132,14 @@ impl Times {
         let last = (whole / RENEWED_IN_LAST).mul_f64(rand::random_range(0.75..=1.25));
         let now = Instant::now();
         let left = left.min(AHEAD_MAX);
-        Self { renewed_at: now + left.saturating_sub(last), ends_at: now + left }
+        // However little time brokers give, they are not asked all the time.
+        Self { renewed_at: now + left.saturating_sub(last).max(RENEW_MIN), ends_at: now + left }
     }
 }
 
 /// The agent's key.
 struct Key {
     path: PathBuf,
-    /// Whether it was there before.
-    is_old: bool,
     pair: KeyPair,
     signs: Arc<dyn rustls::sign::SigningKey>,
 }
@@ -168,12 +175,14 @@ impl Enrolment {
     /// one is used, and written down when it is shown to a broker. `name` is the
     /// host's, for people; the statement is read when it is needed.
     pub fn open(folder: &Path, server: ServerId, name: String, statement_file: Option<PathBuf>) -> Result<Self, Error> {
+        let key_file = folder.join(KEY_FILE);
         let enrolment = Self {
             server,
             name,
             statement_file,
             certificate_file: folder.join(CERTIFICATE_FILE),
-            key: Key::open(&folder.join(KEY_FILE))?,
+            is_known: AtomicBool::new(key_file.exists()),
+            key: Key::open(&key_file)?,
             shown: Arc::default(),
             state: Mutex::default(),
         };
@@ -197,34 +206,49 @@ impl Enrolment {
     /// Whether there is something to enrol with: a statement, or a key that was
     /// enrolled before.
     pub(super) fn can_enrol(&self) -> bool {
-        self.statement_file.is_some() || self.key.path.exists()
+        self.statement_file.is_some() || self.is_known.load(Ordering::Relaxed)
     }
 
     /// Whether connections need another certificate first.
     pub fn is_needed(&self) -> bool {
-        let State { times, doubted, .. } = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        doubted || times.is_none_or(|times| times.ends_at <= Instant::now())
+        let State { times, refused, .. } = *self.state();
+        refused || times.is_none_or(|times| times.ends_at <= Instant::now())
+    }
+
+    /// Whether the certificate may not be what it should, so that another one
+    /// should be had, if that is possible.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.state().broken >= BROKEN_MAX
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When to renew the certificate; `None` while there is none.
     pub(super) fn renewed_at(&self) -> Option<Instant> {
-        let State { times, .. } = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        times.map(|times| times.renewed_at)
+        self.state().times.map(|times| times.renewed_at)
     }
 
-    /// A broker did not take the certificate: another one is asked for before
-    /// it is shown again.
-    pub(super) fn doubt(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).doubted = true;
+    /// A broker did not take the certificate: another one is asked for first.
+    pub(super) fn refuse(&self) {
+        self.state().refused = true;
     }
 
-    /// A connection was answered, or broke before it was. A broker that does
-    /// not take the certificate may look like one that dies; several in a row
-    /// make it doubtful.
+    /// No broker gives another certificate: the one that is of no use is not
+    /// shown any more, for there may be brokers that let everybody in who shows
+    /// none.
+    pub(super) fn show_nothing(&self) {
+        self.shown.0.store(None);
+    }
+
+    /// A connection was answered, or broke after the certificate was shown. A
+    /// broker that does not take it may look like one that dies; several in a
+    /// row make it doubtful.
     pub(super) fn note(&self, is_answered: bool) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.broken = if is_answered { 0 } else { state.broken + 1 };
-        state.doubted |= state.broken >= BROKEN_MAX;
+        let mut state = self.state();
+        state.broken = if is_answered { 0 } else { state.broken.saturating_add(1) };
     }
 
     /// Asks for a certificate over a connection to a broker that shows none,
@@ -235,15 +259,26 @@ impl Enrolment {
     {
         // Once a broker has heard of the key it must not be lost.
         self.key.keep()?;
-        let body = self.registration()?;
-        let answer = post(stream, authority, body.as_str()).await?;
-        let registered: Registered =
-            serde_json::from_slice(&answer).map_err(|error| Error::Answer(error.to_string()))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let asking = self.ask(sender, authority);
+        tokio::pin!(asking);
+        // The connection carries nothing else, and ends with this.
+        let registered = tokio::select! {
+            registered = &mut asking => registered?,
+            ended = connection => {
+                ended.map_err(broken)?;
+                asking.await?
+            }
+        };
         if registered.server_id != self.server {
             return Err(Error::Answer(format!("it is for server {}", registered.server_id)));
         }
         let lifetime = Duration::from_secs(registered.certificate_expires_in);
+        if lifetime.is_zero() {
+            return Err(Error::Answer("the certificate has ended already".to_owned()));
+        }
         self.take(&registered.certificate, Some(lifetime)).map_err(Error::Answer)?;
+        self.is_known.store(true, Ordering::Relaxed);
         if let Err(error) = files::replace(&self.certificate_file, registered.certificate.as_bytes(), 0o600) {
             warn!(%error, "the certificate is good, and asked for again after a restart");
         }
@@ -251,12 +286,21 @@ impl Enrolment {
         Ok(())
     }
 
-    fn registration(&self) -> Result<Zeroizing<String>, Error> {
-        // Who enrolled before needs none, and operators may have removed it.
-        let statement = match &self.statement_file {
-            Some(path) if !self.key.is_old || path.exists() => Some(config::read_statement(path)?),
-            _ => None,
-        };
+    /// Asks with the key alone where that should be enough, for operators may
+    /// have removed the statement; and with it where it is not.
+    async fn ask(&self, mut sender: SendRequest<Body>, authority: &str) -> Result<Registered, Error> {
+        if self.is_known.load(Ordering::Relaxed) {
+            match post(&mut sender, authority, self.registration(None)?).await {
+                Err(Error::Refused { error, .. })
+                    if error == error::STATEMENT && self.statement_file.as_deref().is_some_and(Path::exists) => {}
+                answered => return answered,
+            }
+        }
+        let statement = self.statement_file.as_deref().map(config::read_statement).transpose()?;
+        post(&mut sender, authority, self.registration(statement)?).await
+    }
+
+    fn registration(&self, statement: Option<Zeroizing<String>>) -> Result<String, Error> {
         let request = CertificateParams::default().serialize_request(&self.key.pair)?;
         let registration = Registration {
             software_statement: statement.map(|statement| statement.to_string()),
@@ -264,9 +308,7 @@ impl Enrolment {
             server_id: self.server.clone(),
             certificate_request: request.pem()?,
         };
-        let body = serde_json::to_string(&registration).map_err(|error| Error::Answer(error.to_string()));
-        drop(registration.software_statement.map(Zeroizing::new));
-        body.map(Zeroizing::new)
+        serde_json::to_string(&registration).map_err(|error| Error::Answer(error.to_string()))
     }
 
     /// Shows a certificate from now on. How long it is good follows from itself
@@ -282,8 +324,7 @@ impl Enrolment {
         let certified = CertifiedKey::new(chain, Arc::clone(&self.key.signs));
         certified.keys_match().map_err(|_| "it is for another key")?;
         self.shown.0.store(Some(Arc::new(certified)));
-        let state = State { times: Some(Times::new(left, whole)), doubted: false, broken: 0 };
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.state() = State { times: Some(Times::new(left, whole)), refused: false, broken: 0 };
         Ok(())
     }
 }
@@ -302,15 +343,15 @@ fn times_of(certificate: &CertificateDer<'_>) -> Result<(Duration, Duration), St
 
 impl Key {
     fn open(path: &Path) -> Result<Self, Error> {
-        let (is_old, pair) = match files::read_text(path, FILE_BYTES_MAX).map(Zeroizing::new) {
-            Ok(pem) => (true, KeyPair::from_pem(&pem).map_err(|_| Error::Key(path.to_path_buf()))?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (false, KeyPair::generate()?),
+        let pair = match files::read_text(path, FILE_BYTES_MAX).map(Zeroizing::new) {
+            Ok(pem) => KeyPair::from_pem(&pem).map_err(|_| Error::Key(path.to_path_buf()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => KeyPair::generate()?,
             Err(source) => return Err(FileError::of("read", path)(source).into()),
         };
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pair.serialize_der()));
         let signs = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der);
         let signs = signs.map_err(|_| Error::Key(path.to_path_buf()))?;
-        Ok(Self { path: path.to_path_buf(), is_old, pair, signs })
+        Ok(Self { path: path.to_path_buf(), pair, signs })
     }
 
     /// Writes it down, if it is new.
@@ -322,44 +363,32 @@ impl Key {
     }
 }
 
-/// Posts a registration; the answer's body when it is accepted.
-async fn post<S>(stream: S, authority: &str, body: &str) -> Result<Vec<u8>, Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let broken = |error: hyper::Error| Error::Broken(error.to_string());
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+/// Posts a registration.
+async fn post(sender: &mut SendRequest<Body>, authority: &str, body: String) -> Result<Registered, Error> {
     let request = Request::builder()
         .method(Method::POST)
         .uri(PATH)
         .header(header::HOST, authority)
         .header(header::CONTENT_TYPE, "application/json")
-        .body(Body::from(body.to_owned()))
+        .body(Body::from(body))
         .map_err(|error| Error::Broken(error.to_string()))?;
-    let exchange = async {
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        let status = answer.status();
-        let body = axum::body::to_bytes(Body::new(answer.into_body()), ANSWER_BYTES_MAX).await;
-        Ok::<_, Error>((status, body.map_err(|error| Error::Broken(error.to_string()))?))
-    };
-    // The connection carries nothing else, and ends with the exchange.
-    tokio::pin!(exchange);
-    let (status, body) = tokio::select! {
-        answered = &mut exchange => answered?,
-        ended = connection => {
-            ended.map_err(broken)?;
-            exchange.await?
-        }
-    };
+    sender.ready().await.map_err(broken)?;
+    let answer = sender.send_request(request).await.map_err(broken)?;
+    let status = answer.status();
+    let body = axum::body::to_bytes(Body::new(answer.into_body()), ANSWER_BYTES_MAX).await;
+    let body = body.map_err(|error| Error::Broken(error.to_string()))?;
     if status == StatusCode::CREATED {
-        return Ok(body.to_vec());
+        return serde_json::from_slice(&body).map_err(|error| Error::Answer(error.to_string()));
     }
-    let reason = match serde_json::from_slice::<Refused>(&body) {
-        Ok(refused) if refused.error_description.is_empty() => refused.error,
-        Ok(refused) => refused.error_description,
-        Err(_) => "it does not say why".to_owned(),
-    };
-    Err(Error::Refused { status, reason: reason.chars().take(500).collect() })
+    let Refused { error, error_description } = serde_json::from_slice(&body).unwrap_or_default();
+    let said = if error_description.is_empty() { &error } else { &error_description };
+    let reason = if said.is_empty() { "it does not say why" } else { said };
+    Err(Error::Refused { status, reason: reason.chars().take(500).collect(), error })
+}
+
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
+fn broken(error: hyper::Error) -> Error {
+    Error::Broken(error.to_string())
 }
 
 #[cfg(test)]

@@ -56,16 +56,18 @@ async fn a_certificate_is_shown_after_a_restart_and_renewed_in_its_last_third() 
     again.note(false);
     again.note(true);
     again.note(false);
-    assert!(!again.is_needed(), "brokers may die");
+    assert!(!again.is_doubtful(), "brokers may die");
     again.note(false);
     again.note(false);
-    assert!(again.is_needed(), "but not three times in a row");
+    assert!(again.is_doubtful() && !again.is_needed(), "but not three times in a row");
 
     write(certificate(&enrolment.key.pair, 47 * HOUR, HOUR));
     let last = open(folder.path()).unwrap();
-    assert!(!last.is_needed() && last.renewed_at().unwrap() <= Instant::now());
-    last.doubt();
-    assert!(last.is_needed());
+    assert!(!last.is_needed() && last.renewed_at().unwrap() <= Instant::now() + RENEW_MIN);
+    last.refuse();
+    assert!(last.is_needed() && last.shown.has_certs());
+    last.show_nothing();
+    assert!(!last.shown.has_certs());
     write(certificate(&enrolment.key.pair, 49 * HOUR, Duration::ZERO));
     assert!(open(folder.path()).unwrap().is_needed(), "it has ended");
     // What cannot be used is asked for anew.

@@ -62,9 +62,10 @@ pub struct Registered {
 }
 
 /// Why an agent is not enrolled (RFC 7591 section 3.2.2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// A word for programs, of [`error`].
+    #[serde(default)]
     pub error: String,
     /// What to do, for people.
     #[serde(default)]

@@ -24,8 +24,6 @@ use crate::domain::{Fleet, Owner, SessionId};
 
 /// The path.
 pub(super) const PATH: &str = "/agent/validate-authentication-token";
-/// Longest form, in bytes: a token of 8 KiB, its escapes, and the rest.
-pub(super) const FORM_BYTES_MAX: usize = 32 * 1024;
 
 /// Answers a desktop server.
 pub(super) async fn validate(State(agents): State<Agents>, Extension(peer): Extension<Peer>, form: Bytes) -> Response {

@@ -4,7 +4,7 @@
 //! its key. A key that is new needs a software statement, and the log takes it
 //! in; one that is known gets another certificate as long as no operator shut it
 //! out. So a certificate that is lost or expired is no more than a moment's
-//! delay, and a stolen statement lets no one be a server that is there already.
+//! delay, and a stolen statement lets no one be a server whose agent enrolled.
 //!
 //! A certificate says who somebody is; whether that one may connect stands in
 //! the log, and is looked at when a connection begins and when it changes.
@@ -32,7 +32,8 @@ const FULL_RETRY: Duration = Duration::from_mins(1);
 /// Why an agent is not enrolled.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
-    #[error("the registration is not understood: {0}")]
+    // What was posted is not shown: it may hold a statement.
+    #[error("the registration is not understood ({:?} error at line {}, column {})", .0.classify(), .0.line(), .0.column())]
     Form(serde_json::Error),
     #[error("client_name must have at most {CLIENT_NAME_BYTES_MAX} bytes without control characters")]
     Name,
@@ -134,7 +135,7 @@ async fn register(agents: &Agents, peer: &Peer, asked: Registration) -> Result<R
     let id = client_id(&request);
     let mut fleet = agents.broker.current().await?;
     if fleet.agent_client(&id).is_none() {
-        take_in(agents, peer, &id, &asked).await?;
+        take_in(agents, peer, &id, &asked, &fleet).await?;
         fleet = agents.broker.current().await?;
     }
     // Whoever was taken in may be gone again by now.
@@ -145,11 +146,24 @@ async fn register(agents: &Agents, peer: &Peer, asked: Registration) -> Result<R
     certify(agents, agent, &request)
 }
 
-/// Has the log take in an agent that is new.
-async fn take_in(agents: &Agents, peer: &Peer, id: &ClientId, asked: &Registration) -> Result<(), Fault> {
+/// Has the log take in an agent that is new. What the log would refuse is not
+/// proposed: anybody could fill it with that.
+async fn take_in(
+    agents: &Agents,
+    peer: &Peer,
+    id: &ClientId,
+    asked: &Registration,
+    fleet: &Fleet,
+) -> Result<(), Fault> {
     let text = asked.software_statement.as_deref().ok_or(Fault::NoStatement)?;
     let statement = agents.proofs.statement(text).ok_or(Fault::WrongStatement)?;
     let (name, server) = (asked.client_name.clone(), asked.server_id.clone());
+    if !fleet.statement(&statement).is_some_and(|statement| statement.active) {
+        return Err(Fault::Inactive);
+    }
+    if let Some(other) = fleet.agent_of(&server) {
+        return Err(Fault::ServerTaken { server, other: other.id.clone() });
+    }
     let deed = deed(agents, peer, Actor::Agent(id.clone()), format!("{server} {name}"));
     let command = Command::EnrolAgent { id: id.clone(), name, server, statement };
     match agents.broker.propose_audited(deed, vec![command]).await?.pop() {
@@ -228,6 +242,8 @@ pub(super) enum Stranger {
     Unknown,
     #[error("an operator unregistered this agent")]
     Unregistered,
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
 }
 
 /// The agent that wants to connect; nobody when agents need not prove
@@ -242,11 +258,9 @@ pub(super) async fn admitted(agents: &Agents, peer: &Peer) -> Result<Option<Enro
         None => return Err(Stranger::NoCertificate),
     };
     let mut fleet = agents.broker.fleet();
-    if !fleet.agent_client(id).is_some_and(|agent| agent.active)
-        && let Ok(current) = agents.broker.current().await
-    {
-        // It enrolled with another replica a moment ago.
-        fleet = current;
+    if !fleet.agent_client(id).is_some_and(|agent| agent.active) {
+        // It may have enrolled with another replica a moment ago.
+        fleet = agents.broker.current().await?;
     }
     match fleet.agent_client(id) {
         Some(agent) if agent.active => Ok(Some(Enrolled { id: id.clone(), server: agent.server.clone() })),

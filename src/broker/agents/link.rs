@@ -51,6 +51,10 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents, w
         let farewell = Farewell::new(close::NOT_ENROLLED, format!("this agent enrolled as server {}", who.server));
         return farewell.say(&mut socket, Some(&server)).await;
     }
+    // It may have been unregistered since it knocked.
+    if who.as_ref().is_some_and(|who| !who.may_connect(&agents.broker.fleet())) {
+        return unregistered().say(&mut socket, Some(&server)).await;
+    }
     let epoch = match hello::admit(&mut socket, &agents, hello).await {
         Ok(epoch) => epoch,
         Err(farewell) => return farewell.say(&mut socket, Some(&server)).await,
@@ -72,6 +76,10 @@ pub(super) async fn serve(mut socket: WebSocket, pulse: Pulse, agents: Agents, w
         tracing::debug!(%server, %error, "the end of a connection did not reach the log yet");
         stray::look_for(&agents, server);
     }
+}
+
+fn unregistered() -> Farewell {
+    Farewell::new(close::NOT_ENROLLED, "an operator unregistered this agent")
 }
 
 /// What the agent said that must reach the log, with what it is told then.
@@ -307,7 +315,7 @@ impl Talk {
             return Err(void(&self.broker, &self.server, self.epoch));
         }
         if self.who.as_ref().is_some_and(|who| !who.may_connect(&fleet)) {
-            return Err(Farewell::new(close::NOT_ENROLLED, "an operator unregistered this agent"));
+            return Err(unregistered());
         }
         for instruction in fleet.outbox_after(&self.server, self.last_sent) {
             let message = FromBroker::Instruction { epoch: self.epoch, instruction: (**instruction).clone() };

@@ -23,19 +23,23 @@ mod registry;
 mod stray;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::colleagues::Desk;
 pub use self::colleagues::{Colleagues, NoColleagues};
+use self::enrolment::Stranger;
 pub use self::missing::{SILENT_AFTER, report_missing};
 pub use self::proofs::{Proofs, Ticket};
 pub use self::registry::Links;
@@ -50,6 +54,9 @@ use crate::domain::audit::{Actor, Deed};
 use crate::protocol;
 use crate::protocol::enrolment::REGISTRATION_BYTES_MAX;
 use crate::pulse::Pulse;
+
+/// How long a request may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the connections need.
 #[derive(Clone)]
@@ -79,12 +86,10 @@ pub struct Agents {
 /// Routes of the agents' port.
 pub fn router(agents: Agents) -> Router {
     // Keys and tokens take time to check. Who is to connect was checked already.
-    let throttled = from_fn_with_state(agents.clone(), throttled);
-    let enrol = post(enrolment::enrol).layer(DefaultBodyLimit::max(REGISTRATION_BYTES_MAX));
-    let validate = post(connecting::validate).layer(DefaultBodyLimit::max(connecting::FORM_BYTES_MAX));
+    let bounded = from_fn_with_state(agents.clone(), bounded);
     Router::new()
-        .route(protocol::enrolment::PATH, enrol.layer(throttled.clone()))
-        .route(connecting::PATH, validate.layer(throttled))
+        .route(protocol::enrolment::PATH, post(enrolment::enrol).layer(bounded.clone()))
+        .route(connecting::PATH, post(connecting::validate).layer(bounded))
         .route(protocol::PATH, get(upgrade))
         .route("/health", get(|| async { Json(serde_json::json!({ "status": "ok" })) }))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is nothing here") })
@@ -99,13 +104,6 @@ async fn upgrade(
     Extension(peer): Extension<Peer>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let who = match enrolment::admitted(&agents, &peer).await {
-        Ok(who) => who,
-        Err(stranger) => {
-            tracing::warn!(from = %peer.address.ip(), error = %stranger, "an agent was refused");
-            return refuse(StatusCode::UNAUTHORIZED, &stranger.to_string());
-        }
-    };
     if agents.shutdown.is_cancelled() || !agents.opened.is_cancelled() {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "this replica takes no agents now");
     }
@@ -113,6 +111,14 @@ async fn upgrade(
         let why = "this replica cannot reach a majority of the others; connect to another one";
         return refuse(StatusCode::SERVICE_UNAVAILABLE, why);
     }
+    let who = match enrolment::admitted(&agents, &peer).await {
+        Ok(who) => who,
+        Err(Stranger::Unavailable(error)) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        Err(stranger) => {
+            tracing::warn!(from = %peer.address.ip(), error = %stranger, "an agent was refused");
+            return refuse(StatusCode::UNAUTHORIZED, &stranger.to_string());
+        }
+    };
     upgrade.max_message_size(protocol::MESSAGE_BYTES_MAX).max_frame_size(protocol::MESSAGE_BYTES_MAX).on_upgrade(
         move |socket| async move {
             let tasks = agents.tasks.clone();
@@ -123,8 +129,9 @@ async fn upgrade(
     )
 }
 
-/// Lets a request through, unless too many come from its address.
-async fn throttled(
+/// Lets a request through once it is there as a whole, unless it takes too long
+/// or too many come from its address.
+async fn bounded(
     State(agents): State<Agents>,
     Extension(peer): Extension<Peer>,
     request: Request,
@@ -132,7 +139,7 @@ async fn throttled(
 ) -> Response {
     let address = peer.address.ip();
     let admitted = agents.throttle.as_deref().map_or(Ok(()), |throttle| throttle.admit_address(address));
-    let Err(refused) = admitted else { return next.run(request).await };
+    let Err(refused) = admitted else { return whole(request, next).await };
     if let Some(text) = refused.told() {
         let deed = Deed {
             actor: Actor::Unknown,
@@ -146,6 +153,16 @@ async fn throttled(
     }
     let retry_after = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
     (retry_after, refuse(StatusCode::TOO_MANY_REQUESTS, &Error::from(refused).to_string())).into_response()
+}
+
+async fn whole(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match timeout(BODY_TIMEOUT, to_bytes(body, REGISTRATION_BYTES_MAX)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        // Who broke off does not hear it.
+        Ok(Err(_)) => refuse(StatusCode::PAYLOAD_TOO_LARGE, "the request is too long"),
+        Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the request did not come in time"),
+    }
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {

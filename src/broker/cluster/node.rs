@@ -309,13 +309,12 @@ impl Node {
     /// Moves on to an authority, when it is the next one and all have moved to
     /// the current one.
     async fn rotate(&self, serving: &Serving, to: u32, deed: Option<Deed>) -> Result<(), Answer> {
-        let current = serving.broker.fleet().cluster().authority;
-        if current >= to {
-            return Ok(());
-        }
-        for id in serving.replica.members().keys() {
-            let id = ReplicaId(id.0);
-            if id == self.own.replica {
+        // One that leads since a moment ago may not have applied everything yet.
+        let fleet = serving.broker.current().await.map_err(|error| unavailable(&error))?;
+        let current = fleet.cluster().authority;
+        for id in serving.replica.members().keys().map(|id| ReplicaId(id.0)) {
+            // What is done already is only recorded.
+            if id == self.own.replica || current == to {
                 continue;
             }
             self.follows(id, current).await.map_err(|why| {
