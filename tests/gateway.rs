@@ -211,13 +211,13 @@ async fn a_gateway_is_told_where_a_session_is() {
         let text = broker.operate(&["audit", "export"]).await.unwrap();
         let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let asked: Vec<Value> = records.into_iter().filter(|record| record["action"] == "resolveSession").collect();
-        asked.iter().any(|record| record["target"] == "nobody ").then_some(asked)
+        asked.iter().any(|record| record["target"] == "nobody").then_some(asked)
     })
     .await;
     let first = records.iter().find(|record| record["target"] == "desk-1 198.51.100.7").unwrap();
     assert_eq!((&first["actor"], &first["from"]), (&json!("gateway gw-1"), &json!("127.0.0.1")));
     assert_eq!(first["result"], "is at vdi1.example:8443");
-    let refused = records.iter().find(|record| record["target"] == "nobody ").unwrap();
+    let refused = records.iter().find(|record| record["target"] == "nobody").unwrap();
     assert_eq!(refused["result"], "refused: there is no such session, or not with this transport");
     assert!(broker.operate(&["audit", "verify"]).await.unwrap().contains("are as they were written"));
 }

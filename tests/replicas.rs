@@ -179,6 +179,7 @@ impl Cluster {
         opened.cancel();
         let api = router(ApiState::new(Arc::clone(&broker), Arc::new(Anybody), ApiSettings::default()));
         let agents_router = agents::router(Agents {
+            strangers: Arc::default(),
             proofs: Arc::new(OneStatement),
             authority: Arc::clone(pki.authority()),
             throttle: None,

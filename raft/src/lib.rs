@@ -49,7 +49,7 @@ mod replica;
 mod replicated;
 mod restore;
 mod runtime;
-mod seldom;
+pub mod seldom;
 mod sequences;
 mod snapshot;
 mod status;

@@ -11,7 +11,7 @@ const INTERVAL: Duration = Duration::from_mins(1);
 
 /// Something of the kind.
 #[derive(Debug, Default)]
-pub(crate) struct Seldom(Mutex<Times>);
+pub struct Seldom(Mutex<Times>);
 
 #[derive(Debug, Default)]
 struct Times {
@@ -22,7 +22,7 @@ struct Times {
 impl Seldom {
     /// It happened once more. How often since it was last told, when it is time
     /// to tell.
-    pub(crate) fn count(&self) -> Option<u64> {
+    pub fn count(&self) -> Option<u64> {
         // Nothing under the lock can panic half-way through a change.
         let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         times.untold += 1;

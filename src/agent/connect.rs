@@ -268,7 +268,8 @@ impl Opener {
         match problem {
             tungstenite::Error::Http(response) if response.status() == 401 => {
                 self.enrolment.refuse();
-                Err(Problem::NotEnrolled { to: at.to(), reason: reason_of(response.body().as_deref()) })
+                let reason = reason_of(response.body().as_deref());
+                Err(Problem::NotEnrolled { to: at.to(), reason, has_statement: self.enrolment.has_statement() })
             }
             tungstenite::Error::Io(source) => Err(self.broken_tls(at, source)),
             source => Err(Problem::Upgrade { to: at.to(), source: Box::new(source) }),

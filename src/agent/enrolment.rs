@@ -209,6 +209,11 @@ impl Enrolment {
         self.statement_file.is_some() || self.is_known.load(Ordering::Relaxed)
     }
 
+    /// Whether a statement is configured.
+    pub(super) const fn has_statement(&self) -> bool {
+        self.statement_file.is_some()
+    }
+
     /// Whether connections need another certificate first.
     pub fn is_needed(&self) -> bool {
         let State { times, refused, .. } = *self.state();
@@ -282,7 +287,7 @@ impl Enrolment {
         if let Err(error) = files::replace(&self.certificate_file, registered.certificate.as_bytes(), 0o600) {
             warn!(%error, "the certificate is good, and asked for again after a restart");
         }
-        info!(client = %registered.client_id, hours = lifetime.as_secs() / 3600, "the agent has a new certificate");
+        info!(client = %registered.client_id, seconds = lifetime.as_secs(), "the agent has a new certificate");
         Ok(())
     }
 

@@ -104,10 +104,13 @@ pub(super) enum Problem {
     #[error("{to}: {source}")]
     Enrolment { to: String, source: Box<enrolment::Error> },
     #[error(
-        "{to} takes enrolled agents only ({reason}); run `berth generate-software-statement` on a broker's host, put \
-         what it prints into a file that only the agent can read, and name that file in software_statement_path"
+        "{to} takes enrolled agents only ({reason}){}",
+        if *.has_statement { "" } else {
+            "; run `berth generate-software-statement` on a broker's host, put what it prints into a file that only \
+             the agent can read, and name that file in software_statement_path"
+        }
     )]
-    NotEnrolled { to: String, reason: String },
+    NotEnrolled { to: String, reason: String, has_statement: bool },
     #[error("the broker sent no welcome within {} s", WELCOME_TIMEOUT.as_secs())]
     NoWelcome,
     #[error("the broker speaks version {0} of the protocol, which this agent does not")]

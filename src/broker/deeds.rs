@@ -46,7 +46,7 @@ pub const CLUSTER_RAISE_FORMAT: &str = "cluster-raise-format";
 
 /// Every action that is recorded, besides calls of the API's [`routes`], which
 /// are recorded by their path.
-pub const ACTIONS: [&str; 27] = [
+pub const ACTIONS: [&str; 28] = [
     "register-api-client",
     "rotate-api-client",
     "grant-api-client",
@@ -70,6 +70,7 @@ pub const ACTIONS: [&str; 27] = [
     CLUSTER_ROTATE_CERTIFICATES,
     CLUSTER_RAISE_FORMAT,
     "oauth2/token",
+    "agent/link",
     "agent/enrol",
     "agent/validate-authentication-token",
     "resolveSession",

@@ -112,7 +112,7 @@ struct Resolved {
 struct Asked {
     session: SessionId,
     transport: EndpointProtocol,
-    client_address: String,
+    client_address: Option<IpAddr>,
 }
 
 impl Asked {
@@ -130,7 +130,8 @@ impl Asked {
             Some("QUIC") => EndpointProtocol::Quic,
             _ => return Err("transport must be HTTP or QUIC".to_owned()),
         };
-        let client_address = value("clientIpAddress")?.unwrap_or_default().to_owned();
+        // What is no address is not repeated to the audit.
+        let client_address = value("clientIpAddress")?.and_then(|text| text.parse().ok());
         Ok(Self { session, transport, client_address })
     }
 }
@@ -156,7 +157,14 @@ async fn resolve(
         }
     };
     let resolved = look(&fleet, &asked);
-    let deed = gateway.deed(actor, &peer, format!("{} {}", asked.session, asked.client_address));
+    let deed = gateway.deed(
+        actor,
+        &peer,
+        match asked.client_address {
+            Some(address) => format!("{} {address}", asked.session),
+            None => asked.session.to_string(),
+        },
+    );
     let Some(resolved) = resolved else {
         gateway.notes.take(deed, "refused: there is no such session, or not with this transport");
         return refuse(StatusCode::NOT_FOUND, NOT_RESOLVED);
@@ -209,12 +217,14 @@ mod tests {
         let asked = |session: &str, transport, client_address: &str| Asked {
             session: SessionId::new(session).expect("valid"),
             transport,
-            client_address: client_address.to_owned(),
+            client_address: client_address.parse().ok(),
         };
         assert_eq!(
             Asked::parse("sessionId=a%20b&transport=http&clientIpAddress=%3A%3A1"),
             Ok(asked("a b", EndpointProtocol::Http, "::1"))
         );
+        let nonsense = Asked::parse("transport=QUIC&sessionId=s&clientIpAddress=x%0Ay");
+        assert_eq!(nonsense, Ok(asked("s", EndpointProtocol::Quic, "")));
         assert_eq!(Asked::parse("transport=QUIC&sessionId=s&x=1"), Ok(asked("s", EndpointProtocol::Quic, "")));
         for (query, says) in [
             ("", "sessionId is missing"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::Request;
+use berth_raft::seldom::Seldom;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,14 +17,14 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::Network;
 use super::shares::{Full, Share, Shares};
-use super::taking::{Answers, Patience};
+use super::taking::{Answers, Patience, Stalled};
 use super::throttle::neighbourhood;
 use super::tls::{Peer, Tls};
 use crate::pulse::Pulsing;
@@ -57,32 +58,11 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed `accept` (no descriptors left, for example).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Between two times that the log tells of connections that were refused.
-const TELL_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The place of a connection among those that are allowed. Each request carries
 /// it, so that a connection which stops being HTTP can hold on to it.
 #[derive(Clone, Debug)]
 pub struct Place(#[allow(dead_code)] Arc<Share<IpAddr>>); // held, never looked at
-
-/// Connections that were refused, told once in a while.
-#[derive(Debug, Default)]
-struct Refused {
-    told_at: Option<Instant>,
-    untold: u64,
-}
-
-impl Refused {
-    /// One more; how many there were when it is time to tell.
-    fn count(&mut self) -> Option<u64> {
-        self.untold += 1;
-        let is_time = self.told_at.is_none_or(|told_at| told_at.elapsed() >= TELL_INTERVAL);
-        if is_time {
-            self.told_at = Some(Instant::now());
-        }
-        is_time.then(|| std::mem::take(&mut self.untold))
-    }
-}
 
 /// Where connections come from: the system's TCP, or that of a simulated network.
 pub trait Accept: Send + 'static {
@@ -159,7 +139,7 @@ impl<L: Accept> Bound<L> {
     /// What the connections of an address count as, if anything.
     fn key(&self, address: IpAddr) -> Option<IpAddr> {
         let is_proxy = self.proxies.iter().any(|network| network.contains(address));
-        (!is_proxy).then(|| neighbourhood(address.to_canonical()))
+        (!is_proxy).then(|| neighbourhood(address))
     }
 
     /// Where it listens; the port is a real one also when 0 was asked for.
@@ -172,7 +152,7 @@ impl<L: Accept> Bound<L> {
     /// it came from.
     pub async fn serve(mut self, tls: Tls, router: Router, connections_max: usize, shutdown: CancellationToken) {
         let places = Shares::new(connections_max);
-        let mut refused = Refused::default();
+        let refused = Seldom::default();
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -187,6 +167,8 @@ impl<L: Accept> Bound<L> {
                     continue;
                 }
             };
+            // A port that listens on all addresses tells those of IPv4 as IPv6.
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             let place = match places.take(self.key(peer.ip())) {
                 Ok(place) => place,
                 Err(full) => {
@@ -262,8 +244,9 @@ impl Connection {
                 request.extensions_mut().insert(place.clone());
                 request.extensions_mut().insert(pulse.clone());
                 request.extensions_mut().insert(who.clone());
-                let (answering, answers) = (router.call(request), answers.clone());
-                async move { answering.await.map(|answer| answers.watch(answer)) }
+                let (under_way, answers) = (answers.begins(), answers.clone());
+                let answering = router.call(request);
+                async move { answering.await.map(|answer| answers.watch(answer, under_way)) }
             })
         };
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -280,9 +263,17 @@ impl Connection {
             result = &mut connection => result,
             () = never_asked => return tracing::debug!(%peer, "no request came in time"),
             () = pulse.stalled(STALL_TIMEOUT) => return tracing::debug!(%peer, "the answer is not taken"),
-            () = answers.stalled(self.patience) => {
-                tracing::debug!(%peer, "answers are not taken; the connection ends");
+            stalled = answers.stalled(self.patience) => {
+                tracing::debug!(%peer, ?stalled, "answers are not taken; the connection ends");
                 // What else is under way on it may finish, and goes elsewhere next time.
+                let time = match stalled {
+                    Stalled::Connection => DRAIN_TIMEOUT,
+                    Stalled::Answer => self.patience.answer,
+                };
+                let finished = async { tokio::join!(&mut connection, graceful.shutdown()).0 };
+                timeout(time, finished).await.unwrap_or(Ok(()))
+            }
+            () = answers.idle(IDLE_TIMEOUT) => {
                 let finished = async { tokio::join!(&mut connection, graceful.shutdown()).0 };
                 timeout(DRAIN_TIMEOUT, finished).await.unwrap_or(Ok(()))
             }

@@ -254,6 +254,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let api = api::router(api.ending_with(shutdown.clone()).noting(notes.clone()));
     let agents_router = agents::router(Agents {
         broker: Arc::clone(&broker),
+        strangers: Arc::default(),
         proofs: Arc::clone(&identity) as Arc<dyn agents::Proofs>,
         authority: Arc::clone(pki.authority()),
         throttle: Throttle::new(config.limits.requests_per_second).map(Arc::new),

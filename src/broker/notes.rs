@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::api::door::{Core, Unavailable, UnavailableReason};
@@ -21,9 +22,13 @@ const WAITING_MAX: usize = 4_096;
 const GATHER: Duration = Duration::from_secs(2);
 /// Different deeds that are told apart meanwhile.
 const DIFFERENT_MAX: usize = 256;
+/// Those of one client, agent or gateway.
+const OF_ONE_MAX: usize = 32;
 /// The same for what is refused to those who did not prove who they are: any
 /// number of them must not push out what others did.
 const STRANGERS_MAX: usize = 16;
+/// Actors whose further deeds are counted apart.
+const ACTORS_MAX: usize = 64;
 /// The action of the record that counts what is not told apart.
 pub(super) const OTHERS: &str = "others";
 /// How the result of what was refused begins.
@@ -43,11 +48,18 @@ struct Note {
 
 /// Takes notes.
 #[derive(Debug, Clone)]
-pub struct Notes(mpsc::Sender<Note>);
+pub struct Notes {
+    notes: mpsc::Sender<Note>,
+    /// Those that there was no room for.
+    lost: Arc<AtomicU64>,
+}
 
 /// Brings notes to the log.
 #[derive(Debug)]
-pub struct Scribe(mpsc::Receiver<Note>);
+pub struct Scribe {
+    notes: mpsc::Receiver<Note>,
+    lost: Arc<AtomicU64>,
+}
 
 /// The command that records a deed which changes nothing else.
 pub(super) const fn noted(deed: Deed, result: String) -> Command {
@@ -57,7 +69,8 @@ pub(super) const fn noted(deed: Deed, result: String) -> Command {
 /// A place for notes, and who empties it.
 pub fn notes() -> (Notes, Scribe) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    (Notes(sender), Scribe(receiver))
+    let lost = Arc::default();
+    (Notes { notes: sender, lost: Arc::clone(&lost) }, Scribe { notes: receiver, lost })
 }
 
 impl Notes {
@@ -66,11 +79,13 @@ impl Notes {
         notes().0
     }
 
-    /// Has a deed recorded soon. When too many wait it is only logged.
+    /// Has a deed recorded soon. When too many wait it is only counted.
     pub(super) fn take(&self, deed: Deed, result: &str) {
         let note = Note { deed: deed.bounded(), result: bounded(result.to_owned()) };
-        let (note, why) = match self.0.try_send(note) {
+        let (note, why) = match self.notes.try_send(note) {
             Ok(()) => return,
+            // Those that follow are told of with the next record.
+            Err(mpsc::error::TrySendError::Full(_)) if self.lost.fetch_add(1, Ordering::Relaxed) > 0 => return,
             Err(mpsc::error::TrySendError::Full(note)) => (note, "too many wait to be recorded"),
             Err(mpsc::error::TrySendError::Closed(note)) => (note, "nobody records here any more"),
         };
@@ -86,50 +101,63 @@ type Sort = (String, String, String, String, String);
 #[derive(Default)]
 struct Gathered {
     deeds: BTreeMap<Sort, (Deed, u64)>,
-    /// How many of them were refused to strangers.
-    strangers: usize,
-    others: u64,
+    /// How many different ones of each actor.
+    different: BTreeMap<String, usize>,
+    /// How many more there were of each.
+    others: BTreeMap<String, (Actor, u64)>,
 }
 
 impl Gathered {
     fn add(&mut self, note: Note) {
         let Note { deed, result } = note;
-        let is_strangers = deed.actor == Actor::Unknown && result.starts_with(REFUSED);
-        let sort = (deed.actor.to_string(), deed.from.clone(), deed.action.clone(), deed.target.clone(), result);
+        let actor = deed.actor.to_string();
+        let sort = (actor.clone(), deed.from.clone(), deed.action.clone(), deed.target.clone(), result);
         if !self.deeds.contains_key(&sort) {
-            let known = self.deeds.len() - self.strangers;
-            if if is_strangers { self.strangers >= STRANGERS_MAX } else { known >= DIFFERENT_MAX } {
-                self.others += 1;
-                return;
+            let different = self.different.get(&actor).copied().unwrap_or_default();
+            let is_stranger = deed.actor == Actor::Unknown && sort.4.starts_with(REFUSED);
+            // What others do must not push out what operators did.
+            let is_full = deed.actor != Actor::Operator && self.deeds.len() >= DIFFERENT_MAX;
+            let own_max = match deed.actor {
+                _ if is_stranger => STRANGERS_MAX,
+                Actor::Operator => DIFFERENT_MAX,
+                _ => OF_ONE_MAX,
+            };
+            if is_full || different >= own_max {
+                return self.add_other(actor, deed.actor);
             }
-            self.strangers += usize::from(is_strangers);
+            *self.different.entry(actor).or_default() += 1;
         }
         self.deeds.entry(sort).or_insert((deed, 0)).1 += 1;
     }
 
-    /// The commands that record them, and nothing is left.
-    fn take(&mut self, via: crate::domain::ReplicaId) -> Vec<Command> {
-        let mut commands: Vec<Command> = std::mem::take(&mut self.deeds)
-            .into_iter()
-            .map(|((.., result), (deed, times))| match times {
-                1 => noted(deed, result),
-                times => noted(deed, format!("{result} ({times} times)")),
-            })
-            .collect();
-        self.strangers = 0;
-        let others = std::mem::take(&mut self.others);
-        if others > 0 {
+    fn add_other(&mut self, name: String, actor: Actor) {
+        let is_known = self.others.contains_key(&name) || self.others.len() < ACTORS_MAX;
+        let (name, actor) = if is_known { (name, actor) } else { (Actor::Unknown.to_string(), Actor::Unknown) };
+        self.others.entry(name).or_insert((actor, 0)).1 += 1;
+    }
+
+    /// The commands that record them, and `lost` ones; nothing is left.
+    fn take(&mut self, via: crate::domain::ReplicaId, lost: u64) -> Vec<Command> {
+        self.different.clear();
+        if lost > 0 {
+            self.others.entry(Actor::Unknown.to_string()).or_insert((Actor::Unknown, 0)).1 += lost;
+        }
+        let deeds = std::mem::take(&mut self.deeds).into_iter().map(|((.., result), (deed, times))| match times {
+            1 => noted(deed, result),
+            times => noted(deed, format!("{result} ({times} times)")),
+        });
+        let others = std::mem::take(&mut self.others).into_values().map(|(actor, count)| {
             let deed = Deed {
-                actor: Actor::Unknown,
+                actor,
                 from: String::new(),
                 action: OTHERS.to_owned(),
                 target: String::new(),
                 request_id: String::new(),
                 via,
             };
-            commands.push(noted(deed, format!("{others} further deeds, too many different ones to be told apart")));
-        }
-        commands
+            noted(deed, format!("{count} further deeds, too many different ones to be told apart"))
+        });
+        deeds.chain(others).collect()
     }
 }
 
@@ -138,48 +166,68 @@ impl Scribe {
     /// log takes it.
     pub async fn write(mut self, core: Arc<impl Core>, shutdown: CancellationToken) {
         let mut gathered = Gathered::default();
-        loop {
-            let first = tokio::select! {
-                biased;
-                // What is left then goes together.
-                () = shutdown.cancelled() => None,
-                note = self.0.recv() => note,
-            };
-            let Some(first) = first else { break };
-            gathered.add(first);
-            let end = Instant::now() + GATHER;
-            loop {
-                tokio::select! {
-                    note = self.0.recv() => match note {
-                        Some(note) => gathered.add(note),
-                        None => break,
-                    },
-                    () = sleep_until(end) => break,
-                    () = shutdown.cancelled() => break,
-                }
-            }
-            let commands = gathered.take(core.replica());
+        while self.gather(&mut gathered, &shutdown).await {
+            let commands = gathered.take(core.replica(), self.lost.swap(0, Ordering::Relaxed));
             // Proposed anew only when it is known that they did not get into the log, or when that
-            // was not found out with much patience: then they may be there twice.
-            while let Err(error) = patiently(&*core, &commands, &shutdown).await {
+            // was not found out with much patience: then they may be there twice. Meanwhile others
+            // are read, so that those that come in any number cannot push out the rest.
+            while let Err(error) = self.gathering(&mut gathered, patiently(&*core, &commands, &shutdown)).await {
                 if shutdown.is_cancelled() {
                     tracing::warn!(%error, deeds = commands.len(), "deeds may not be in the audit: this replica ends");
-                    return;
+                    break;
                 }
-                tokio::select! {
-                    () = sleep(RETRY) => {}
-                    () = shutdown.cancelled() => {}
-                }
+                let pause = async {
+                    tokio::select! {
+                        () = sleep(RETRY) => {}
+                        () = shutdown.cancelled() => {}
+                    }
+                };
+                self.gathering(&mut gathered, pause).await;
             }
         }
-        while let Ok(note) = self.0.try_recv() {
+        while let Ok(note) = self.notes.try_recv() {
             gathered.add(note);
         }
-        let left = gathered.take(core.replica());
+        let left = gathered.take(core.replica(), self.lost.swap(0, Ordering::Relaxed));
         if !left.is_empty()
             && let Err(error) = core.propose(left).await
         {
             tracing::warn!(%error, "the last deeds are not in the audit: this replica ends");
+        }
+    }
+
+    /// Waits for something to record, and for what comes with it. Nothing more is
+    /// to be written when it is told to stop, or nobody notes any more.
+    async fn gather(&mut self, gathered: &mut Gathered, shutdown: &CancellationToken) -> bool {
+        if gathered.deeds.is_empty() {
+            let first = tokio::select! {
+                biased;
+                // What is left then goes together.
+                () = shutdown.cancelled() => None,
+                note = self.notes.recv() => note,
+            };
+            let Some(first) = first else { return false };
+            gathered.add(first);
+        }
+        let enough = async {
+            tokio::select! {
+                () = sleep(GATHER) => {}
+                () = shutdown.cancelled() => {}
+            }
+        };
+        self.gathering(gathered, enough).await;
+        !shutdown.is_cancelled()
+    }
+
+    /// Gathers what comes until something ends.
+    async fn gathering<T>(&mut self, gathered: &mut Gathered, until: impl Future<Output = T>) -> T {
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut until => return ended,
+                Some(note) = self.notes.recv() => gathered.add(note),
+            }
         }
     }
 }
@@ -232,8 +280,33 @@ mod tests {
         for from in ["a", "b", "a", "a"] {
             gathered.add(note(from));
         }
-        assert_eq!(results(gathered.take(ReplicaId(1))), ["refused (3 times)", "refused"]);
-        assert!(gathered.take(ReplicaId(1)).is_empty());
+        assert_eq!(results(gathered.take(ReplicaId(1), 0)), ["refused (3 times)", "refused"]);
+        assert!(gathered.take(ReplicaId(1), 0).is_empty());
+    }
+
+    #[test]
+    fn one_client_does_not_push_out_what_others_did() {
+        let mut gathered = Gathered::default();
+        let of = |actor: Actor, target: u32| {
+            let mut note = note_of("a", &target.to_string());
+            note.deed.actor = actor;
+            note
+        };
+        let client = |name: &str| Actor::Client(crate::domain::ClientId::new(name).expect("valid"));
+        for number in 0..1_000 {
+            gathered.add(of(client("busy"), number));
+        }
+        gathered.add(of(client("other"), 1));
+        gathered.add(of(Actor::Operator, 1));
+        let commands = gathered.take(ReplicaId(1), 5);
+        let count = |actor: &Actor| {
+            let is = |command: &&Command| matches!(command, Command::Audited { deed, .. } if deed.actor == *actor);
+            commands.iter().filter(is).count()
+        };
+        assert_eq!([count(&client("busy")), count(&client("other")), count(&Actor::Operator)], [33, 1, 1]);
+        let results = results(commands);
+        assert!(results.iter().any(|result| result.starts_with("968 further")), "of the busy one");
+        assert!(results.iter().any(|result| result.starts_with("5 further")), "those that were lost");
     }
 
     #[test]
@@ -248,7 +321,7 @@ mod tests {
             known.deed.target = number.to_string();
             gathered.add(known);
         }
-        let commands = gathered.take(ReplicaId(1));
+        let commands = gathered.take(ReplicaId(1), 0);
         let is_operators =
             |command: &&Command| matches!(command, Command::Audited { deed, .. } if deed.actor == Actor::Operator);
         assert_eq!(commands.iter().filter(is_operators).count(), 200);
@@ -260,7 +333,7 @@ mod tests {
         for target in ["desk-1", "desk-2", "desk-1"] {
             gathered.add(note_of("a", target));
         }
-        assert_eq!(results(gathered.take(ReplicaId(1))), ["refused (2 times)", "refused"]);
+        assert_eq!(results(gathered.take(ReplicaId(1), 0)), ["refused (2 times)", "refused"]);
     }
 
     #[test]
@@ -269,7 +342,7 @@ mod tests {
         for number in 0..10_000 {
             gathered.add(note(&number.to_string()));
         }
-        let results = results(gathered.take(ReplicaId(1)));
+        let results = results(gathered.take(ReplicaId(1), 0));
         assert_eq!(results.len(), STRANGERS_MAX + 1);
         assert!(results[STRANGERS_MAX].starts_with("9984 further deeds"));
     }

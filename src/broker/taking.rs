@@ -7,7 +7,7 @@
 //! of it went and when it is gone.
 //!
 //! Invariants: an answer of which nothing waits is never called stalled, however
-//! long nothing goes; what is held for an answer is held until all of it went.
+//! long nothing goes; nor is a client that takes 16 KiB of each in time; what is held for an answer is held until all of it went.
 
 use std::any::Any;
 use std::fmt;
@@ -26,6 +26,9 @@ use tokio::time::{Instant, sleep_until};
 /// Answers that a connection has room for before it grows: most clients wait
 /// for one before they ask for the next.
 const OPEN_USUALLY: usize = 4;
+
+/// Less of a piece does not count as taken.
+const PROGRESS_BYTES: u64 = 16 * 1024;
 
 /// Something that is kept until all of an answer went. It stands among the
 /// answer's extensions.
@@ -66,6 +69,31 @@ struct Shared {
     moved: AtomicU64,
     /// Those that are not gone, and some that are.
     open: Mutex<Vec<Weak<Answer>>>,
+    /// Requests whose answers are not gone.
+    requests: AtomicUsize,
+    /// Since when there is none.
+    rests_since: AtomicU64,
+}
+
+/// A request, until its answer is gone.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Shared>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // Whoever sees that it is over sees since when.
+        self.0.rests_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// What a client takes nothing of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stalled {
+    /// Of all that waits.
+    Connection,
+    /// Of one answer, while others go.
+    Answer,
 }
 
 /// One answer.
@@ -74,25 +102,36 @@ struct Answer {
     among: Arc<Shared>,
     /// Since when nothing went, as long as something waits.
     moved: AtomicU64,
+    /// What went since then: too little to count.
+    sent: AtomicU64,
     /// Pieces that wait.
     waiting: AtomicUsize,
     _held: Option<Held>,
+    _under_way: UnderWay,
 }
 
 impl Default for Answers {
     fn default() -> Self {
         let open = Mutex::new(Vec::with_capacity(OPEN_USUALLY));
-        Self(Arc::new(Shared { began: Instant::now(), moved: AtomicU64::new(0), open }))
+        let [moved, rests_since] = [0, 0].map(AtomicU64::new);
+        Self(Arc::new(Shared { began: Instant::now(), moved, open, requests: AtomicUsize::new(0), rests_since }))
     }
 }
 
 impl Answers {
     /// Watches what becomes of an answer.
-    pub fn watch(&self, answer: Response) -> Response<Taken> {
+    pub fn watch(&self, answer: Response, under_way: UnderWay) -> Response<Taken> {
         let (mut head, body) = answer.into_parts();
         let kept = head.extensions.remove::<Held>();
         let among = Arc::clone(&self.0);
-        let answer = Arc::new(Answer { among, moved: AtomicU64::new(0), waiting: AtomicUsize::new(0), _held: kept });
+        let answer = Arc::new(Answer {
+            among,
+            moved: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            _held: kept,
+            _under_way: under_way,
+        });
         // Nothing under the lock can panic half-way through a change.
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() == open.capacity() {
@@ -103,12 +142,33 @@ impl Answers {
         Response::from_parts(head, Taken { body, answer })
     }
 
+    /// A request begins.
+    pub fn begins(&self) -> UnderWay {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(&self.0))
+    }
+
+    /// Resolves when no request was under way for so long.
+    pub async fn idle(&self, time: Duration) {
+        loop {
+            let now = Instant::now();
+            let since = if self.0.requests.load(Ordering::Acquire) > 0 { now } else { self.0.at(&self.0.rests_since) };
+            if since + time <= now {
+                return;
+            }
+            sleep_until(since + time).await;
+        }
+    }
+
     /// Resolves when answers wait that the client takes nothing of.
-    pub async fn stalled(&self, patience: Patience) {
+    pub async fn stalled(&self, patience: Patience) -> Stalled {
         loop {
             let now = Instant::now();
             match self.patience_ends(patience) {
-                Some(end) if end <= now => return,
+                Some(end) if end <= now => {
+                    let is_alive = self.0.at(&self.0.moved) + patience.connection > now;
+                    return if is_alive { Stalled::Answer } else { Stalled::Connection };
+                }
                 Some(end) => sleep_until(end).await,
                 // What begins to wait meanwhile is found before its time is up.
                 None => sleep_until(now + patience.connection.min(patience.answer)).await,
@@ -153,7 +213,14 @@ impl Answer {
         Piece { bytes, of: Some(Arc::clone(self)) }
     }
 
-    fn went(&self) {
+    /// Some of a piece went, or all that was left of it. Who takes a byte now
+    /// and then takes nothing.
+    fn went(&self, count: usize, is_all: bool) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        if !is_all && self.sent.fetch_add(count, Ordering::Relaxed).saturating_add(count) < PROGRESS_BYTES {
+            return;
+        }
+        self.sent.store(0, Ordering::Relaxed);
         let now = self.among.now();
         self.moved.store(now, Ordering::Relaxed);
         self.among.moved.store(now, Ordering::Relaxed);
@@ -201,7 +268,7 @@ impl Piece {
         if count > 0
             && let Some(answer) = &self.of
         {
-            answer.went();
+            answer.went(count, self.bytes.is_empty());
         }
         if self.bytes.is_empty() {
             self.settle();
@@ -248,7 +315,7 @@ mod tests {
 
     use std::future::poll_fn;
 
-    use futures_util::stream;
+    use futures_util::{FutureExt, stream};
 
     use super::*;
 
@@ -261,9 +328,16 @@ mod tests {
         frame.into_data().unwrap()
     }
 
-    fn answer(answers: &Answers, text: &'static str) -> Taken {
-        answers.watch(Response::new(Body::from(text))).into_body()
+    fn answer(answers: &Answers, text: impl Into<Body>) -> Taken {
+        answers.watch(Response::new(text.into()), answers.begins()).into_body()
     }
+
+    /// So many steps of progress.
+    fn much(steps: usize) -> Vec<u8> {
+        vec![7; steps * STEP]
+    }
+
+    const STEP: usize = 16 * 1024;
 
     /// How long is still waited, to the minute above; `None` when nothing waits.
     fn minutes_left(answers: &Answers) -> Option<u64> {
@@ -290,6 +364,8 @@ mod tests {
             began: Instant::now().checked_sub(LONG).unwrap(),
             moved: AtomicU64::new(u64::try_from(LONG.as_micros()).unwrap()),
             open: Mutex::default(),
+            requests: AtomicUsize::new(0),
+            rests_since: AtomicU64::new(0),
         };
         Answers(Arc::new(shared))
     }
@@ -321,41 +397,56 @@ mod tests {
         let answers = answers();
         let words = stream::iter([Ok::<_, axum::Error>("one")]);
         let words = futures_util::StreamExt::chain(words, stream::pending());
-        let mut body = answers.watch(Response::new(Body::from_stream(words))).into_body();
+        let mut body = answers.watch(Response::new(Body::from_stream(words)), answers.begins()).into_body();
         next(&mut body).await.advance(3);
         age(&answers, 6_000);
         assert_eq!(minutes_left(&answers), None);
     }
 
     #[tokio::test]
-    async fn who_takes_a_little_is_waited_for_and_who_takes_nothing_is_not() {
+    async fn who_takes_enough_is_waited_for_and_who_takes_next_to_nothing_is_not() {
         let answers = answers();
-        let mut body = answer(&answers, "much");
+        let mut body = answer(&answers, much(5));
         let mut piece = next(&mut body).await;
         for _ in 0..3 {
             age(&answers, 59);
             assert_eq!(minutes_left(&answers), Some(1));
             piece.advance(1);
+            assert_eq!(minutes_left(&answers), Some(1));
+            piece.advance(STEP - 1);
             assert_eq!(minutes_left(&answers), Some(60));
         }
         age(&answers, 60);
-        answers.stalled(PATIENCE).await;
-        assert_eq!(piece.remaining(), 1);
+        assert_eq!(answers.stalled(PATIENCE).await, Stalled::Connection);
+        assert_eq!(piece.remaining(), 2 * STEP);
     }
 
     #[tokio::test]
     async fn an_answer_that_is_left_where_it_is_has_longer_while_others_go() {
         let answers = answers();
-        let (mut left, mut taken) = (answer(&answers, "left"), answer(&answers, "taken, piece by piece"));
+        let (mut left, mut taken) = (answer(&answers, "left"), answer(&answers, much(10)));
         let (_piece, mut going) = (next(&mut left).await, next(&mut taken).await);
         for _ in 0..5 {
             age(&answers, 50);
-            going.advance(1);
+            going.advance(STEP);
         }
         assert_eq!(minutes_left(&answers), Some(50), "of 300; 60 only if nothing goes at all");
         age(&answers, 50);
-        going.advance(1);
-        answers.stalled(PATIENCE).await;
+        going.advance(STEP);
+        assert_eq!(answers.stalled(PATIENCE).await, Stalled::Answer);
+    }
+
+    #[tokio::test]
+    async fn a_connection_rests_when_all_its_answers_are_gone() {
+        let answers = answers();
+        let rests = || answers.idle(PATIENCE.connection).now_or_never().is_some();
+        assert!(rests(), "nobody ever asked");
+        let body = answer(&answers, "answer");
+        assert!(!rests(), "one is under way");
+        drop(body);
+        assert!(!rests(), "a moment ago");
+        answers.0.rests_since.store(0, Ordering::Relaxed);
+        assert!(rests());
     }
 
     #[tokio::test]
@@ -364,7 +455,7 @@ mod tests {
         let held = Arc::new(());
         let mut response = Response::new(Body::from("answer"));
         response.extensions_mut().insert(Held::new(Arc::clone(&held)));
-        let (_, mut body) = answers.watch(response).into_parts();
+        let (_, mut body) = answers.watch(response, answers.begins()).into_parts();
         let mut piece = next(&mut body).await;
         drop(body);
         assert_eq!(Arc::strong_count(&held), 2);

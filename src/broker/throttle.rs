@@ -101,7 +101,8 @@ impl Bucket {
             return Ok(());
         }
         self.refused += 1;
-        let is_time = self.told_at.is_none_or(|told_at| u128::from(now - told_at) >= TELL_INTERVAL.as_nanos());
+        let is_time =
+            self.told_at.is_none_or(|told_at| u128::from(now.saturating_sub(told_at)) >= TELL_INTERVAL.as_nanos());
         let tell = is_time.then(|| std::mem::take(&mut self.refused));
         if is_time {
             self.told_at = Some(now);

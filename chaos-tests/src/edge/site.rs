@@ -243,6 +243,7 @@ pub async fn live(world: Arc<World>) -> turmoil::Result {
     let api = api::router(state.ending_with(shutdown.clone()));
     let agents = agents::router(Agents {
         broker,
+        strangers: Arc::default(),
         proofs: Arc::new(OneStatement),
         authority: Arc::clone(&site.authority),
         throttle: None,

@@ -14,10 +14,10 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{Agents, Ticket};
+use super::{Agents, Ticket, deed};
 use crate::broker::api::form;
 use crate::broker::tls::Peer;
-use crate::domain::audit::{Actor, Deed};
+use crate::domain::audit::Actor;
 use crate::domain::permissions::may_connect;
 use crate::domain::session::SessionState;
 use crate::domain::{Fleet, Owner, SessionId};
@@ -34,14 +34,7 @@ pub(super) async fn validate(State(agents): State<Agents>, Extension(peer): Exte
         Ok(user) => format!("{} {user}{client}", asked.session),
         Err(_) => format!("{}{client}", asked.session),
     };
-    let deed = Deed {
-        actor: Actor::Unknown,
-        from: peer.address.ip().to_string(),
-        action: PATH.trim_start_matches('/').to_owned(),
-        target,
-        request_id: String::new(),
-        via: agents.broker.id(),
-    };
+    let deed = deed(&agents, &peer, Actor::Unknown, PATH, target);
     match found {
         Ok(user) => {
             agents.notes.take(deed, "the user may connect");

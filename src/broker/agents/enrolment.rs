@@ -17,11 +17,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
-use super::Agents;
+use super::{Agents, deed};
 use crate::broker::api::door::Unavailable;
 use crate::broker::tls::authority::{AGENT_VALIDITY, Request, SignError};
 use crate::broker::tls::{Peer, Subject};
-use crate::domain::audit::{Actor, Deed};
+use crate::domain::audit::Actor;
 use crate::domain::client::AgentClient;
 use crate::domain::{ClientId, Command, Fleet, Outcome, Refusal, ServerId};
 use crate::protocol::enrolment::{self, CLIENT_NAME_BYTES_MAX, Refused, Registered, Registration, error};
@@ -32,9 +32,8 @@ const FULL_RETRY: Duration = Duration::from_mins(1);
 /// Why an agent is not enrolled.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
-    // What was posted is not shown: it may hold a statement.
-    #[error("the registration is not understood ({:?} error at line {}, column {})", .0.classify(), .0.line(), .0.column())]
-    Form(serde_json::Error),
+    #[error("the registration is not understood: {0}")]
+    Form(String),
     #[error("client_name must have at most {CLIENT_NAME_BYTES_MAX} bytes without control characters")]
     Name,
     #[error("certificate_request: {0}")]
@@ -100,7 +99,7 @@ impl Fault {
 
 /// Answers a registration.
 pub(super) async fn enrol(State(agents): State<Agents>, Extension(peer): Extension<Peer>, body: Bytes) -> Response {
-    let asked = serde_json::from_slice::<Registration>(&body).map_err(Fault::Form);
+    let asked = serde_json::from_slice::<Registration>(&body).map_err(|error| misunderstood(&error));
     let server = asked.as_ref().map_or_else(|_| String::new(), |asked| asked.server_id.to_string());
     let registered = match asked {
         Ok(asked) => register(&agents, &peer, asked).await,
@@ -113,7 +112,7 @@ pub(super) async fn enrol(State(agents): State<Agents>, Extension(peer): Extensi
         }
         Err(fault) => {
             tracing::warn!(server, from = %peer.address.ip(), error = %fault, "an agent is not enrolled");
-            let deed = deed(&agents, &peer, Actor::Unknown, server);
+            let deed = deed(&agents, &peer, Actor::Unknown, enrolment::PATH, server);
             agents.notes.take(deed, &format!("refused: {fault}"));
             let refused = Refused { error: fault.word().to_owned(), error_description: fault.to_string() };
             let mut response = (fault.status(), Json(refused)).into_response();
@@ -125,6 +124,18 @@ pub(super) async fn enrol(State(agents): State<Agents>, Extension(peer): Extensi
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// What was posted is not shown, for it may hold a statement; which field is
+/// missing is.
+fn misunderstood(error: &serde_json::Error) -> Fault {
+    let text = error.to_string();
+    let text = if text.starts_with("missing field `") {
+        text
+    } else {
+        format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column())
+    };
+    Fault::Form(text)
 }
 
 async fn register(agents: &Agents, peer: &Peer, asked: Registration) -> Result<Registered, Fault> {
@@ -164,7 +175,7 @@ async fn take_in(
     if let Some(other) = fleet.agent_of(&server) {
         return Err(Fault::ServerTaken { server, other: other.id.clone() });
     }
-    let deed = deed(agents, peer, Actor::Agent(id.clone()), format!("{server} {name}"));
+    let deed = deed(agents, peer, Actor::Agent(id.clone()), enrolment::PATH, format!("{server} {name}"));
     let command = Command::EnrolAgent { id: id.clone(), name, server, statement };
     match agents.broker.propose_audited(deed, vec![command]).await?.pop() {
         Some(Outcome::Refused(Refusal::UnknownStatement)) => Err(Fault::Inactive),
@@ -202,17 +213,6 @@ fn client_id(request: &Request) -> ClientId {
         .with_variant(uuid::Variant::RFC4122)
         .into_uuid();
     ClientId::new(&id.to_string()).expect("a UUID is a valid id")
-}
-
-fn deed(agents: &Agents, peer: &Peer, actor: Actor, target: String) -> Deed {
-    Deed {
-        actor,
-        from: peer.address.ip().to_string(),
-        action: enrolment::PATH.trim_start_matches('/').to_owned(),
-        target,
-        request_id: String::new(),
-        via: agents.broker.id(),
-    }
 }
 
 /// An agent as its certificate and the log name it.

@@ -33,6 +33,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use berth_raft::seldom::Seldom;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -69,6 +70,8 @@ pub struct Agents {
     pub authority: Arc<Authority>,
     /// Takes what is done for the audit.
     pub notes: Notes,
+    /// Those who wanted to connect and may not.
+    pub strangers: Arc<Seldom>,
     /// How many keys and tokens an address may have checked; `None` for any
     /// number.
     pub throttle: Option<Arc<Throttle>>,
@@ -115,7 +118,12 @@ async fn upgrade(
         Ok(who) => who,
         Err(Stranger::Unavailable(error)) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         Err(stranger) => {
-            tracing::warn!(from = %peer.address.ip(), error = %stranger, "an agent was refused");
+            // Anybody gets as far as this, any number of times.
+            if let Some(count) = agents.strangers.count() {
+                tracing::warn!(from = %peer.address.ip(), error = %stranger, count, "an agent was refused");
+            }
+            let deed = deed(&agents, &peer, Actor::Unknown, protocol::PATH, String::new());
+            agents.notes.take(deed, &format!("refused: {stranger}"));
             return refuse(StatusCode::UNAUTHORIZED, &stranger.to_string());
         }
     };
@@ -141,18 +149,23 @@ async fn bounded(
     let admitted = agents.throttle.as_deref().map_or(Ok(()), |throttle| throttle.admit_address(address));
     let Err(refused) = admitted else { return whole(request, next).await };
     if let Some(text) = refused.told() {
-        let deed = Deed {
-            actor: Actor::Unknown,
-            from: address.to_string(),
-            action: request.uri().path().trim_start_matches('/').to_owned(),
-            target: String::new(),
-            request_id: String::new(),
-            via: agents.broker.id(),
-        };
+        let deed = deed(&agents, &peer, Actor::Unknown, request.uri().path(), String::new());
         agents.notes.take(deed, &text);
     }
     let retry_after = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
     (retry_after, refuse(StatusCode::TOO_MANY_REQUESTS, &Error::from(refused).to_string())).into_response()
+}
+
+/// What is done at a path of the port.
+fn deed(agents: &Agents, peer: &Peer, actor: Actor, path: &str, target: String) -> Deed {
+    Deed {
+        actor,
+        from: peer.address.ip().to_string(),
+        action: path.trim_start_matches('/').to_owned(),
+        target,
+        request_id: String::new(),
+        via: agents.broker.id(),
+    }
 }
 
 async fn whole(request: Request, next: Next) -> Response {

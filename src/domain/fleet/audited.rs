@@ -56,6 +56,8 @@ fn told(outcomes: &[Outcome], refused_before: u32) -> String {
         [Outcome::Repeated { request_id, outcomes }] => {
             format!("repeats {request_id}: {}", told(outcomes, refused_before))
         }
+        // Nothing of the call was looked at.
+        [Outcome::Refused(refusal @ Refusal::KeyReused)] => format!("refused: {}", refusal.code()),
         [Outcome::Refused(refusal)] if refused_before == 0 => format!("refused: {}", refusal.code()),
         [] if refused_before == 0 => "nothing to do".to_owned(),
         [_] if refused_before == 0 => "done".to_owned(),
