@@ -450,7 +450,10 @@ fn clone(world: &World, random: &mut Random) -> anyhow::Result<(Agent, Process)>
     let host = world.lab.named(SWARM_HOST)?.clone();
     let agent = Agent::placed(&world.program, &folder, &world.home, Some(host), SESSIONS_PER_SERVER_MAX)?;
     std::fs::create_dir_all(folder.join("data"))?;
-    std::fs::copy(world.agent_folder(number).join("data/server-id"), folder.join("data/server-id"))?;
+    // What makes it the same agent; without its key it would be a stranger.
+    for file in ["server-id", "agent.key", "agent.pem"] {
+        std::fs::copy(world.agent_folder(number).join("data").join(file), folder.join("data").join(file))?;
+    }
     let process = agent.start()?;
     Ok((agent, process))
 }
