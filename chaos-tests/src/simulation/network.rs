@@ -221,13 +221,24 @@ impl Network {
             self.state().dismissed.insert(from);
             return Err(PeerError::Unreachable { to, reason: "it says that this replica was removed".to_owned() });
         }
-        if testing::may_be_repeated(&request) && self.strikes(|weather| weather.doubled, |state| &mut state.doubled) {
+        let is_doubled =
+            testing::may_be_repeated(&request) && self.strikes(|weather| weather.doubled, |state| &mut state.doubled);
+        let twin = is_doubled.then(|| {
             let (again, request, delay) = (station.clone(), request.clone(), self.delay());
-            simulation::spawn(async move {
+            async move {
                 pause(delay).await;
                 let replica = again.replica.clone();
                 drop(again.host.spawn(async move { replica.answer_peer(from, &request).await }));
-            });
+            }
+        });
+        // No transport brings a call again that was refused: whoever asked was told that it did not
+        // happen.
+        let is_calls = testing::is_calls(&request);
+        let mut later = None;
+        match twin {
+            Some(twin) if is_calls => later = Some(twin),
+            Some(twin) => drop(simulation::spawn(twin)),
+            None => {}
         }
         let replica = station.replica.clone();
         let asked = request.clone();
@@ -236,6 +247,9 @@ impl Network {
             pause(self.delay()).await;
             return Err(no_answer("the connection broke"));
         };
+        if let Some(twin) = later.filter(|_| !testing::refuses(&answer)) {
+            simulation::spawn(twin);
+        }
         if let Some((term, candidate)) = testing::granted_vote(&request, &answer) {
             self.judge.voted(to, term, candidate);
         }

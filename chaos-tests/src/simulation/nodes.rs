@@ -223,6 +223,11 @@ impl Node {
         self.state().down_until = Instant::now();
     }
 
+    /// Whether it does not start because its log is gone.
+    pub fn has_lost_its_log(&self) -> bool {
+        self.state().refusal.as_deref().is_some_and(|refusal| refusal.contains("what it acknowledged may be lost"))
+    }
+
     /// Starts the replica. `None` if it was killed meanwhile.
     async fn start(&self, world: &Arc<World>) -> Option<Result<(), StartError>> {
         let host = Host::new(self.disk());

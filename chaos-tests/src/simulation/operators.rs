@@ -135,6 +135,16 @@ async fn join(world: &Arc<World>, replaces: Option<ReplicaId>) -> Option<()> {
         votes && replaces.is_none_or(|replaced| !agreed.members.contains(&replaced))
     };
     while !world.agreed().is_some_and(|(agreed, _)| is_done(&agreed)) {
+        if node.has_lost_its_log() {
+            // Its disk failed before anything on it lasted. As its refusal says, it has to join
+            // anew, which is another replica.
+            world.trace.note(&format!("replica {} is given up: it lost its log while it joined", node.id));
+            node.scrap(world);
+            remove(world, node.id).await?;
+            world.count("joining replica that lost its log given up", 1);
+            replaces?;
+            return Box::pin(join(world, replaces)).await;
+        }
         pause(world).await?;
     }
     if let Some(replaced) = replaces {

@@ -5,7 +5,7 @@ mod network;
 pub mod simulation;
 
 use crate::types::Vote;
-use crate::wire::{Answer, Request};
+use crate::wire::{Answer, CallReply, Request};
 pub use ledger::{Command, Effect, Ledger, Outcome, Skew};
 pub use network::LocalNetwork;
 
@@ -13,6 +13,20 @@ pub use network::LocalNetwork;
 /// so for proposals; and parts of a snapshot have their place.
 pub fn may_be_repeated(request: &[u8]) -> bool {
     !matches!(Request::decode(request), Ok(Request::Propose { .. } | Request::SnapshotChunk { .. }))
+}
+
+/// Whether a request is calls that go into the log.
+pub fn is_calls(request: &[u8]) -> bool {
+    matches!(Request::decode(request), Ok(Request::Calls { .. }))
+}
+
+/// Whether an answer refuses anything that was asked.
+pub fn refuses(answer: &[u8]) -> bool {
+    match Answer::decode(answer) {
+        Ok(Answer::Refused(_)) => true,
+        Ok(Answer::Calls { replies }) => replies.iter().any(|reply| matches!(reply, CallReply::Refused(_))),
+        _ => false,
+    }
 }
 
 /// Term and candidate, if the answer to a request is a vote. A replica gives one in each term.

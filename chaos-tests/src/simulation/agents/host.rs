@@ -206,9 +206,9 @@ impl Host {
         let session = entry.action.session().clone();
         if let (Action::CreateSession { .. }, Answer::Done, false) = (&entry.action, &answer, self.lies) {
             match self.desktops.get(&session) {
-                // The broker has it from the answer.
+                // More of it is told with the next report: the answer may count for nothing.
                 Some(found) if found.created_by == Some(id) => {
-                    self.told.insert(session, Some(found.clone()));
+                    self.told.insert(session, None);
                     return Some(answer);
                 }
                 _ => answer = failed("it was made and has ended"),
