@@ -237,7 +237,7 @@ impl Network {
         let mut later = None;
         match twin {
             Some(twin) if is_calls => later = Some(twin),
-            Some(twin) => drop(simulation::spawn(twin)),
+            Some(twin) => simulation::spawn(twin),
             None => {}
         }
         let replica = station.replica.clone();
