@@ -18,7 +18,7 @@ use berth::broker::cluster::message::Question;
 use berth::broker::cluster::runs::Run;
 use berth::domain::ReplicaId;
 use berth::domain::ids::FolderId;
-use berth::protocol::FromAgent;
+use berth::protocol::{FromAgent, enrolment};
 use bytes::{Bytes, BytesMut};
 use common::api::{Api, http_client};
 use common::broker::Broker;
@@ -294,6 +294,15 @@ async fn the_agents_port_takes_anything() {
         json!({ "type": "ping", "number": 1 }),
     ];
     let form_url = format!("https://127.0.0.1:{}/agent/validate-authentication-token", broker.agents.port());
+    let enrol_url = format!("https://127.0.0.1:{}{}", broker.agents.port(), enrolment::PATH);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let registration = json!({
+        "software_statement": broker.statement(),
+        "client_name": "host",
+        "server_id": "enrolled",
+        "certificate_request": request.pem().unwrap(),
+    });
     let mut before = 0;
     for case in 0..number("BERTH_FUZZ_CASES", CASES.into()) / 4 {
         let mut peer = Peer::connect(&broker, "fuzzed").await;
@@ -322,6 +331,10 @@ async fn the_agents_port_takes_anything() {
         let form = dice.damaged(form);
         let request = api.client.post(&form_url).body(form.clone());
         is_answered(request, &|| format!("the form {}", String::from_utf8_lossy(&form))).await;
+        let registration = dice.changed(&registration).to_string();
+        let registration = if dice.below(2) == 0 { dice.damaged(registration) } else { registration.into_bytes() };
+        let request = api.client.post(&enrol_url).body(registration.clone());
+        is_answered(request, &|| format!("the registration {}", String::from_utf8_lossy(&registration))).await;
         if case == 20 {
             before = memory(&broker);
         }

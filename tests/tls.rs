@@ -134,6 +134,17 @@ impl Files {
         std::fs::rename(&link, self.folder.path().join("live")).unwrap();
     }
 
+    /// Another pair for a round of several: as a folder, or file by file.
+    fn change(&self, operator: &Operator, round: u64) -> Pair {
+        let next = operator.pair(&format!("round {round}"), 90);
+        if round.is_multiple_of(2) {
+            self.swap(&next)
+        } else {
+            self.write(&next)
+        }
+        next
+    }
+
     /// One file after the other, so that they do not fit in between.
     fn write(&self, pair: &Pair) {
         std::fs::write(self.certificate(), &pair.certificate_pem).unwrap();
@@ -270,12 +281,7 @@ async fn certificates_change_under_load_without_one_failed_request() {
     let mut standing = Standing::open(broker.clients, connect()).await;
 
     for round in 0..20 {
-        let next = operator.pair(&format!("round {round}"), 90);
-        if round % 2 == 0 {
-            files.swap(&next);
-        } else {
-            files.write(&next);
-        }
+        let next = files.change(&operator, round);
         tls_command(&broker, &["reload"]).await.unwrap();
         assert_eq!(shown(broker.clients, connect()).await, next.certificate, "round {round}");
         standing.serves().await;
@@ -324,12 +330,7 @@ async fn an_agent_s_connection_stands_while_certificates_change() {
     standing.say(&FromAgent::Hello(peer::hello("desk-1", Vec::new()))).await;
     standing.hear("welcome", |message| matches!(message, FromBroker::Welcome { .. })).await;
     for round in 0..5 {
-        let next = operator.pair(&format!("round {round}"), 90);
-        if round % 2 == 0 {
-            files.swap(&next);
-        } else {
-            files.write(&next);
-        }
+        let next = files.change(&operator, round);
         tls_command(&broker, &["reload"]).await.unwrap();
         assert_eq!(shown(broker.agents, connect()).await, next.certificate, "round {round}");
         standing.ping().await;

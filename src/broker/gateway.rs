@@ -60,7 +60,7 @@ async fn by_address(
     next: Next,
 ) -> Result<Response, api::Error> {
     if let Some(throttle) = &gateway.throttle
-        && let Err(refused) = throttle.admit_address(peer.address.ip().to_canonical())
+        && let Err(refused) = throttle.admit_address(peer.address.ip())
     {
         if let Some(text) = refused.told() {
             gateway.notes.take(gateway.deed(actor(&peer).unwrap_or(Actor::Unknown), &peer, String::new()), &text);

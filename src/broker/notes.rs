@@ -22,8 +22,9 @@ const WAITING_MAX: usize = 4_096;
 const GATHER: Duration = Duration::from_secs(2);
 /// Different deeds that are told apart meanwhile.
 const DIFFERENT_MAX: usize = 256;
-/// Those of one client, agent or gateway.
-const OF_ONE_MAX: usize = 32;
+/// Those of one actor but operators: the other half is for others. One gateway
+/// speaks for many users, and so do hosts, which do not say who they are.
+const OF_ONE_MAX: usize = DIFFERENT_MAX / 2;
 /// The same for what is refused to those who did not prove who they are: any
 /// number of them must not push out what others did.
 const STRANGERS_MAX: usize = 16;
@@ -101,7 +102,8 @@ type Sort = (String, String, String, String, String);
 #[derive(Default)]
 struct Gathered {
     deeds: BTreeMap<Sort, (Deed, u64)>,
-    /// How many different ones of each actor.
+    /// How many different ones of each actor; those that were refused to
+    /// strangers stand by themselves, under [`REFUSED`].
     different: BTreeMap<String, usize>,
     /// How many more there were of each.
     others: BTreeMap<String, (Actor, u64)>,
@@ -113,19 +115,19 @@ impl Gathered {
         let actor = deed.actor.to_string();
         let sort = (actor.clone(), deed.from.clone(), deed.action.clone(), deed.target.clone(), result);
         if !self.deeds.contains_key(&sort) {
-            let different = self.different.get(&actor).copied().unwrap_or_default();
             let is_stranger = deed.actor == Actor::Unknown && sort.4.starts_with(REFUSED);
+            let (whose, own_max) = match deed.actor {
+                _ if is_stranger => (REFUSED, STRANGERS_MAX),
+                Actor::Operator => (actor.as_str(), DIFFERENT_MAX),
+                _ => (actor.as_str(), OF_ONE_MAX),
+            };
+            let different = self.different.get(whose).copied().unwrap_or_default();
             // What others do must not push out what operators did.
             let is_full = deed.actor != Actor::Operator && self.deeds.len() >= DIFFERENT_MAX;
-            let own_max = match deed.actor {
-                _ if is_stranger => STRANGERS_MAX,
-                Actor::Operator => DIFFERENT_MAX,
-                _ => OF_ONE_MAX,
-            };
             if is_full || different >= own_max {
                 return self.add_other(actor, deed.actor);
             }
-            *self.different.entry(actor).or_default() += 1;
+            self.different.insert(whose.to_owned(), different + 1);
         }
         self.deeds.entry(sort).or_insert((deed, 0)).1 += 1;
     }
@@ -303,10 +305,27 @@ mod tests {
             let is = |command: &&Command| matches!(command, Command::Audited { deed, .. } if deed.actor == *actor);
             commands.iter().filter(is).count()
         };
-        assert_eq!([count(&client("busy")), count(&client("other")), count(&Actor::Operator)], [33, 1, 1]);
+        assert_eq!([count(&client("busy")), count(&client("other")), count(&Actor::Operator)], [OF_ONE_MAX + 1, 1, 1]);
         let results = results(commands);
-        assert!(results.iter().any(|result| result.starts_with("968 further")), "of the busy one");
+        assert!(
+            results.iter().any(|result| result.starts_with(&format!("{} further", 1_000 - OF_ONE_MAX))),
+            "of the busy one"
+        );
         assert!(results.iter().any(|result| result.starts_with("5 further")), "those that were lost");
+    }
+
+    #[test]
+    fn strangers_do_not_push_out_hosts_that_do_not_say_who_they_are() {
+        let mut gathered = Gathered::default();
+        for number in 0..100 {
+            gathered.add(note(&number.to_string()));
+            let mut connecting = note_of("host", &number.to_string());
+            connecting.result = "the user may connect".to_owned();
+            gathered.add(connecting);
+        }
+        let results = results(gathered.take(ReplicaId(1), 0));
+        assert_eq!(results.iter().filter(|result| *result == "the user may connect").count(), 100);
+        assert_eq!(results.iter().filter(|result| *result == "refused").count(), STRANGERS_MAX);
     }
 
     #[test]

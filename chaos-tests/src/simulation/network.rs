@@ -233,12 +233,9 @@ impl Network {
         });
         // No transport brings a call again that was refused: whoever asked was told that it did not
         // happen.
-        let is_calls = testing::is_calls(&request);
-        let mut later = None;
-        match twin {
-            Some(twin) if is_calls => later = Some(twin),
-            Some(twin) => simulation::spawn(twin),
-            None => {}
+        let (at_once, later) = if testing::is_calls(&request) { (None, twin) } else { (twin, None) };
+        if let Some(twin) = at_once {
+            simulation::spawn(twin);
         }
         let replica = station.replica.clone();
         let asked = request.clone();

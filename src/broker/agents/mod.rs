@@ -88,7 +88,8 @@ pub struct Agents {
 
 /// Routes of the agents' port.
 pub fn router(agents: Agents) -> Router {
-    // Keys and tokens take time to check. Who is to connect was checked already.
+    // Keys and tokens take time to check. A certificate was looked at in the handshake, so that who
+    // may not connect costs little; and agents that come back together may share an address.
     let bounded = from_fn_with_state(agents.clone(), bounded);
     Router::new()
         .route(protocol::enrolment::PATH, post(enrolment::enrol).layer(bounded.clone()))

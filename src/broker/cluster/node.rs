@@ -211,7 +211,8 @@ impl Node {
     }
 
     /// Has the leader carry out a wish, wherever it is. One whose answer was
-    /// lost is asked again: none does anything twice. What it changes in the log
+    /// lost is asked again, which does no harm: at worst the leadership moves on
+    /// once more. What it changes in the log
     /// ([`Wish::changes_log`]) is recorded with it, as the deed.
     pub async fn wish(&self, wish: Wish, deed: Option<Deed>) -> Result<(), WishError> {
         let Some(serving) = self.serving.get() else { return Err(WishError::NoLeader) };
