@@ -138,9 +138,9 @@ impl Files {
     fn change(&self, operator: &Operator, round: u64) -> Pair {
         let next = operator.pair(&format!("round {round}"), 90);
         if round.is_multiple_of(2) {
-            self.swap(&next)
+            self.swap(&next);
         } else {
-            self.write(&next)
+            self.write(&next);
         }
         next
     }
