@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use std::time::SystemTime;
 use berth::broker::tls::authority::{AGENT_VALIDITY, Request};
 use berth::broker::tls::{Pki, Subject};
 use berth::domain::ClientId;
+use berth::domain::audit::Digest;
+use berth::domain::gateway::GatewayName;
 use berth::domain::host::{Endpoint, EndpointProtocol, HostFacts};
 use berth::domain::report::{EndedSession, Inventory};
 use berth::protocol::{FromAgent, FromBroker};
@@ -24,6 +27,7 @@ use serde_json::{Value, json};
 use common::agent::Agent;
 use common::broker::Broker;
 use common::peer::{Peer, hello, reported};
+use common::replicas::{Replica, Replicas};
 use common::{DEADLINE, until};
 
 const ENABLED: &str = "[gateway]\nenabled = true\nlisten = '127.0.0.1:0'\n";
@@ -47,16 +51,18 @@ struct Gateway {
 
 impl Gateway {
     fn new(broker: &Broker, address: SocketAddr, holder: Option<Holder>) -> Self {
+        Self::with(&broker.ca_path(), address, holder)
+    }
+
+    fn with(ca_path: &Path, address: SocketAddr, holder: Option<Holder>) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca_path).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
         let config = match holder {
-            None => broker.tls(&[]),
-            Some((certificate, key)) => {
-                let mut roots = rustls::RootCertStore::empty();
-                roots.add(CertificateDer::from_pem_file(broker.ca_path()).unwrap()).unwrap();
-                let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-                let builder = rustls::ClientConfig::builder_with_provider(provider);
-                let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-                builder.with_client_auth_cert(vec![certificate], key).unwrap()
-            }
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
         };
         let builder = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().timeout(DEADLINE);
         Self { client: builder.build().unwrap(), url: format!("https://localhost:{}", address.port()) }
@@ -83,6 +89,10 @@ async fn credentials(broker: &Broker, name: &str) -> Holder {
     let folder = broker.folder.path().join(name);
     let arguments = ["tls", "gateway-certificate", "--name", name, "--out-folder", folder.to_str().unwrap()];
     broker.operate(&arguments).await.unwrap();
+    credentials_in(&folder)
+}
+
+fn credentials_in(folder: &Path) -> Holder {
     let certificate = CertificateDer::from_pem_file(folder.join("dcv_gateway_cert.pem")).unwrap();
     (certificate, PrivateKeyDer::from_pem_file(folder.join("dcv_gateway_key.pem")).unwrap())
 }
@@ -254,14 +264,13 @@ fn foreign(name: &str) -> (String, Holder) {
     (pem, (certificate.der().clone(), PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap()))
 }
 
-/// A certificate of the broker's authority, for an agent.
-fn agents_certificate(data_folder: &Path) -> Holder {
+/// A certificate of the broker's authority that was not given out by it.
+fn by_authority(data_folder: &Path, subject: &Subject) -> Holder {
     let pki = Pki::open(&data_folder.join("tls"), &[]).unwrap();
     let key = KeyPair::generate().unwrap();
     let request = CertificateParams::default().serialize_request(&key).unwrap();
     let request = Request::read(request.der()).unwrap();
-    let subject = Subject::Agent(ClientId::new("0191e1a2-6c1d-7aa2-bb1c-a8f2a4d9b1c3").unwrap());
-    let signed = pki.authority().sign_client(&request, &subject, SystemTime::now(), AGENT_VALIDITY).unwrap();
+    let signed = pki.authority().sign_client(&request, subject, SystemTime::now(), AGENT_VALIDITY).unwrap();
     (signed.certificate, PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap())
 }
 
@@ -274,9 +283,102 @@ async fn only_gateways_with_a_certificate_of_the_authority_get_in() {
     assert!(!with(None).is_let_in().await);
     let (_, stranger) = foreign("gw");
     assert!(!with(Some(stranger)).is_let_in().await);
-    let agent = with(Some(agents_certificate(&broker.data_folder())));
+    let agent = Subject::Agent(ClientId::new("0191e1a2-6c1d-7aa2-bb1c-a8f2a4d9b1c3").unwrap());
+    let agent = with(Some(by_authority(&broker.data_folder(), &agent)));
     let refused = agent.resolve("sessionId=s&transport=HTTP").await;
     assert_eq!(refused, (StatusCode::FORBIDDEN, json!({ "error": "the certificate is no gateway's" })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_whose_certificate_was_revoked_stays_out_everywhere() {
+    let mut replicas = Replicas::with(3, "gateway.enabled = true\ngateway.listen = '127.0.0.1:0'\n");
+    replicas.all.iter_mut().for_each(Replica::start);
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for replica in &mut replicas.all {
+        let record = replica.process().log_record("broker serves").await;
+        addresses.push(record["fields"]["gateways"].as_str().expect("the port's address").parse().unwrap());
+    }
+    let [first, second, third] = &replicas.all[..] else { unreachable!("three of them") };
+    let place = tempfile::tempdir().unwrap();
+    let certified = async |by: &Replica, name: &str, folder: &str| {
+        let folder = place.path().join(folder);
+        let arguments = ["tls", "gateway-certificate", "--name", name, "--out-folder", folder.to_str().unwrap()];
+        by.operator(&arguments).await.unwrap();
+        credentials_in(&folder)
+    };
+    let digest = |holder: &Holder| Digest::of(&holder.0).to_string();
+    let listed = async |at: &Replica| {
+        let text = at.operator(&["gateways", "list", "--json"]).await.unwrap();
+        let known: Vec<Value> = serde_json::from_str(&text).unwrap();
+        let of = |known: &Value| {
+            assert!(known["until"].as_u64() > known["signed_at"].as_u64(), "{known}");
+            format!("{} {}", known["name"].as_str().unwrap(), known["certificate"].as_str().unwrap())
+        };
+        known.iter().map(of).collect::<BTreeSet<_>>()
+    };
+    // Two that overlap, as when a new one is brought, and one of another gateway.
+    let [old, new] = [certified(first, "gw-1", "old").await, certified(second, "gw-1", "new").await];
+    let other = certified(third, "gw-2", "other").await;
+    // Each keeps its connections, to all replicas.
+    let gateways = |holder: &Holder| -> Vec<Gateway> {
+        let with = |(replica, address): (&Replica, &SocketAddr)| {
+            let holder = Some((holder.0.clone(), holder.1.clone_key()));
+            Gateway::with(&replica.ca_path(), *address, holder)
+        };
+        replicas.all.iter().zip(&addresses).map(with).collect()
+    };
+    let [by_old, by_new, by_other] = [gateways(&old), gateways(&new), gateways(&other)];
+    let answers = async |gateways: &[Gateway]| {
+        let mut answers = BTreeSet::new();
+        for gateway in gateways {
+            let (status, answer) = gateway.resolve("sessionId=s&transport=HTTP").await;
+            answers.insert(format!("{status}: {}", answer["error"].as_str().unwrap()));
+        }
+        answers
+    };
+    let let_in = BTreeSet::from([format!("404 Not Found: {NOT_RESOLVED}")]);
+    for gateways in [&by_old, &by_new, &by_other] {
+        assert_eq!(answers(gateways).await, let_in);
+    }
+    let left = BTreeSet::from([format!("gw-2 {}", digest(&other))]);
+    let all = [&old, &new].map(|holder| format!("gw-1 {}", digest(holder))).into_iter().chain(left.clone()).collect();
+    until("all are listed", async || (listed(first).await == all).then_some(())).await;
+
+    let revoke = ["gateways", "revoke", "--name", "gw-1"];
+    let digest_of_old = digest(&old);
+    let of_old = [&revoke[..], &["--certificate", &digest_of_old]].concat();
+    third.operator(&of_old).await.unwrap();
+    let out = answers(&by_old).await;
+    assert_eq!(out.len(), 1, "{out:?}");
+    assert!(out.first().unwrap().starts_with("403 Forbidden: the certificate was revoked"), "{out:?}");
+    assert_eq!(answers(&by_new).await, let_in, "that one is good");
+    let refused = third.operator(&of_old).await.unwrap_err();
+    assert!(refused.contains("there is no such certificate of that gateway"), "{refused}");
+
+    second.operator(&revoke).await.unwrap();
+    assert_eq!((answers(&by_new).await, answers(&by_other).await), (out, let_in.clone()));
+    until("the others know it", async || (listed(first).await == left).then_some(())).await;
+    for wrong in [["--name", "gw 1"], ["--name", "gw-3"]] {
+        third.operator(&[&["gateways", "revoke"], &wrong[..]].concat()).await.unwrap_err();
+    }
+    third.operator(&[&revoke[..], &["--certificate", "abc"]].concat()).await.unwrap_err();
+    // With another certificate it is let in again.
+    let again = gateways(&certified(first, "gw-1", "again").await);
+    assert_eq!(answers(&again).await, let_in);
+    let audit = second.operator(&["audit", "export"]).await.unwrap();
+    let deeds: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = |target: String| deeds.iter().any(|deed| deed["action"] == "revoke-gateway" && deed["target"] == target);
+    assert!(told(format!("gw-1, SHA-256 {digest_of_old}")) && told("gw-1".to_owned()), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_the_cluster_did_not_give_out_is_good_for_nothing() {
+    let (broker, address) = broker_with("").await;
+    let gateway = Subject::Gateway(GatewayName::new("gw").unwrap());
+    let signed = Gateway::new(&broker, address, Some(by_authority(&broker.data_folder(), &gateway)));
+    let (status, answer) = signed.resolve("nonsense").await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "before anything that it says is looked at: {answer}");
+    assert!(answer["error"].as_str().unwrap().contains("this cluster does not know it"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,8 +18,8 @@ use axum::http::Request;
 use axum::routing::get;
 use berth::broker::listen::Bound;
 use berth::broker::tls::authority::{self, AGENT_VALIDITY};
-use berth::broker::tls::subject::GatewayName;
 use berth::broker::tls::{ClientAuth, Password, Peer, Pki, Roots, Source, Subject, Tls};
+use berth::domain::gateway::GatewayName;
 use berth::domain::report::Inventory;
 use berth::protocol::{FromAgent, FromBroker};
 use berth::secret::Secret;
@@ -445,7 +445,8 @@ impl Port {
         let router = axum::Router::new().route(
             "/",
             get(|Extension(peer): Extension<Peer>| async move {
-                let named = peer.certificate.map_or_else(|| "nobody".to_owned(), |subject| format!("{subject:?}"));
+                let named =
+                    peer.certificate.map_or_else(|| "nobody".to_owned(), |shown| format!("{:?}", shown.subject));
                 format!("{} {named}", peer.address.ip())
             }),
         );

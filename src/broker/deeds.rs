@@ -17,12 +17,14 @@ use tokio::net::UnixListener;
 use super::api::door::Unavailable;
 use super::api::routes;
 use super::core::Broker;
-use super::notes::{Notes, noted};
+use super::notes::Notes;
 use crate::domain::audit::{Actor, Deed};
-use crate::domain::{Command, ReplicaId, Settings};
+use crate::domain::{Command, Outcome, Refusal, ReplicaId, Settings};
 
 /// A certificate is signed for a gateway.
 pub const GATEWAY_CERTIFICATE: &str = "gateway-certificate";
+/// A gateway is let in no more with a certificate.
+pub const REVOKE_GATEWAY: &str = "revoke-gateway";
 /// A backup is made.
 pub const BACKUP: &str = "backup";
 /// A new cluster is made of a backup.
@@ -46,7 +48,7 @@ pub const CLUSTER_RAISE_FORMAT: &str = "cluster-raise-format";
 
 /// Every action that is recorded, besides calls of the API's [`routes`], which
 /// are recorded by their path.
-pub const ACTIONS: [&str; 28] = [
+pub const ACTIONS: [&str; 29] = [
     "register-api-client",
     "rotate-api-client",
     "grant-api-client",
@@ -59,6 +61,7 @@ pub const ACTIONS: [&str; 28] = [
     "unregister-auth-server",
     "register-server-dns-mappings",
     GATEWAY_CERTIFICATE,
+    REVOKE_GATEWAY,
     BACKUP,
     RESTORE,
     CONFIGURE,
@@ -138,6 +141,17 @@ pub fn configured(replica: ReplicaId, settings: Settings) -> Command {
     Command::Audited { deed, result: None, commands: vec![Command::Configure(settings)], refused_before: 0 }
 }
 
+/// Why something that an operator wants was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum NotDone {
+    /// The log does not take it now, or nobody knows.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// It cannot be done.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
 /// Has operators' deeds recorded.
 #[derive(Clone)]
 pub struct Deeds {
@@ -163,9 +177,17 @@ impl Deeds {
         }
     }
 
-    /// Records what changes nothing else, before it is answered.
-    pub async fn record(&self, deed: Deed, result: &str) -> Result<(), Unavailable> {
-        self.broker.propose(vec![noted(deed, result.to_owned())]).await.map(drop)
+    /// Has the log do what an operator wants, and records it in the same step.
+    pub async fn carry_out(&self, deed: Deed, command: Command) -> Result<(), NotDone> {
+        match self.broker.propose_audited(deed, vec![command]).await?.pop() {
+            Some(Outcome::Refused(refusal)) => Err(NotDone::Refused(refusal)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The replica that they are recorded through.
+    pub const fn broker(&self) -> &Arc<Broker> {
+        &self.broker
     }
 
     /// Has something recorded soon, also when the log takes nothing now.

@@ -21,7 +21,7 @@ use super::api::{self, form};
 use super::core::Broker;
 use super::notes::Notes;
 use super::throttle::Throttle;
-use super::tls::{Peer, Subject};
+use super::tls::{Peer, Shown, Subject};
 use crate::domain::audit::{Actor, Deed};
 use crate::domain::host::{Endpoint, EndpointProtocol};
 use crate::domain::session::SessionState;
@@ -30,6 +30,10 @@ use crate::domain::{Fleet, Server, SessionId};
 /// What is answered when there is no such session, or not with this transport.
 /// Byte for byte that of the original.
 const NOT_RESOLVED: &str = "The requested combination of transport and sessionId does not exist";
+
+/// What is answered to a gateway whose certificate is good no more.
+const REVOKED: &str = "the certificate was revoked, or this cluster does not know it; \
+                       make another one with `berth tls gateway-certificate`";
 
 /// What the port needs.
 #[derive(Clone)]
@@ -72,12 +76,21 @@ async fn by_address(
 
 /// Who asks; `None` for who may not.
 fn actor(peer: &Peer) -> Option<Actor> {
-    match &peer.certificate {
+    match peer.certificate.as_ref().map(|shown| &shown.subject) {
         // Agents' certificates are of the same authority, and open another door.
         Some(Subject::Agent(_)) => None,
         Some(Subject::Gateway(name)) => Some(Actor::Gateway(name.as_str().to_owned())),
         Some(Subject::Other(name)) => Some(Actor::Gateway(name.clone())),
         None => Some(Actor::Unknown),
+    }
+}
+
+/// Whether a gateway of ours was given the certificate that it shows, and it
+/// was not revoked. What another authority signed is for that one to revoke.
+fn is_known(fleet: &Fleet, peer: &Peer) -> bool {
+    match &peer.certificate {
+        Some(Shown { subject: Subject::Gateway(name), digest }) => fleet.knows_gateway(name, *digest),
+        _ => true,
     }
 }
 
@@ -144,10 +157,6 @@ async fn resolve(
     let Some(actor) = actor(&peer) else {
         return refuse(StatusCode::FORBIDDEN, "the certificate is no gateway's");
     };
-    let asked = match Asked::parse(query.as_deref().unwrap_or_default()) {
-        Ok(asked) => asked,
-        Err(text) => return refuse(StatusCode::BAD_REQUEST, &text),
-    };
     // Desktops go on while no majority can be reached, and so do ways to them.
     let fleet = match gateway.broker.current().await {
         Ok(fleet) => fleet,
@@ -155,6 +164,15 @@ async fn resolve(
             tracing::debug!(%error, "where a session is, is told by what this replica knows");
             gateway.broker.fleet()
         }
+    };
+    if !is_known(&fleet, &peer) {
+        let deed = gateway.deed(actor, &peer, String::new());
+        gateway.notes.take(deed, "refused: its certificate was revoked, or is not known");
+        return refuse(StatusCode::FORBIDDEN, REVOKED);
+    }
+    let asked = match Asked::parse(query.as_deref().unwrap_or_default()) {
+        Ok(asked) => asked,
+        Err(text) => return refuse(StatusCode::BAD_REQUEST, &text),
     };
     let resolved = look(&fleet, &asked);
     let deed = gateway.deed(

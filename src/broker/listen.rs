@@ -219,7 +219,7 @@ impl Connection {
             },
             () = self.shutdown.cancelled() => return,
         };
-        let certificate = self.tls.identity_of(stream.get_ref().1.peer_certificates());
+        let certificate = self.tls.shown(stream.get_ref().1.peer_certificates());
         let who = Peer { address: peer, certificate };
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder

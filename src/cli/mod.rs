@@ -12,6 +12,7 @@ mod clients;
 mod cluster;
 mod config;
 mod dev;
+mod gateways;
 mod http;
 mod original;
 mod restore;
@@ -63,6 +64,9 @@ enum Command {
     /// List and unregister agents that enrolled.
     #[command(subcommand)]
     Agents(access::Agents),
+    /// List and revoke certificates of gateways.
+    #[command(subcommand)]
+    Gateways(gateways::Command),
     /// Take access tokens of other authorization servers.
     #[command(subcommand)]
     AuthServers(access::AuthServers),
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
             Command::Keys(command) => command.run().await,
             Command::Statements(command) => command.run().await,
             Command::Agents(command) => command.run().await,
+            Command::Gateways(command) => gateways::run(command).await,
             Command::AuthServers(command) => command.run().await,
             Command::ServerNames(command) => command.run().await,
             Command::Audit(command) => audit::run(command).await,

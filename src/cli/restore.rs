@@ -37,12 +37,17 @@ pub(super) async fn run(args: RestoreArgs) -> anyhow::Result<()> {
         say!("Without the old secret its keys cannot be opened; new ones are made at the first start:");
         say!("- access tokens and connection tokens that were given out are not good any more;");
         say!("- clients and agents need the new tls/ca.pem;");
-        say!("- agents that are enrolled stay so, and those that are new need a new software statement.");
+        say!("- agents that are enrolled stay so, and those that are new need a new software statement;");
+        say!("- gateways need new certificates.");
     }
     let active = &restored.active;
     say!("Who was let in when the backup was made is let in again, also who was unregistered since:");
     say!("- {} API clients (`berth clients list`, `berth clients unregister --client-id ID`);", active.clients);
     say!("- {} agents (`berth agents list`, `berth agents unregister --client-id ID`);", active.agents);
+    say!(
+        "- gateways with {} certificates (`berth gateways list`, `berth gateways revoke --name NAME`);",
+        active.gateways
+    );
     say!(
         "- who enrols with one of {} software statements (`berth statements list`, `berth statements deactivate \
          --software-statement TEXT`).",

@@ -6,10 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::audit::Deed;
+use super::audit::{Deed, Digest};
 use super::auth_server::AuthServer;
 use super::client::{Grant, SecretHash};
 use super::dns::DnsMapping;
+use super::gateway::GatewayName;
 use super::ids::{
     AgentInstance, ClientId, Epoch, FolderId, IdempotencyKey, InstructionId, InvitationId, KeyId, Owner, ReplicaId,
     ServerId, SessionId, StatementId, TokenId,
@@ -335,6 +336,23 @@ pub enum Command {
         /// refused before.
         refused_before: u32,
     },
+    /// An operator has a certificate signed for a gateway, which is given out
+    /// once the log knows it.
+    CertifyGateway {
+        /// The gateway.
+        gateway: GatewayName,
+        /// SHA-256 of the certificate.
+        certificate: Digest,
+        /// The certificate's end.
+        until: Timestamp,
+    },
+    /// An operator lets a gateway in no more with a certificate.
+    RevokeGateway {
+        /// The gateway.
+        gateway: GatewayName,
+        /// Which; all that it has when not told.
+        certificate: Option<Digest>,
+    },
 }
 
 impl Command {
@@ -483,6 +501,9 @@ pub enum Refusal {
     /// There is no such agent.
     #[error("there is no such agent")]
     UnknownAgent,
+    /// The gateway has no such certificate that is good.
+    #[error("there is no such certificate of that gateway; `berth gateways list` shows those that are good")]
+    UnknownGateway,
 }
 
 impl Refusal {
@@ -513,6 +534,7 @@ impl Refusal {
             Self::KeyReplaced => "KEY_REPLACED",
             Self::TokenSpent => "TOKEN_SPENT",
             Self::UnknownAgent => "UNKNOWN_AGENT",
+            Self::UnknownGateway => "UNKNOWN_GATEWAY",
         }
     }
 }

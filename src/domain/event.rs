@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::audit::AuditRecord;
+use super::audit::{AuditRecord, Digest};
 use super::auth_server::AuthServer;
 use super::client::{AgentClient, ApiClient, Grant, OldSecret, SecretHash, SoftwareStatement};
 use super::cluster::{Admission, Invitation};
 use super::dns::DnsMapping;
+use super::gateway::{GatewayCertificate, GatewayName};
 use super::ids::InstructionId;
 use super::ids::{
     AgentInstance, ClientId, Epoch, InvitationId, Owner, ReplicaId, ServerId, SessionId, StatementId, TokenId,
@@ -390,6 +391,15 @@ pub enum Event {
     },
     /// Somebody did something, or tried to.
     Audited(Box<AuditRecord>),
+    /// A gateway was given a certificate.
+    GatewayCertified(GatewayCertificate),
+    /// A gateway is let in no more with a certificate.
+    GatewayRevoked {
+        /// The gateway.
+        gateway: GatewayName,
+        /// Which; all that it had when not told.
+        certificate: Option<Digest>,
+    },
 }
 
 /// Longest text that the journal keeps of an event, in bytes.
@@ -451,7 +461,9 @@ impl Event {
             | Self::AuthServerUnregistered { .. }
             | Self::ServersMapped { .. }
             | Self::TokenSpent { .. }
-            | Self::Audited(_) => None,
+            | Self::Audited(_)
+            | Self::GatewayCertified(_)
+            | Self::GatewayRevoked { .. } => None,
         }
     }
 
@@ -510,7 +522,9 @@ impl Event {
             | Self::AuthServerUnregistered { .. }
             | Self::ServersMapped { .. }
             | Self::TokenSpent { .. }
-            | Self::Audited(_) => None,
+            | Self::Audited(_)
+            | Self::GatewayCertified(_)
+            | Self::GatewayRevoked { .. } => None,
         }
     }
 

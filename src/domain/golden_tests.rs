@@ -9,13 +9,14 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::audit::{Actor, Deed};
+use super::audit::{Actor, Deed, Digest};
 use super::auth_server::{AuthServer, SignatureAlgorithm};
 use super::client::{Grant, Scope, Scopes, SecretHash};
 use super::codec::{decode_command, encode_command};
 use super::command::{Command, Outcome, Refusal};
 use super::dns::{DnsMapping, DnsNames, ServerName};
 use super::fleet::{Fleet, Stamp};
+use super::gateway::GatewayName;
 use super::host::{
     Aws, Cpu, Endpoint, EndpointProtocol, Gpu, Health, HostFacts, HostLoad, Limits, LoadAverage, Os, OsFamily, Usage,
 };
@@ -54,6 +55,15 @@ fn spec() -> SessionSpec {
         retry_disabled: true,
         placement: Some(Policy::Pack),
     }
+}
+
+fn gateway(name: &str) -> GatewayName {
+    GatewayName::new(name).expect("valid")
+}
+
+fn certify(name: &str, certificate: u8) -> Command {
+    let until = Timestamp(1_800_000_000_000);
+    Command::CertifyGateway { gateway: gateway(name), certificate: Digest([certificate; 32]), until }
 }
 
 fn facts() -> HostFacts {
@@ -409,6 +419,14 @@ fn access(client: &ClientId) -> Vec<(&'static str, Command)> {
                 refused_before: 0,
             },
         ),
+        ("certify-gateway", certify("gw-1", 1)),
+        ("certify-another-gateway", certify("gw-2", 2)),
+        (
+            "revoke-gateway-certificate",
+            Command::RevokeGateway { gateway: gateway("gw-1"), certificate: Some(Digest([1; 32])) },
+        ),
+        ("certify-gateway-anew", certify("gw-1", 3)),
+        ("revoke-gateway", Command::RevokeGateway { gateway: gateway("gw-2"), certificate: None }),
     ]
 }
 

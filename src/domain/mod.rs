@@ -19,6 +19,7 @@ pub mod command;
 pub mod dns;
 pub mod event;
 pub mod fleet;
+pub mod gateway;
 pub mod host;
 pub mod ids;
 pub mod instruction;

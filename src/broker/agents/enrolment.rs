@@ -252,7 +252,7 @@ pub(super) async fn admitted(agents: &Agents, peer: &Peer) -> Result<Option<Enro
     if !agents.authorization {
         return Ok(None);
     }
-    let id = match &peer.certificate {
+    let id = match peer.certificate.as_ref().map(|shown| &shown.subject) {
         Some(Subject::Agent(id)) => id,
         Some(_) => return Err(Stranger::NoAgent),
         None => return Err(Stranger::NoCertificate),

@@ -127,6 +127,8 @@ pub struct Active {
     pub agents: usize,
     /// Software statements that agents can enrol with.
     pub statements: usize,
+    /// Certificates of gateways, good by the log's time.
+    pub gateways: usize,
 }
 
 /// Makes the first replica of a new cluster, in an empty data folder, of a
@@ -199,6 +201,7 @@ impl Active {
             clients: fleet.clients().filter(|client| client.active).count(),
             agents: fleet.agent_clients().filter(|agent| agent.active).count(),
             statements: fleet.statements().filter(|statement| statement.active).count(),
+            gateways: fleet.gateway_certificates().filter(|known| known.until > fleet.at()).count(),
         }
     }
 }

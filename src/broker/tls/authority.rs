@@ -23,7 +23,8 @@ use zeroize::Zeroizing;
 
 use super::error::TlsError;
 use super::facts::Facts;
-use super::subject::{Subject, SubjectError};
+use super::subject::Subject;
+use crate::domain::gateway::NameError;
 use crate::files;
 
 const CA_VALIDITY: Duration = Duration::from_hours(10 * 365 * 24);
@@ -51,7 +52,7 @@ pub enum SignError {
     Request(#[source] rcgen::Error),
     /// The name cannot stand in a certificate.
     #[error(transparent)]
-    Subject(#[from] SubjectError),
+    Subject(#[from] NameError),
     /// The certificate cannot be made.
     #[error("cannot make the certificate")]
     Make(#[source] rcgen::Error),
@@ -291,8 +292,8 @@ fn set_validity(params: &mut CertificateParams, now: SystemTime, not_after: Syst
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::tls::subject::GatewayName;
     use crate::domain::ClientId;
+    use crate::domain::gateway::GatewayName;
 
     fn authority() -> (tempfile::TempDir, Authority) {
         let folder = tempfile::tempdir().expect("a folder");

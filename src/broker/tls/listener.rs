@@ -13,7 +13,8 @@ use rustls::{RootCertStore, ServerConfig};
 use super::authority::Authority;
 use super::error::TlsError;
 use super::source::TrustFile;
-use super::subject::Subject;
+use super::subject::Shown;
+use crate::domain::audit::Digest;
 
 /// Whether clients show certificates.
 #[derive(Debug, Clone, Default)]
@@ -63,9 +64,10 @@ impl Tls {
         self.current.load_full()
     }
 
-    /// Whom the certificate names that a client showed, after it was accepted.
-    pub fn identity_of(&self, shown: Option<&[CertificateDer<'_>]>) -> Option<Subject> {
-        self.authority.identity_of(shown?.first()?)
+    /// The certificate that a client showed, after it was accepted.
+    pub fn shown(&self, chain: Option<&[CertificateDer<'_>]>) -> Option<Shown> {
+        let certificate = chain?.first()?;
+        Some(Shown { subject: self.authority.identity_of(certificate)?, digest: Digest::of(certificate) })
     }
 
     /// Connections that begin from now on use this.

@@ -39,4 +39,4 @@ pub use listener::{ClientAuth, Roots, Tls};
 pub use pki::Pki;
 pub use port::{gateways_of, source_of};
 pub use source::{Password, Source, TrustFile};
-pub use subject::{Peer, Subject};
+pub use subject::{Peer, Shown, Subject};

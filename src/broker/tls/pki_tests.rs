@@ -8,9 +8,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::broker::tls::source::{Password, TrustFile};
-use crate::broker::tls::subject::{GatewayName, Subject};
+use crate::broker::tls::subject::Subject;
 use crate::broker::tls::{Roots, authority};
 use crate::domain::ClientId;
+use crate::domain::gateway::GatewayName;
 use crate::secret::Secret;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -162,7 +163,7 @@ fn shake(tls: &Tls, config: &Arc<ClientConfig>, name: &str) -> Result<Shaken, ru
         }
     }
     let shown = client.peer_certificates().and_then(<[_]>::first).expect("the server shows one").clone();
-    let subject = tls.identity_of(server.peer_certificates());
+    let subject = tls.shown(server.peer_certificates()).map(|shown| shown.subject);
     Ok(Shaken { shown: shown.into_owned(), subject, kind: server.handshake_kind().expect("shaken") })
 }
 

@@ -9,9 +9,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::domain::ClientId;
+use crate::domain::audit::Digest;
+use crate::domain::gateway::{GatewayName, NameError, is_plain};
 
-/// Longest name of a gateway, and id of an agent.
-const NAME_BYTES_MAX: usize = 64;
 const AGENT: &str = "berth:agent:";
 const GATEWAY: &str = "berth:gateway:";
 
@@ -32,66 +32,34 @@ pub enum Subject {
 pub struct Peer {
     /// From where.
     pub address: SocketAddr,
-    /// Whom the certificate names that was shown and accepted.
-    pub certificate: Option<Subject>,
+    /// The certificate that was shown and accepted.
+    pub certificate: Option<Shown>,
 }
 
-/// What operators call a gateway by: letters, digits, `.`, `-` and `_`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GatewayName(String);
-
-/// Why somebody cannot be named in a certificate.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` cannot stand in a certificate; use at most {bytes_max} letters, digits, `.`, `-` and `_`")]
-pub struct SubjectError {
-    /// The name.
-    pub text: String,
-    /// The limit.
-    pub bytes_max: usize,
-}
-
-impl GatewayName {
-    /// Checks a name.
-    pub fn new(text: &str) -> Result<Self, SubjectError> {
-        if is_plain(text, NAME_BYTES_MAX) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(SubjectError { text: text.to_owned(), bytes_max: NAME_BYTES_MAX })
-        }
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for GatewayName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn is_plain(text: &str, bytes_max: usize) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    !text.is_empty() && text.len() <= bytes_max && text.bytes().all(is_plain)
+/// A certificate that somebody showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Whom it names.
+    pub subject: Subject,
+    /// SHA-256 of it.
+    pub digest: Digest,
 }
 
 impl Subject {
     /// The subject as a URI of a certificate of ours. An id that is not as
     /// plain as a UUID has none; neither do strangers.
-    pub fn uri(&self) -> Result<String, SubjectError> {
+    pub fn uri(&self) -> Result<String, NameError> {
         match self {
-            Self::Agent(id) if is_plain(id.as_str(), NAME_BYTES_MAX) => Ok(format!("{AGENT}{}", id.as_str())),
+            Self::Agent(id) if is_plain(id.as_str()) => Ok(format!("{AGENT}{}", id.as_str())),
             Self::Gateway(name) => Ok(format!("{GATEWAY}{name}")),
-            Self::Agent(_) | Self::Other(_) => Err(SubjectError { text: self.to_string(), bytes_max: NAME_BYTES_MAX }),
+            Self::Agent(_) | Self::Other(_) => Err(NameError { text: self.to_string() }),
         }
     }
 
     /// The subject that a URI names.
     pub(super) fn of_uri(uri: &str) -> Option<Self> {
         if let Some(id) = uri.strip_prefix(AGENT) {
-            return is_plain(id, NAME_BYTES_MAX).then(|| ClientId::new(id).ok().map(Self::Agent))?;
+            return is_plain(id).then(|| ClientId::new(id).ok().map(Self::Agent))?;
         }
         GatewayName::new(uri.strip_prefix(GATEWAY)?).ok().map(Self::Gateway)
     }
@@ -123,6 +91,5 @@ mod tests {
         }
         assert!(Subject::Other("CN=gw".to_owned()).uri().is_err());
         assert!(Subject::Agent(ClientId::new("with space").expect("an id")).uri().is_err());
-        assert!(GatewayName::new(&"a".repeat(65)).is_err());
     }
 }

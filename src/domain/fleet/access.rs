@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use super::apply::Transition;
-use crate::domain::audit::Chain;
+use crate::domain::audit::{Chain, Digest};
 use crate::domain::auth_server::{AUTH_SERVERS_MAX, AuthServer};
 use crate::domain::client::{
     AGENT_CLIENTS_MAX, AgentClient, ApiClient, Grant, OldSecret, STATEMENTS_MAX, SecretHash, SoftwareStatement,
@@ -14,6 +14,7 @@ use crate::domain::client::{
 use crate::domain::command::{Outcome, Refusal};
 use crate::domain::dns::{DNS_MAPPINGS_MAX, DNS_MAPPINGS_PER_COMMAND_MAX, DnsMapping, DnsNames, ServerName};
 use crate::domain::event::Event;
+use crate::domain::gateway::{GATEWAY_CERTIFICATES_MAX, GatewayCertificate, GatewayName};
 use crate::domain::ids::{ClientId, KeyId, ServerId, StatementId, TokenId};
 use crate::domain::key::{KeyPurpose, RETIRED_MAX, RetiredKey, SigningKey};
 use crate::domain::time::{Millis, Timestamp};
@@ -36,6 +37,8 @@ pub(super) struct Access {
     pub(super) names: OrdMap<ServerName, DnsNames>,
     pub(super) spent: Spent,
     pub(super) audit: Chain,
+    /// Those that have ended go when another one comes.
+    pub(super) gateways: OrdMap<Digest, Arc<GatewayCertificate>>,
     /// Agents that may connect, by the server that each is. Derived.
     pub(super) by_server: OrdMap<ServerId, ClientId>,
     /// Agents whose place another one may have: those that may not connect, and
@@ -178,6 +181,13 @@ impl Access {
         }
     }
 
+    fn forget_gateways(&mut self, is_out: impl Fn(&GatewayCertificate) -> bool) {
+        let out = self.gateways.values().filter(|known| is_out(known)).map(|known| known.digest);
+        for digest in out.collect::<Vec<_>>() {
+            self.gateways.remove(&digest);
+        }
+    }
+
     /// Something happened that concerns this part of the state; `is_known`
     /// tells which servers the fleet knows.
     pub(super) fn fold(&mut self, now: Timestamp, event: &Event, is_known: impl Fn(&ServerId) -> bool) {
@@ -237,6 +247,13 @@ impl Access {
             }
             Event::TokenSpent { id, until } => self.spent.insert(id.clone(), *until, now),
             Event::Audited(record) => self.audit = Chain::after(record),
+            Event::GatewayCertified(certificate) => {
+                self.forget_gateways(|known| known.until <= now);
+                self.gateways.insert(certificate.digest, Arc::new(certificate.clone()));
+            }
+            Event::GatewayRevoked { gateway, certificate } => {
+                self.forget_gateways(|known| known.is(gateway, *certificate));
+            }
             _ => {}
         }
     }
@@ -447,6 +464,33 @@ pub(super) fn spend_token(t: &mut Transition<'_>, id: TokenId, until: Timestamp)
         return Outcome::Refused(Refusal::TooMany);
     }
     t.emit(Event::TokenSpent { id, until });
+    Outcome::Done
+}
+
+/// Lets a gateway in with a certificate, until that ends.
+pub(super) fn certify_gateway(
+    t: &mut Transition<'_>,
+    gateway: GatewayName,
+    certificate: Digest,
+    until: Timestamp,
+) -> Outcome {
+    let (gateways, now) = (&t.fleet.access.gateways, t.stamp.at);
+    if gateways.contains_key(&certificate) {
+        return Outcome::Done;
+    }
+    if gateways.values().filter(|known| known.until > now).count() >= GATEWAY_CERTIFICATES_MAX {
+        return Outcome::Refused(Refusal::TooMany);
+    }
+    t.emit(Event::GatewayCertified(GatewayCertificate { gateway, digest: certificate, signed_at: now, until }));
+    Outcome::Done
+}
+
+/// Lets a gateway in no more, or not with this certificate.
+pub(super) fn revoke_gateway(t: &mut Transition<'_>, gateway: GatewayName, certificate: Option<Digest>) -> Outcome {
+    if !t.fleet.gateway_certificates().any(|known| known.is(&gateway, certificate)) {
+        return Outcome::Refused(Refusal::UnknownGateway);
+    }
+    t.emit(Event::GatewayRevoked { gateway, certificate });
     Outcome::Done
 }
 

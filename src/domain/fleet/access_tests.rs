@@ -1,12 +1,13 @@
 //! Tests of `access.rs` and `audited.rs`.
 
-use crate::domain::audit::{Actor, Deed, verify};
+use crate::domain::audit::{Actor, Deed, Digest, verify};
 use crate::domain::auth_server::{AUTH_SERVERS_MAX, AuthServer};
 use crate::domain::client::{AGENT_CLIENTS_MAX, AgentClient, Grant, STATEMENTS_MAX, Scopes, SecretHash};
 use crate::domain::command::{Command, Outcome, Refusal};
 use crate::domain::dns::{DnsMapping, DnsNames, ServerName};
 use crate::domain::event::Event;
 use crate::domain::fleet::Stamp;
+use crate::domain::gateway::{GATEWAY_CERTIFICATES_MAX, GatewayCertificate, GatewayName};
 use crate::domain::ids::{AgentInstance, IdempotencyKey};
 use crate::domain::ids::{ClientId, KeyId, LogIndex, ReplicaId, ServerId, StatementId, TokenId};
 use crate::domain::key::{KeyPurpose, RETIRED_MAX};
@@ -192,6 +193,67 @@ fn agents_that_are_gone_make_room_for_others() {
     assert_eq!(log.run(enrol("newer", "s5", "t")), Outcome::Done, "the new one has not come yet");
     log.run(connect("s5"));
     assert_eq!(log.run(enrol("newest", "s6", "t")), Outcome::Refused(Refusal::TooMany));
+}
+
+fn gateway(name: &str) -> GatewayName {
+    GatewayName::new(name).expect("valid")
+}
+
+fn certify(name: &str, certificate: u8, until: u64) -> Command {
+    Command::CertifyGateway { gateway: gateway(name), certificate: Digest([certificate; 32]), until: Timestamp(until) }
+}
+
+/// Certificates of gateways: whose, and the first byte of each.
+fn certificates(log: &Log) -> Vec<(&str, u8)> {
+    log.fleet.gateway_certificates().map(|known| (known.gateway.as_str(), known.digest.0[0])).collect()
+}
+
+#[test]
+fn a_gateway_has_the_certificates_that_it_was_given_until_they_are_revoked() {
+    let mut log = Log::default();
+    let revoke = |name: &str, certificate: Option<u8>| Command::RevokeGateway {
+        gateway: gateway(name),
+        certificate: certificate.map(|byte| Digest([byte; 32])),
+    };
+    let unknown = Outcome::Refused(Refusal::UnknownGateway);
+    assert_eq!(log.run(revoke("a", None)), unknown);
+    for (name, certificate) in [("a", 1), ("a", 2), ("b", 3), ("a", 4)] {
+        assert_eq!(log.run(certify(name, certificate, 1_000)), Outcome::Done);
+    }
+    assert_eq!(log.run(certify("a", 1, 1_000)), Outcome::Done, "its answer may have been lost");
+    assert_eq!(certificates(&log), [("a", 1), ("a", 2), ("b", 3), ("a", 4)]);
+    let knows = |log: &Log, name, byte: u8| log.fleet.knows_gateway(&gateway(name), Digest([byte; 32]));
+    assert!(knows(&log, "a", 1) && !knows(&log, "a", 3) && !knows(&log, "b", 1));
+
+    assert_eq!(log.run(revoke("a", Some(3))), unknown, "that is another one's");
+    assert_eq!(log.run(revoke("a", Some(2))), Outcome::Done);
+    assert_eq!(certificates(&log), [("a", 1), ("b", 3), ("a", 4)]);
+    let mut image = Vec::new();
+    log.fleet.write_image(&mut image).expect("written");
+    assert_eq!(Fleet::read_image(&mut &image[..]).expect("read"), log.fleet, "a snapshot knows the same");
+    assert_eq!(log.run(revoke("a", None)), Outcome::Done);
+    assert_eq!(certificates(&log), [("b", 3)]);
+    assert_eq!(log.run(revoke("a", None)), unknown);
+    assert_eq!(log.run(certify("a", 5, 1_000)), Outcome::Done, "with a new one it is let in again");
+}
+
+#[test]
+fn certificates_of_gateways_that_ended_make_room_for_others() {
+    let mut log = Log::default();
+    for (name, certificate, until) in [("a", 1, 100), ("b", 2, 200)] {
+        log.run(certify(name, certificate, until));
+    }
+    assert_eq!(log.run_at(100, certify("c", 3, 300)), Outcome::Done);
+    assert_eq!(certificates(&log), [("b", 2), ("c", 3)]);
+    let access = std::sync::Arc::make_mut(&mut log.fleet.access);
+    for number in access.gateways.len()..GATEWAY_CERTIFICATES_MAX {
+        let (gateway, digest) = (gateway(&format!("g{number}")), Digest::of(&number.to_le_bytes()));
+        let known = GatewayCertificate { gateway, digest, signed_at: Timestamp(1), until: Timestamp(300) };
+        access.gateways.insert(digest, std::sync::Arc::new(known));
+    }
+    assert_eq!(log.run(certify("d", 4, 300)), Outcome::Refused(Refusal::TooMany));
+    assert_eq!(log.run_at(200, certify("d", 4, 300)), Outcome::Done, "that of b has ended");
+    assert_eq!(log.fleet.gateway_certificates().count(), GATEWAY_CERTIFICATES_MAX);
 }
 
 #[test]

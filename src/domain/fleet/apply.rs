@@ -181,5 +181,9 @@ pub(super) fn decide(t: &mut Transition<'_>, command: Command) -> Outcome {
         Command::Audited { deed, result, commands, refused_before } => {
             audited::audited(t, deed, result, commands, refused_before)
         }
+        Command::CertifyGateway { gateway, certificate, until } => {
+            access::certify_gateway(t, gateway, certificate, until)
+        }
+        Command::RevokeGateway { gateway, certificate } => access::revoke_gateway(t, gateway, certificate),
     }
 }

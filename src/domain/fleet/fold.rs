@@ -221,7 +221,9 @@ impl Fleet {
             | Event::AuthServerUnregistered { .. }
             | Event::ServersMapped { .. }
             | Event::TokenSpent { .. }
-            | Event::Audited(_) => {
+            | Event::Audited(_)
+            | Event::GatewayCertified(_)
+            | Event::GatewayRevoked { .. } => {
                 let servers = &self.servers;
                 Arc::make_mut(&mut self.access).fold(self.at, event, |server| servers.contains_key(server));
             }

@@ -15,6 +15,7 @@ use crate::domain::client::{AgentClient, ApiClient, SoftwareStatement};
 use crate::domain::cluster::{Admission, Cluster, Invitation};
 use crate::domain::codec;
 use crate::domain::dns::{DnsNames, ServerName};
+use crate::domain::gateway::GatewayCertificate;
 use crate::domain::ids::{Epoch, InstructionId, InvitationId, LogIndex, ReplicaId, ServerId, TokenId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::{Journal, Position, Record};
@@ -135,7 +136,8 @@ impl Access {
         codec::write_all(self.auth_servers.values(), out)?;
         codec::write_all(self.names.iter(), out)?;
         codec::write_all(self.spent.iter(), out)?;
-        codec::write(&self.audit, out)
+        codec::write(&self.audit, out)?;
+        codec::write_all(self.gateways.values(), out)
     }
 
     fn read_image(input: &mut dyn Read, servers: &OrdMap<ServerId, Arc<Server>>) -> Result<Self, ImageError> {
@@ -148,6 +150,7 @@ impl Access {
         let names: Vec<(ServerName, DnsNames)> = codec::read_all(input)?;
         let spent: Vec<(TokenId, Timestamp)> = codec::read_all(input)?;
         let audit: Chain = codec::read(input)?;
+        let gateways: Vec<Arc<GatewayCertificate>> = codec::read_all(input)?;
         let access = Self {
             clients: clients.into_iter().map(|client| (client.id.clone(), client)).collect(),
             keys: keys.into_iter().map(|key| (key.purpose, key)).collect(),
@@ -160,6 +163,7 @@ impl Access {
             by_server: OrdMap::new(),
             idle: OrdSet::new(),
             audit,
+            gateways: gateways.into_iter().map(|known| (known.digest, known)).collect(),
         };
         Ok(access.with_agents(agents, |server| servers.contains_key(server)))
     }

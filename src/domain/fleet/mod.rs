@@ -51,11 +51,12 @@ pub use image::{ImageError, VERSION as IMAGE_VERSION};
 use self::access::Access;
 use self::index::Index;
 use self::requests::Requests;
-use super::audit::Chain;
+use super::audit::{Chain, Digest};
 use super::auth_server::AuthServer;
 use super::client::{AgentClient, ApiClient, SoftwareStatement};
 use super::cluster::Cluster;
 use super::dns::{DnsNames, ServerName};
+use super::gateway::{GatewayCertificate, GatewayName};
 use super::ids::{ClientId, Epoch, InstructionId, KeyId, LogIndex, Owner, ServerId, SessionId, StatementId};
 use super::instruction::Instruction;
 use super::journal::Journal;
@@ -292,6 +293,18 @@ impl Fleet {
     /// The agent that enrolled as a server and may connect.
     pub fn agent_of(&self, server: &ServerId) -> Option<&Arc<AgentClient>> {
         self.access.agent_of(server)
+    }
+
+    /// Certificates of gateways that were not revoked, by digest. Some may have
+    /// ended.
+    pub fn gateway_certificates(&self) -> impl Iterator<Item = &GatewayCertificate> {
+        self.access.gateways.values().map(|certificate| &**certificate)
+    }
+
+    /// Whether a gateway was given a certificate that was not revoked since.
+    /// That it has not ended is for the one to look at whom it is shown.
+    pub fn knows_gateway(&self, gateway: &GatewayName, certificate: Digest) -> bool {
+        self.access.gateways.get(&certificate).is_some_and(|known| known.gateway == *gateway)
     }
 
     /// Authorization servers of others, by URL.

@@ -12,7 +12,7 @@ use super::{Fleet, Stamp};
 use crate::domain::cluster::Cluster;
 use crate::domain::command::Command;
 use crate::domain::ids::{Epoch, InstructionId, LogIndex, ReplicaId};
-use crate::domain::key::{RetiredKey, SigningKey};
+use crate::domain::key::{KeyPurpose, RetiredKey, SigningKey};
 
 /// How far a new cluster's counters are ahead of those in the backup. At ten
 /// thousand entries a second the old cluster would need three years to get
@@ -47,6 +47,10 @@ impl Fleet {
         access.keys = keys.into_iter().map(|key| (key.purpose, Arc::new(key))).collect();
         let retired = retired.into_iter().map(|retired| (retired.key.id.clone(), Arc::new(retired)));
         access.retired = retired.collect();
+        if !access.keys.contains_key(&KeyPurpose::Authority) {
+            // Another authority will sign, and nobody can show a certificate of this one.
+            access.gateways = imbl::OrdMap::new();
+        }
         self.index_applied = index;
         index
     }
@@ -55,9 +59,10 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::audit::Digest;
     use crate::domain::fleet::invariants::violations;
+    use crate::domain::gateway::GatewayName;
     use crate::domain::ids::{AgentInstance, FolderId, InvitationId, KeyId, ServerId};
-    use crate::domain::key::KeyPurpose;
     use crate::domain::report::Report;
     use crate::domain::time::{Millis, Timestamp};
 
@@ -88,6 +93,11 @@ mod tests {
                 above: ReplicaId(3),
             },
             Command::RotateAuthority { to: 1 },
+            Command::CertifyGateway {
+                gateway: GatewayName::new("gw").expect("valid"),
+                certificate: Digest([1; 32]),
+                until: Timestamp(1_000),
+            },
             Command::InstallKey {
                 id: KeyId::new("k").expect("valid"),
                 purpose: KeyPurpose::Authority,
@@ -114,6 +124,7 @@ mod tests {
         assert!(new.servers().all(|server| server.link.held_by().is_none() && !server.link.is_up()));
         assert_eq!(new.cluster(), &Cluster { last_replica: ReplicaId(4), ..Cluster::default() });
         assert!(new.key(KeyPurpose::Authority).is_none());
+        assert_eq!(new.gateway_certificates().count(), 0, "nobody can show one of the authority to come");
         let server = ServerId::new("s1").expect("valid");
         assert!(new.oldest_instruction(&server).0 > old.oldest_instruction(&server).0 + LEAP - 1);
         assert!(new.last_epoch.0 >= LEAP + 2);
@@ -127,6 +138,7 @@ mod tests {
         let key = SigningKey { sealed: vec![2], ..(**fleet.key(KeyPurpose::Authority).expect("installed")).clone() };
         fleet.begin_anew(LogIndex(9), ReplicaId(0), vec![key.clone()], Vec::new());
         assert_eq!(fleet.key(KeyPurpose::Authority).map(|key| (**key).clone()), Some(key));
+        assert_eq!(fleet.gateway_certificates().count(), 1, "and what was signed with them is good");
     }
 
     #[test]

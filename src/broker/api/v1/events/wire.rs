@@ -129,6 +129,8 @@ kinds! {
     ServersMapped,
     TokenSpent,
     Audited,
+    GatewayCertified,
+    GatewayRevoked,
 }
 
 impl Serialize for Kind {
@@ -199,6 +201,8 @@ impl Kind {
             Happened::ServersMapped { .. } => Self::ServersMapped,
             Happened::TokenSpent { .. } => Self::TokenSpent,
             Happened::Audited(_) => Self::Audited,
+            Happened::GatewayCertified(_) => Self::GatewayCertified,
+            Happened::GatewayRevoked { .. } => Self::GatewayRevoked,
         }
     }
 }
@@ -343,6 +347,13 @@ enum Details<'a> {
     Mapped {
         mappings: u64,
         replaced: bool,
+    },
+    Gateway {
+        gateway: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<String>,
     },
     Audited {
         number: u64,
@@ -537,6 +548,16 @@ impl<'a> Details<'a> {
             Happened::ServersMapped { mappings: _, count, replaced } => {
                 Self::Mapped { mappings: *count, replaced: *replaced }
             }
+            Happened::GatewayCertified(certificate) => Self::Gateway {
+                gateway: certificate.gateway.as_str(),
+                certificate: Some(certificate.digest.to_string()),
+                until: Some(time(certificate.until)),
+            },
+            Happened::GatewayRevoked { gateway, certificate } => Self::Gateway {
+                gateway: gateway.as_str(),
+                certificate: certificate.map(|certificate| certificate.to_string()),
+                until: None,
+            },
             Happened::Audited(record) => Self::Audited {
                 number: record.number,
                 actor: record.deed.actor.to_string(),

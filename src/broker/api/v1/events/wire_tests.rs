@@ -4,9 +4,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::audit::{Actor, AuditRecord, Chain, Deed};
+use crate::domain::audit::{Actor, AuditRecord, Chain, Deed, Digest};
 use crate::domain::client::{AgentClient, ApiClient, Grant, OldSecret, SecretHash};
 use crate::domain::cluster::{Admission, Invitation};
+use crate::domain::gateway::{GatewayCertificate, GatewayName};
 use crate::domain::ids::{AgentInstance, FolderId, InvitationId, StatementId};
 use crate::domain::instruction::Instruction;
 use crate::domain::journal::Context;
@@ -315,6 +316,26 @@ fn each_event_has_the_form_that_clients_were_promised() {
         (
             Happened::ServersMapped { mappings: std::sync::Arc::default(), count: 3, replaced: false },
             json!({ "Kind": "ServersMapped", "Details": { "Mappings": 3, "Replaced": false } }),
+        ),
+        (
+            Happened::GatewayCertified(GatewayCertificate {
+                gateway: GatewayName::new("gw-1").unwrap(),
+                digest: Digest([7; 32]),
+                signed_at: Timestamp(0),
+                until: Timestamp(1_000),
+            }),
+            json!({
+                "Kind": "GatewayCertified",
+                "Details": { "Gateway": "gw-1", "Certificate": "07".repeat(32), "Until": "1970-01-01T00:00:01.000Z" },
+            }),
+        ),
+        (
+            Happened::GatewayRevoked { gateway: GatewayName::new("gw-1").unwrap(), certificate: Some(Digest([7; 32])) },
+            json!({ "Kind": "GatewayRevoked", "Details": { "Gateway": "gw-1", "Certificate": "07".repeat(32) } }),
+        ),
+        (
+            Happened::GatewayRevoked { gateway: GatewayName::new("gw-1").unwrap(), certificate: None },
+            json!({ "Kind": "GatewayRevoked", "Details": { "Gateway": "gw-1" } }),
         ),
         (
             Happened::Audited(Box::new(audited())),

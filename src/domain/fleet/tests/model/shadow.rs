@@ -258,7 +258,9 @@ impl Shadow {
             | Event::AuthServerUnregistered { .. }
             | Event::ServersMapped { .. }
             | Event::TokenSpent { .. }
-            | Event::Audited(_) => {}
+            | Event::Audited(_)
+            | Event::GatewayCertified(_)
+            | Event::GatewayRevoked { .. } => {}
             _ => self.read_of_session(at, causes, event)?,
         }
         Ok(())
