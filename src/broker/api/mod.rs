@@ -40,6 +40,7 @@ mod validate;
 mod view;
 pub mod wire;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,9 +181,14 @@ pub fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-/// What the handlers share.
+/// What the handlers share. One pointer: with each request the router clones
+/// it for each of its layers.
 #[derive(Clone)]
-pub struct ApiState {
+pub struct ApiState(Arc<Shared>);
+
+/// What is behind an [`ApiState`].
+#[derive(Clone)]
+pub struct Shared {
     core: Arc<dyn AnyCore>,
     identity: Arc<dyn AnyIdentity>,
     settings: Arc<ApiSettings>,
@@ -229,10 +235,18 @@ impl Failure {
     }
 }
 
+impl Deref for ApiState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl ApiState {
     /// Puts the parts together.
     pub fn new(core: Arc<impl Core>, identity: Arc<impl Identity>, settings: ApiSettings) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             notes: Notes::unread(),
             core,
             identity,
@@ -243,19 +257,21 @@ impl ApiState {
             event_places: v1::Places::default(),
             ending: CancellationToken::new(),
             scans: Scans::default(),
-        }
+        }))
     }
 
     /// Ends what would never end by itself when a token is cancelled.
     #[must_use]
-    pub fn ending_with(self, ending: CancellationToken) -> Self {
-        Self { ending, ..self }
+    pub fn ending_with(mut self, ending: CancellationToken) -> Self {
+        Arc::make_mut(&mut self.0).ending = ending;
+        self
     }
 
     /// Has what changes nothing noted for the audit.
     #[must_use]
-    pub fn noting(self, notes: Notes) -> Self {
-        Self { notes, ..self }
+    pub fn noting(mut self, notes: Notes) -> Self {
+        Arc::make_mut(&mut self.0).notes = notes;
+        self
     }
 
     /// An id for a session that is to be made.
