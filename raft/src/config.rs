@@ -43,9 +43,7 @@ pub struct Config {
     pub batch_commands_max: usize,
     /// The most command bytes in one entry, unless one call brings more. 1 to 8 MiB. Default 1 MiB.
     pub batch_bytes_max: usize,
-    /// How many entries may wait for their commit at once. 1 to 256. Default 1: what comes
-    /// meanwhile goes into the next one together. An entry costs the replicas as much as a dozen
-    /// commands in it, and on one disk the next one's sync waits for this one's anyway.
+    /// How many entries may wait for their commit at once. 1 to 256. Default 8.
     pub entries_in_flight_max: usize,
     /// How many commands may wait for a place in an entry. At least 1. Default 65,536.
     pub queue_commands_max: usize,
@@ -105,7 +103,7 @@ impl Config {
             keep_entries: 5_000,
             batch_commands_max: 4_096,
             batch_bytes_max: 1024 * 1024,
-            entries_in_flight_max: 1,
+            entries_in_flight_max: 8,
             queue_commands_max: 65_536,
             queue_bytes_max: 64 * 1024 * 1024,
             request_timeout_ms: 10_000,

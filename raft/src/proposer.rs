@@ -1,8 +1,9 @@
 //! Gathers proposals into log entries.
 //!
-//! One task drains whatever waits and makes one entry of it. While as many entries are in flight
-//! as may be, the queue fills, and the next entry is larger: latency when idle, throughput under
-//! load.
+//! One task drains whatever waits, makes one entry of it and goes on while that entry is on its
+//! way: up to a bound several entries are in flight, so that their syncs are grouped below. While
+//! the pipe is full the queue fills, and the next entry is larger: latency when idle, throughput
+//! under load.
 //!
 //! Invariants: the commands of one call stand in one entry, in order; a proposal that was made
 //! part of an entry is answered with its outcome, as unknown or as lost, never silently dropped or

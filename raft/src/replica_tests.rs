@@ -39,8 +39,7 @@ async fn start_held(folder: &Path) -> Held {
             }
         })
     };
-    // One that is held, and one behind it.
-    let config = Config { incarnation: 1, entries_in_flight_max: 2, ..Config::new(folder, ReplicaId(1)) };
+    let config = Config { incarnation: 1, ..Config::new(folder, ReplicaId(1)) };
     let replica = Replica::start(config, Arc::new(SystemClock), Ledger::default(), observer).await.unwrap();
     Held { replica, applying, closed }
 }
