@@ -69,7 +69,7 @@ impl Host {
     }
 
     /// No process, no lock, no socket, no file.
-    fn assert_nothing_left(&self, record: &serde_json::Value) {
+    async fn assert_nothing_left(&self, record: &serde_json::Value) {
         let mark = format!("BERTH_SESSION={}", record["mark"].as_str().unwrap());
         let leaders: Vec<String> = ["server", "desktop", "autorun"]
             .iter()
@@ -93,7 +93,7 @@ impl Host {
             })
             .collect();
         assert!(left.is_empty(), "processes are left: {left:?}");
-        self.assert_folder_empty();
+        self.folder_empties().await;
         let running = &record["running"];
         if let Some(display) = record["screen"]["display"].as_u64() {
             // Another test may have taken the display since: then the lock is its.
@@ -105,9 +105,18 @@ impl Host {
         }
     }
 
-    fn assert_folder_empty(&self) {
-        let left: Vec<_> = std::fs::read_dir(self.folder.path().join("sessions")).unwrap().collect();
-        assert!(left.is_empty(), "files are left: {left:?}");
+    /// What takes longer to delete is deleted after the session's end.
+    async fn folder_empties(&self) {
+        let folder = self.folder.path().join("sessions");
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let left: Vec<_> = std::fs::read_dir(&folder).unwrap().collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "files are left: {left:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
@@ -209,7 +218,7 @@ async fn a_session_shows_a_desktop_outlives_the_agent_and_leaves_nothing() {
 
     host.desktops.close(session.clone()).await.unwrap();
     assert!(host.desktops.watch().borrow().sessions.is_empty());
-    host.assert_nothing_left(&record);
+    host.assert_nothing_left(&record).await;
     host.desktops.close(session).await.unwrap();
 }
 
@@ -236,7 +245,7 @@ async fn an_owner_that_is_no_user_gets_a_reason_and_nothing_is_left() {
     let owner = Owner::new("no-such-user-here").unwrap();
     let failure = host.desktops.create(id(), SessionSpec { owner, ..spec() }, None).await.unwrap_err();
     assert_eq!(failure.0, "owner no-such-user-here is no user of this host");
-    host.assert_folder_empty();
+    host.folder_empties().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,7 +269,7 @@ async fn a_session_runs_as_its_owner_or_is_refused() {
         assert_eq!(uid.split_ascii_whitespace().nth(1), Some("4"), "{process} runs as {uid}");
     }
     host.desktops.close(session).await.unwrap();
-    host.assert_nothing_left(&record);
+    host.assert_nothing_left(&record).await;
 
     for (owner, words) in [("root", "is root"), ("daemon", "nobody logs in")] {
         let mut settings = setup(host.folder.path());
@@ -342,7 +351,7 @@ async fn the_init_file_makes_the_desktop_and_the_autorun_file_gets_its_arguments
     let log = host.folder.path().join("sessions").join(session.as_str()).join("desktop.log");
     assert!(content_of(&log).await.contains(&format!("init {session}")));
     host.desktops.close(session).await.unwrap();
-    host.assert_nothing_left(&record);
+    host.assert_nothing_left(&record).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,7 +364,7 @@ async fn an_init_file_that_fails_says_why_and_leaves_nothing() {
         let spec = SessionSpec { init_file: Some(file.to_owned()), ..spec() };
         let failure = host.desktops.create(id(), spec, None).await.unwrap_err();
         assert!(words.iter().all(|word| failure.0.contains(word)), "{failure}");
-        host.assert_folder_empty();
+        host.folder_empties().await;
     }
     assert!(host.desktops.watch().borrow().sessions.is_empty());
 }
@@ -371,7 +380,7 @@ async fn a_session_whose_x_server_is_killed_ends_with_a_reason() {
     host.wait_for("the end", |state| state.sessions.is_empty()).await;
     let reason = host.desktops.watch().borrow().reason_of_end(&session).unwrap().to_owned();
     assert!(reason.contains("X server ended"), "{reason}");
-    host.assert_nothing_left(&record);
+    host.assert_nothing_left(&record).await;
     // Its id is free again.
     host.create(&session, spec()).await;
     host.desktops.close(session).await.unwrap();
@@ -394,7 +403,7 @@ async fn a_session_that_ends_while_the_agent_is_away_is_cleared_away() {
     std::fs::write(path, old.to_string()).unwrap();
     host.restart().await;
     assert!(host.desktops.watch().borrow().sessions.is_empty());
-    host.assert_nothing_left(&record);
+    host.assert_nothing_left(&record).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,7 +422,7 @@ async fn a_record_that_cannot_be_understood_stops_the_start() {
     std::fs::write(&path, record).unwrap();
     host.restart().await;
     host.desktops.close(session).await.unwrap();
-    host.assert_folder_empty();
+    host.folder_empties().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,5 +453,5 @@ async fn sessions_made_at_the_same_moment_get_displays_of_their_own() {
         let mark = record["mark"].as_str().unwrap();
         assert!(!mark.is_empty());
     }
-    host.assert_folder_empty();
+    host.folder_empties().await;
 }
