@@ -21,23 +21,46 @@ use super::api::{self, form};
 use super::core::Broker;
 use super::notes::Notes;
 use super::throttle::Throttle;
-use super::tls::{Peer, Shown, Subject};
+use super::tls::{ClientAuth, Peer, Shown, Subject};
 use crate::domain::audit::{Actor, Deed};
 use crate::domain::host::{Endpoint, EndpointProtocol};
 use crate::domain::session::SessionState;
-use crate::domain::{Fleet, Server, SessionId};
+use crate::domain::{Fleet, Server, SessionId, Timestamp};
 
 /// What is answered when there is no such session, or not with this transport.
 /// Byte for byte that of the original.
 const NOT_RESOLVED: &str = "The requested combination of transport and sessionId does not exist";
 
 /// What is answered to a gateway whose certificate is good no more.
-const REVOKED: &str = "the certificate was revoked, or this cluster does not know it; \
+const REVOKED: &str = "the certificate was revoked or has ended, or this cluster does not know it; \
                        make another one with `berth tls gateway-certificate`";
+
+/// Who is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admits {
+    /// Whoever reaches the port.
+    Anybody,
+    /// Gateways that the cluster gave a certificate.
+    Own,
+    /// Whoever has a certificate of an authority that the operator names.
+    Others,
+}
+
+impl From<&ClientAuth> for Admits {
+    fn from(asked: &ClientAuth) -> Self {
+        match asked.roots() {
+            None => Self::Anybody,
+            Some(roots) if roots.own_authority => Self::Own,
+            Some(_) => Self::Others,
+        }
+    }
+}
 
 /// What the port needs.
 #[derive(Clone)]
 pub struct Gateway {
+    /// Who is let in.
+    pub admits: Admits,
     /// The replica.
     pub broker: Arc<Broker>,
     /// Takes what is done for the audit.
@@ -85,12 +108,15 @@ fn actor(peer: &Peer) -> Option<Actor> {
     }
 }
 
-/// Whether a gateway of ours was given the certificate that it shows, and it
-/// was not revoked. What another authority signed is for that one to revoke.
-fn is_known(fleet: &Fleet, peer: &Peer) -> bool {
-    match &peer.certificate {
-        Some(Shown { subject: Subject::Gateway(name), digest }) => fleet.knows_gateway(name, *digest),
-        _ => true,
+/// Whether somebody may ask. A gateway of ours was given the certificate that it
+/// shows, which was not revoked and has not ended since the connection began.
+/// What another authority signed is for that one to revoke.
+fn may_ask(admits: Admits, fleet: &Fleet, peer: &Peer, now: Timestamp) -> bool {
+    match (&peer.certificate, admits) {
+        (Some(Shown { subject: Subject::Gateway(name), digest }), _) => fleet.knows_gateway(name, *digest, now),
+        (Some(Shown { subject: Subject::Other(_), .. }), Admits::Others) | (None, Admits::Anybody) => true,
+        // Nobody gets as far; should somebody, it is a stranger.
+        _ => false,
     }
 }
 
@@ -165,9 +191,9 @@ async fn resolve(
             gateway.broker.fleet()
         }
     };
-    if !is_known(&fleet, &peer) {
+    if !may_ask(gateway.admits, &fleet, &peer, gateway.broker.now()) {
         let deed = gateway.deed(actor, &peer, String::new());
-        gateway.notes.take(deed, "refused: its certificate was revoked, or is not known");
+        gateway.notes.take(deed, "refused: its certificate was revoked, has ended or is not known");
         return refuse(StatusCode::FORBIDDEN, REVOKED);
     }
     let asked = match Asked::parse(query.as_deref().unwrap_or_default()) {
@@ -229,6 +255,35 @@ fn refuse(status: StatusCode, error: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::audit::Digest;
+    use crate::domain::fleet::Stamp;
+    use crate::domain::gateway::GatewayName;
+    use crate::domain::{ClientId, Command, LogIndex};
+
+    #[test]
+    fn who_is_not_known_may_not_ask() {
+        let name = |text| GatewayName::new(text).expect("valid");
+        let digest = |byte| Digest([byte; 32]);
+        let mut fleet = Fleet::default();
+        let command = Command::CertifyGateway { gateway: name("gw"), certificate: digest(1), until: Timestamp(10) };
+        fleet.apply(Stamp { index: LogIndex(1), at: Timestamp(1) }, command);
+        let may = |admits, certificate, now| {
+            let peer = Peer { address: ([127, 0, 0, 1], 1).into(), certificate };
+            may_ask(admits, &fleet, &peer, Timestamp(now))
+        };
+        let shown = |subject, byte| Some(Shown { subject, digest: digest(byte) });
+        let gateway = |text, byte| shown(Subject::Gateway(name(text)), byte);
+        let other = || shown(Subject::Other("CN=gw".to_owned()), 1);
+        let agent = || shown(Subject::Agent(ClientId::new("a").expect("valid")), 1);
+        for admits in [Admits::Own, Admits::Others, Admits::Anybody] {
+            assert!(may(admits, gateway("gw", 1), 9));
+            assert!(!may(admits, gateway("gw", 1), 10), "it has ended");
+            assert!(!may(admits, gateway("gw", 2), 9) && !may(admits, gateway("wg", 1), 9), "not given out");
+            assert!(!may(admits, agent(), 9));
+            assert_eq!(may(admits, other(), 9), admits == Admits::Others);
+            assert_eq!(may(admits, None, 9), admits == Admits::Anybody);
+        }
+    }
 
     #[test]
     fn a_question_names_a_session_and_a_transport() {

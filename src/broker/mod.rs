@@ -270,9 +270,12 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     if let Some(port) = gateway_port {
         let source = source_of(&gateway.listener());
         source.require_hidden()?;
-        let tls = pki.server_config("gateway", source, &[b"h2", b"http/1.1"], tls::gateways_of(gateway))?;
+        let asked = tls::gateways_of(gateway);
+        let admits = gateway::Admits::from(&asked);
+        let tls = pki.server_config("gateway", source, &[b"h2", b"http/1.1"], asked)?;
         let throttle = Throttle::new(config.limits.requests_per_second).map(Arc::new);
-        let router = gateway::router(gateway::Gateway { broker: Arc::clone(&broker), notes: notes.clone(), throttle });
+        let router =
+            gateway::router(gateway::Gateway { admits, broker: Arc::clone(&broker), notes: notes.clone(), throttle });
         servers.spawn(port.serve(tls, router, gateway.connections_max, shutdown.clone()));
     }
     let node = Arc::clone(&peering.node);

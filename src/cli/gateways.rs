@@ -51,7 +51,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Revoke { name, certificate, broker } => {
             let request = serde_json::to_string(&RevokeRequest { name, certificate })?;
             broker.call_raw(Method::POST, "/gateways/revoke", request).await?;
-            say!("Revoked on every replica.");
+            say!("Revoked.");
         }
     }
     Ok(())

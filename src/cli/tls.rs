@@ -86,13 +86,15 @@ async fn gateway_certificate(name: String, folder: &Path, overwrite: bool, broke
     let request = CertificateParams::default().serialize_request(&key).context("cannot make a request")?;
     let request = GatewayRequest { name, request: request.pem().context("cannot make a request")? };
     let body = serde_json::to_string(&request)?;
-    let answer: GatewayAnswer = broker.call(Method::POST, "/tls/gateway-certificate", body).await?;
+    // Before the cluster knows of a certificate that could not be kept.
     files::make_folder(folder, 0o755)?;
+    let answer: GatewayAnswer = broker.call(Method::POST, "/tls/gateway-certificate", body).await?;
     files::replace(&key_path, zeroize::Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600)?;
     files::replace(&certificate_path, answer.certificate.as_bytes(), 0o644)?;
     files::replace(&authority_path, answer.authority.as_bytes(), 0o644)?;
     say!("key: {}", key_path.display());
     say!("certificate: {}, until {}", certificate_path.display(), answer.not_after);
+    say!("SHA-256: {}", answer.digest);
     say!("authority: {}", authority_path.display());
     Ok(())
 }

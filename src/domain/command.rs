@@ -504,6 +504,9 @@ pub enum Refusal {
     /// The gateway has no such certificate that is good.
     #[error("there is no such certificate of that gateway; `berth gateways list` shows those that are good")]
     UnknownGateway,
+    /// The certificate's end is before the log's time.
+    #[error("by the time of the cluster the certificate has ended already; look at the clocks of its hosts")]
+    Ended,
 }
 
 impl Refusal {
@@ -535,6 +538,7 @@ impl Refusal {
             Self::TokenSpent => "TOKEN_SPENT",
             Self::UnknownAgent => "UNKNOWN_AGENT",
             Self::UnknownGateway => "UNKNOWN_GATEWAY",
+            Self::Ended => "ENDED",
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct GatewayAnswer {
     pub authority: String,
     /// Its last moment: RFC 3339.
     pub not_after: String,
+    /// SHA-256 of it, in hexadecimal digits.
+    pub digest: String,
 }
 
 /// A gateway's certificate that is good.
@@ -60,7 +62,8 @@ pub struct GatewayEntry {
 pub struct RevokeRequest {
     /// What the gateway is called.
     pub name: String,
-    /// SHA-256 of the certificate; all that it has when absent.
+    /// SHA-256 of the certificate, also with capitals and colons; all that it
+    /// has when absent.
     pub certificate: Option<String>,
 }
 
@@ -105,14 +108,18 @@ async fn gateway_certificate(State((pki, deeds)): State<Operators>, Json(request
     match deeds.carry_out(deed, command).await {
         Ok(()) => {}
         Err(cause @ NotDone::Unavailable(_)) => {
-            let text = format!("{cause}; no certificate is given out that the cluster does not know");
+            let text = format!(
+                "{cause}; no certificate is given out that the cluster does not know. If `berth gateways list` \
+                 shows one all the same, revoke it: nobody has it"
+            );
             return error(StatusCode::SERVICE_UNAVAILABLE, &text);
         }
         Err(cause) => return not_done(&cause),
     }
     tracing::info!(gateway = %name, not_after, "certificate signed for a gateway");
     let authority = pki.authority().pem().to_owned();
-    Json(GatewayAnswer { certificate: signed.pem, authority, not_after }).into_response()
+    Json(GatewayAnswer { certificate: signed.pem, authority, not_after, digest: certificate.to_string() })
+        .into_response()
 }
 
 async fn list_gateways(State((_, deeds)): State<Operators>) -> Json<Vec<GatewayEntry>> {
@@ -133,7 +140,7 @@ async fn revoke_gateway(State((_, deeds)): State<Operators>, Json(request): Json
         Ok(gateway) => gateway,
         Err(cause) => return error(StatusCode::BAD_REQUEST, &cause.to_string()),
     };
-    let certificate = match request.certificate.as_deref().map(str::parse::<Digest>).transpose() {
+    let certificate = match request.certificate.as_deref().map(fingerprint).transpose() {
         Ok(certificate) => certificate,
         Err(text) => return error(StatusCode::BAD_REQUEST, &text),
     };
@@ -146,6 +153,11 @@ async fn revoke_gateway(State((_, deeds)): State<Operators>, Json(request): Json
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(cause) => not_done(&cause),
     }
+}
+
+/// A digest as `openssl x509 -fingerprint -sha256` prints it, or as it is here.
+fn fingerprint(text: &str) -> Result<Digest, String> {
+    text.replace(':', "").to_ascii_lowercase().parse()
 }
 
 fn not_done(cause: &NotDone) -> Response {

@@ -195,15 +195,18 @@ impl Authority {
     /// gateway if this authority signed it, and somebody else otherwise.
     pub fn identity_of(&self, certificate: &CertificateDer<'_>) -> Option<Subject> {
         let facts = Facts::of(certificate)?;
-        Some(self.own_subject(certificate).unwrap_or(Subject::Other(facts.subject)))
+        Some(self.own_subject(certificate, &facts).unwrap_or(Subject::Other(facts.subject)))
     }
 
-    fn own_subject(&self, certificate: &CertificateDer<'_>) -> Option<Subject> {
+    fn own_subject(&self, certificate: &CertificateDer<'_>, facts: &Facts) -> Option<Subject> {
+        // The handshake looked whether its time is now. One that ends while the handshake goes on
+        // is not somebody else's for that.
+        let last = UnixTime::since_unix_epoch(facts.not_after.duration_since(SystemTime::UNIX_EPOCH).ok()?);
         let certificate = EndEntityCert::try_from(certificate).ok()?;
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
         let anchors = std::slice::from_ref(&self.anchor);
         let usage = KeyUsage::client_auth();
-        certificate.verify_for_usage(algorithms, anchors, &[], UnixTime::now(), usage, None, None).ok()?;
+        certificate.verify_for_usage(algorithms, anchors, &[], last, usage, None, None).ok()?;
         let mut uris = certificate.valid_uri_names();
         let subject = Subject::of_uri(uris.next()?)?;
         uris.next().is_none().then_some(subject)

@@ -478,6 +478,9 @@ pub(super) fn certify_gateway(
     if gateways.contains_key(&certificate) {
         return Outcome::Done;
     }
+    if until <= now {
+        return Outcome::Refused(Refusal::Ended);
+    }
     if gateways.values().filter(|known| known.until > now).count() >= GATEWAY_CERTIFICATES_MAX {
         return Outcome::Refused(Refusal::TooMany);
     }

@@ -222,8 +222,12 @@ fn a_gateway_has_the_certificates_that_it_was_given_until_they_are_revoked() {
     }
     assert_eq!(log.run(certify("a", 1, 1_000)), Outcome::Done, "its answer may have been lost");
     assert_eq!(certificates(&log), [("a", 1), ("a", 2), ("b", 3), ("a", 4)]);
-    let knows = |log: &Log, name, byte: u8| log.fleet.knows_gateway(&gateway(name), Digest([byte; 32]));
+    let knows = |log: &Log, name, byte: u8| log.fleet.knows_gateway(&gateway(name), Digest([byte; 32]), Timestamp(999));
     assert!(knows(&log, "a", 1) && !knows(&log, "a", 3) && !knows(&log, "b", 1));
+
+    assert!(!log.fleet.knows_gateway(&gateway("a"), Digest([1; 32]), Timestamp(1_000)), "it has ended");
+    let ended = certify("a", 9, log.at);
+    assert_eq!(log.run(ended), Outcome::Refused(Refusal::Ended));
 
     assert_eq!(log.run(revoke("a", Some(3))), unknown, "that is another one's");
     assert_eq!(log.run(revoke("a", Some(2))), Outcome::Done);

@@ -301,10 +301,11 @@ impl Fleet {
         self.access.gateways.values().map(|certificate| &**certificate)
     }
 
-    /// Whether a gateway was given a certificate that was not revoked since.
-    /// That it has not ended is for the one to look at whom it is shown.
-    pub fn knows_gateway(&self, gateway: &GatewayName, certificate: Digest) -> bool {
-        self.access.gateways.get(&certificate).is_some_and(|known| known.gateway == *gateway)
+    /// Whether a gateway was given a certificate that was not revoked since, and
+    /// has not ended.
+    pub fn knows_gateway(&self, gateway: &GatewayName, certificate: Digest, now: Timestamp) -> bool {
+        let known = self.access.gateways.get(&certificate);
+        known.is_some_and(|known| known.gateway == *gateway && known.until > now)
     }
 
     /// Authorization servers of others, by URL.
