@@ -152,6 +152,26 @@ pub enum NotDone {
     Refused(Refusal),
 }
 
+/// What the operator does whose request is served, through this broker.
+pub fn of_operator(broker: &Broker, action: &str, target: String) -> Deed {
+    Deed {
+        actor: Actor::Operator,
+        from: from(),
+        action: action.to_owned(),
+        target,
+        request_id: uuid::Uuid::now_v7().to_string(),
+        via: broker.id(),
+    }
+}
+
+/// Has the log do what an operator wants, and records it in the same step.
+pub async fn carry_out(broker: &Broker, deed: Deed, command: Command) -> Result<(), NotDone> {
+    match broker.propose_audited(deed, vec![command]).await?.pop() {
+        Some(Outcome::Refused(refusal)) => Err(NotDone::Refused(refusal)),
+        _ => Ok(()),
+    }
+}
+
 /// Has operators' deeds recorded.
 #[derive(Clone)]
 pub struct Deeds {
@@ -167,22 +187,7 @@ impl Deeds {
 
     /// What the operator does whose request is served.
     pub fn deed(&self, action: &str, target: String) -> Deed {
-        Deed {
-            actor: Actor::Operator,
-            from: from(),
-            action: action.to_owned(),
-            target,
-            request_id: uuid::Uuid::now_v7().to_string(),
-            via: self.broker.id(),
-        }
-    }
-
-    /// Has the log do what an operator wants, and records it in the same step.
-    pub async fn carry_out(&self, deed: Deed, command: Command) -> Result<(), NotDone> {
-        match self.broker.propose_audited(deed, vec![command]).await?.pop() {
-            Some(Outcome::Refused(refusal)) => Err(NotDone::Refused(refusal)),
-            _ => Ok(()),
-        }
+        of_operator(&self.broker, action, target)
     }
 
     /// The replica that they are recorded through.

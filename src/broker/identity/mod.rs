@@ -40,7 +40,7 @@ use super::agents::{Proofs, Ticket};
 use super::api::door::{self, Caller, Token, TokenError, Unavailable, UnavailableReason, VerifyError};
 use super::cluster::shared::{self, SharedKeyError};
 use super::core::Broker;
-use crate::domain::audit::{Actor, Deed};
+use super::deeds::NotDone;
 use crate::domain::client::Scopes;
 use crate::domain::ids::{StatementId, TokenId};
 use crate::domain::key::KeyPurpose;
@@ -110,6 +110,15 @@ pub enum ClientError {
     /// A key cannot be sealed.
     #[error(transparent)]
     Seal(#[from] seal::SealError),
+}
+
+impl From<NotDone> for ClientError {
+    fn from(error: NotDone) -> Self {
+        match error {
+            NotDone::Unavailable(error) => Self::Unavailable(error),
+            NotDone::Refused(refusal) => Self::Refused(refusal),
+        }
+    }
 }
 
 impl Identity {

@@ -2,9 +2,7 @@
 //! command in the log, recorded in the audit.
 
 use super::keyring::TokenAlgorithm;
-use super::{
-    Actor, CLIENT_NAME_BYTES_MAX, ClientError, Command, Deed, Identity, Millis, Outcome, Refusal, refused, statements,
-};
+use super::{CLIENT_NAME_BYTES_MAX, ClientError, Command, Identity, Millis, Refusal, refused, statements};
 use crate::broker::cluster::shared::context;
 use crate::broker::deeds;
 use crate::domain::client::{Grant, SecretHash};
@@ -155,19 +153,8 @@ impl Identity {
 
     /// Has the log do what an operator wants.
     pub async fn carry_out(&self, action: &str, target: String, command: Command) -> Result<(), ClientError> {
-        let deed = Deed {
-            actor: Actor::Operator,
-            from: deeds::from(),
-            action: action.to_owned(),
-            target,
-            request_id: String::new(),
-            via: self.broker.id(),
-        };
-        let outcome = self.broker.propose_audited(deed, vec![command]).await?.pop();
-        match outcome {
-            Some(Outcome::Refused(refusal)) => Err(ClientError::Refused(refusal)),
-            _ => Ok(()),
-        }
+        let deed = deeds::of_operator(&self.broker, action, target);
+        Ok(deeds::carry_out(&self.broker, deed, command).await?)
     }
 }
 

@@ -105,7 +105,7 @@ async fn gateway_certificate(State((pki, deeds)): State<Operators>, Json(request
     let deed = deeds.deed(deeds::GATEWAY_CERTIFICATE, format!("{name} until {not_after}, SHA-256 {certificate}"));
     let until = Timestamp(u64::try_from(timestamp(signed.not_after).as_millisecond()).unwrap_or_default());
     let command = Command::CertifyGateway { gateway: name.clone(), certificate, until };
-    match deeds.carry_out(deed, command).await {
+    match deeds::carry_out(deeds.broker(), deed, command).await {
         Ok(()) => {}
         Err(cause @ NotDone::Unavailable(_)) => {
             let text = format!(
@@ -149,7 +149,7 @@ async fn revoke_gateway(State((_, deeds)): State<Operators>, Json(request): Json
         None => gateway.to_string(),
     };
     let deed = deeds.deed(deeds::REVOKE_GATEWAY, target);
-    match deeds.carry_out(deed, Command::RevokeGateway { gateway, certificate }).await {
+    match deeds::carry_out(deeds.broker(), deed, Command::RevokeGateway { gateway, certificate }).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(cause) => not_done(&cause),
     }
