@@ -499,6 +499,40 @@ async fn a_broker_with_a_foreign_certificate_is_trusted_only_without_strictness(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_authority_is_trusted_without_a_new_start_and_a_broken_file_changes_nothing() {
+    let broker = Broker::start().await;
+    let config = broker.config();
+    let ca_file = config.ca_file.clone().unwrap();
+    let right = std::fs::read(&ca_file).unwrap();
+    let foreign = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(&ca_file, foreign.cert.pem()).unwrap();
+    let agent = Agent::start(config);
+    let (stream, _) = timeout(DEADLINE, broker.listener.accept()).await.unwrap().unwrap();
+    assert!(broker.acceptor.accept(stream).await.is_err(), "the agent trusted a foreign certificate");
+
+    std::fs::write(&ca_file, right).unwrap();
+    let (mut peer, _) = broker.welcome(1).await;
+
+    // Neither what is no certificate nor a missing file takes the trust away.
+    std::fs::write(&ca_file, "-----BEGIN CERTIFICATE-----\nbroken\n").unwrap();
+    peer.socket.close(None).await.unwrap();
+    drop(peer);
+    let (mut peer, _) = broker.welcome(2).await;
+    std::fs::remove_file(&ca_file).unwrap();
+    peer.socket.close(None).await.unwrap();
+    drop(peer);
+    let (mut peer, _) = broker.welcome(3).await;
+
+    // And the old authority is trusted no more once there is another one.
+    std::fs::write(&ca_file, foreign.cert.pem()).unwrap();
+    peer.socket.close(None).await.unwrap();
+    drop(peer);
+    let (stream, _) = timeout(DEADLINE, broker.listener.accept()).await.unwrap().unwrap();
+    assert!(broker.acceptor.accept(stream).await.is_err(), "the agent still trusted the old authority");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_cut_off_asks_its_balancer_again_when_no_other_broker_takes_it() {
     let broker = Broker::start().await;
     // Nobody listens there.

@@ -1,8 +1,9 @@
 //! TLS toward the broker: trusts the operator's CA and nothing else.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,6 +14,7 @@ use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, RootCertStor
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tracing::{info, warn};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -31,26 +33,35 @@ pub enum Error {
 }
 
 /// Makes TLS connections.
-#[derive(Clone)]
-pub(super) struct Connector(TlsConnector);
+pub(super) struct Connector {
+    /// Whose certificates are trusted; `None` trusts everybody.
+    ca_file: Option<PathBuf>,
+    /// What is shown to whoever asks for a certificate.
+    shown: Option<Arc<dyn ResolvesClientCert>>,
+    trusting: Mutex<Trusting>,
+}
+
+/// What is trusted at present.
+struct Trusting {
+    /// What stood in the file when it was looked at last, usable or not.
+    pem: Option<Vec<u8>>,
+    /// By the last contents that were usable.
+    connector: TlsConnector,
+}
 
 impl Connector {
     /// Trusts the certificates of `ca_file`; `None` trusts everybody. Shows
     /// what `shown` has to whoever asks for a certificate.
+    ///
+    /// The file is read anew for each connection: a broker's other authority
+    /// needs no start of all agents. While it cannot be used, what was read
+    /// before stays.
     pub(super) fn new(ca_file: Option<&Path>, shown: Option<Arc<dyn ResolvesClientCert>>) -> Result<Self, Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-        let builder = match ca_file {
-            Some(path) => builder.with_root_certificates(read_roots(path)?),
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustEverybody(provider))),
-        };
-        let mut config = match shown {
-            Some(shown) => builder.with_client_cert_resolver(shown),
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        let pem = ca_file.map(read).transpose()?;
+        let roots = ca_file.zip(pem.as_deref()).map(|(path, pem)| roots_of(path, pem)).transpose()?;
+        let connector = connector(roots, shown.clone())?;
+        let trusting = Mutex::new(Trusting { pem, connector });
+        Ok(Self { ca_file: ca_file.map(Path::to_path_buf), shown, trusting })
     }
 
     pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
@@ -58,8 +69,51 @@ impl Connector {
         name: ServerName<'static>,
         stream: S,
     ) -> io::Result<TlsStream<S>> {
-        self.0.connect(name, stream).await
+        let connector = self.current();
+        connector.connect(name, stream).await
     }
+
+    /// By what stands in the file now, or stood there when it was usable.
+    fn current(&self) -> TlsConnector {
+        let mut trusting = self.trusting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = &self.ca_file {
+            let pem = read(path);
+            // Told once, not with each connection.
+            if pem.as_ref().ok() != trusting.pem.as_ref() {
+                match self.anew(path, pem.as_deref()) {
+                    Ok(connector) => {
+                        info!(file = %path.display(), "the CA certificates were read anew");
+                        trusting.connector = connector;
+                    }
+                    Err(error) => warn!(%error, "those that were read before stay"),
+                }
+                trusting.pem = pem.ok();
+            }
+        }
+        trusting.connector.clone()
+    }
+
+    fn anew(&self, path: &Path, pem: Result<&[u8], &Error>) -> Result<TlsConnector, String> {
+        let pem = pem.map_err(ToString::to_string)?;
+        let roots = roots_of(path, pem).map_err(|error| error.to_string())?;
+        connector(Some(roots), self.shown.clone()).map_err(|error| error.to_string())
+    }
+}
+
+/// Makes connections that trust `roots`, or everybody.
+fn connector(roots: Option<RootCertStore>, shown: Option<Arc<dyn ResolvesClientCert>>) -> Result<TlsConnector, Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = match roots {
+        Some(roots) => builder.with_root_certificates(roots),
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustEverybody(provider))),
+    };
+    let mut config = match shown {
+        Some(shown) => builder.with_client_cert_resolver(shown),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// Whether the other side did not take our certificate.
@@ -83,15 +137,32 @@ pub(super) fn server_name(host: &str) -> io::Result<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
-fn read_roots(path: &Path) -> Result<RootCertStore, Error> {
-    let unusable = |problem: String| Error::CaFile { path: path.to_path_buf(), problem };
+/// The longest file of CA certificates: every authority that a system trusts
+/// has room in it.
+const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+fn unusable(path: &Path, problem: &dyn std::fmt::Display) -> Error {
+    Error::CaFile { path: path.to_path_buf(), problem: problem.to_string() }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut pem = Vec::new();
+    let file = File::open(path).map_err(|error| unusable(path, &error))?;
+    file.take(CA_BYTES_MAX + 1).read_to_end(&mut pem).map_err(|error| unusable(path, &error))?;
+    if pem.len() as u64 > CA_BYTES_MAX {
+        return Err(unusable(path, &format!("it has more than {CA_BYTES_MAX} bytes")));
+    }
+    Ok(pem)
+}
+
+fn roots_of(path: &Path, pem: &[u8]) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))? {
-        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| unusable(path, &error))?;
+        roots.add(certificate).map_err(|error| unusable(path, &error))?;
     }
     if roots.is_empty() {
-        return Err(unusable("there is no certificate in it".to_owned()));
+        return Err(unusable(path, &"there is no certificate in it"));
     }
     Ok(roots)
 }
