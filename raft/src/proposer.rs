@@ -1,9 +1,10 @@
 //! Gathers proposals into log entries.
 //!
-//! One task drains whatever waits, makes one entry of it and goes on while that entry is on its
-//! way: up to a bound several entries are in flight, so that their syncs are grouped below. While
-//! the pipe is full the queue fills, and the next entry is larger: latency when idle, throughput
-//! under load.
+//! One task drains whatever waits and makes one entry of it. While that entry is on its way, what
+//! comes is gathered for the next one: an entry costs the replicas as much as a dozen commands in
+//! it. But it is gathered for [`GATHERING_MAX`] only. Where a commit takes longer, because syncs
+//! are slow or the others are out of reach, the next entry follows before, up to a bound: syncs
+//! are grouped below, and what would be refused is refused soon.
 //!
 //! Invariants: the commands of one call stand in one entry, in order; a proposal that was made
 //! part of an entry is answered with its outcome, as unknown or as lost, never silently dropped or
@@ -24,11 +25,18 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The most bytes in flight, unless one entry is longer.
 const IN_FLIGHT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How long calls wait for the entry before theirs. Longer than a commit takes under load on a
+/// disk that is not slow: what goes on its way beside another makes both slower.
+const GATHERING_MAX: Duration = Duration::from_millis(50);
 
 struct InFlight<O> {
     parts: Vec<Part<O>>,
@@ -42,6 +50,9 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
     let mut in_flight = FuturesUnordered::new();
     let mut in_flight_bytes = 0;
     let mut left_over: Option<Waiting<M::Outcome>> = None;
+    // Whether what waits is still gathered behind the entry that was made last, and until when.
+    let mut gathering = false;
+    let mut gathering_ends = pin!(tokio::time::sleep(GATHERING_MAX));
     let (mut stopping, mut core_ended) = (false, false);
     let mut leadership = core.raft.server_metrics();
     let mut holding = core.holding.watch();
@@ -50,7 +61,9 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
     let mut deposed = CancellationToken::new();
     loop {
         let room = in_flight.is_empty()
-            || (in_flight.len() < core.config.entries_in_flight_max && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
+            || (!gathering
+                && in_flight.len() < core.config.entries_in_flight_max
+                && in_flight_bytes < IN_FLIGHT_BYTES_MAX);
         let held = *holding.borrow_and_update() > 0;
         let first = tokio::select! {
             biased;
@@ -63,6 +76,10 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
             first = queue::next(&mut left_over, &mut waiting), if room && !held && !stopping => {
                 stopping |= first.is_none();
                 first
+            }
+            () = &mut gathering_ends, if gathering && !in_flight.is_empty() => {
+                gathering = false;
+                None
             }
             changed = leadership.changed(), if !core_ended && !in_flight.is_empty() => {
                 core_ended = changed.is_err();
@@ -81,8 +98,8 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
         };
         let Some(first) = first else { continue };
         let remembered = core.formats.calls_are_remembered();
-        let gathered = queue::gather(first, &mut left_over, &mut waiting, &core.config, remembered);
-        let Gathered { calls, parts, bytes } = gathered;
+        let Gathered { calls, parts, bytes } =
+            queue::gather(first, &mut left_over, &mut waiting, &core.config, remembered);
         if parts.is_empty() {
             // Everybody gave up waiting.
             continue;
@@ -103,6 +120,9 @@ pub(crate) async fn run<M: StateMachine>(core: Arc<Core<M>>, mut waiting: Waitin
             continue;
         }
         in_flight_bytes += bytes;
+        // What did not fit fills an entry of its own.
+        gathering = left_over.is_none();
+        gathering_ends.as_mut().reset(Instant::now() + GATHERING_MAX);
         let may_be_left = remembered && parts.iter().all(|part| part.has_id);
         let deposed = deposed.clone();
         in_flight.push(async move {

@@ -120,6 +120,59 @@ impl Pace for Lazy {
     }
 }
 
+/// A disk that takes its time for each sync.
+struct Slow(Duration);
+
+impl Pace for Slow {
+    fn arrange(&self, step: Step, work: Work) {
+        if step != Step::Sync {
+            return work.run();
+        }
+        let time = self.0;
+        simulation::spawn(async move {
+            sleep(time).await;
+            work.run();
+        });
+    }
+}
+
+#[test]
+fn what_comes_behind_an_entry_is_gathered_and_follows_before_a_slow_disk_is_done() {
+    const SYNC: Duration = Duration::from_millis(400);
+    run(7, async {
+        let network = LocalNetwork::new();
+        let mut running = Vec::new();
+        for id in 1..=3 {
+            running.push(start(&network, id, Disk::new()).await);
+        }
+        write_at_last(&running[0].0, &running[0].1, 0).await;
+        let leader = usize::try_from(running[0].1.status().leader.unwrap().0).unwrap() - 1;
+        write(&running[leader].0, &running[leader].1, 1).await.unwrap();
+        for (host, _) in &running {
+            host.disk().set_pace(Some(Arc::new(Slow(SYNC))));
+        }
+        let (host, replica) = &running[leader];
+        let before = replica.status().last_log.unwrap().0;
+        let began = Instant::now();
+        let mut writing = Vec::new();
+        for id in 2..=21 {
+            let replica = replica.clone();
+            writing.push(host.spawn(async move { replica.propose(vec![add(id)]).await.unwrap().index.0 }));
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(replica.status().last_log.unwrap().0, before + 1, "the others wait for company");
+        while replica.status().last_log.unwrap().0 == before + 1 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(began.elapsed() < SYNC, "but not until the first is durable");
+        let mut indexes = Vec::new();
+        for written in writing {
+            indexes.push(written.await.unwrap());
+        }
+        assert_eq!(indexes, [vec![before + 1], vec![before + 2; 19]].concat());
+    });
+}
+
 /// Once a leader went by a snapshot for what a follower has, when that had the same in its log and
 /// did not need the snapshot, but had yet to make the log durable. After a power cut the leader
 /// took the follower for further than it was, and never sent what it lacked.
