@@ -39,6 +39,22 @@ async fn start(network: &LocalNetwork, id: u64, disk: Disk) -> (Host, Replica<Le
     (host, replica)
 }
 
+async fn three(network: &LocalNetwork) -> Vec<(Host, Replica<Ledger>)> {
+    let mut running = Vec::new();
+    for id in 1..=3 {
+        running.push(start(network, id, Disk::new()).await);
+    }
+    running
+}
+
+/// Three that have written 0, and the place of the leader among them.
+async fn three_led(network: &LocalNetwork) -> (Vec<(Host, Replica<Ledger>)>, usize) {
+    let running = three(network).await;
+    write_at_last(&running[0].0, &running[0].1, 0).await;
+    let leader = running[0].1.status().leader.unwrap();
+    (running, usize::try_from(leader.0).unwrap() - 1)
+}
+
 async fn write(host: &Host, replica: &Replica<Ledger>, id: u64) -> Result<(), ProposeError> {
     let replica = replica.clone();
     host.spawn(async move { replica.propose(vec![add(id)]).await }).await.unwrap().map(drop)
@@ -141,12 +157,7 @@ fn what_comes_behind_an_entry_is_gathered_and_follows_before_a_slow_disk_is_done
     const SYNC: Duration = Duration::from_millis(400);
     run(7, async {
         let network = LocalNetwork::new();
-        let mut running = Vec::new();
-        for id in 1..=3 {
-            running.push(start(&network, id, Disk::new()).await);
-        }
-        write_at_last(&running[0].0, &running[0].1, 0).await;
-        let leader = usize::try_from(running[0].1.status().leader.unwrap().0).unwrap() - 1;
+        let (running, leader) = three_led(&network).await;
         write(&running[leader].0, &running[leader].1, 1).await.unwrap();
         for (host, _) in &running {
             host.disk().set_pace(Some(Arc::new(Slow(SYNC))));
@@ -180,12 +191,7 @@ fn what_comes_behind_an_entry_is_gathered_and_follows_before_a_slow_disk_is_done
 fn a_snapshot_that_a_follower_does_not_need_says_nothing_before_its_log_is_durable() {
     run(6, async {
         let network = LocalNetwork::new();
-        let mut running = Vec::new();
-        for id in 1..=3 {
-            running.push(start(&network, id, Disk::new()).await);
-        }
-        write_at_last(&running[0].0, &running[0].1, 0).await;
-        let leader = usize::try_from(running[0].1.status().leader.unwrap().0).unwrap() - 1;
+        let (mut running, leader) = three_led(&network).await;
         let slow = usize::from(leader == 0);
         let disk = running[slow].0.disk().clone();
         disk.set_pace(Some(Arc::new(Stuck)));
@@ -246,13 +252,8 @@ fn a_leader_whose_disk_fails_while_nothing_waits_for_it_makes_way() {
 fn a_leader_that_comes_back_without_the_end_of_its_log_does_not_go_on_to_lead() {
     run(4, async {
         let network = LocalNetwork::new();
-        let mut running = Vec::new();
-        for id in 1..=3 {
-            running.push(start(&network, id, Disk::new()).await);
-        }
-        write_at_last(&running[0].0, &running[0].1, 0).await;
-        let leader = running[0].1.status().leader.unwrap().0;
-        let place = usize::try_from(leader).unwrap() - 1;
+        let (mut running, place) = three_led(&network).await;
+        let leader = place as u64 + 1;
         let (host, replica) = &running[place];
         let disk = host.disk().clone();
         disk.set_pace(Some(Arc::new(Stuck)));
@@ -279,10 +280,7 @@ fn a_leader_that_comes_back_without_the_end_of_its_log_does_not_go_on_to_lead() 
 fn a_machine_that_stands_still_does_nothing_and_goes_on() {
     run(3, async {
         let network = LocalNetwork::new();
-        let mut running = Vec::new();
-        for id in 1..=3 {
-            running.push(start(&network, id, Disk::new()).await);
-        }
+        let running = three(&network).await;
         let (host, replica) = &running[0];
         write_at_last(host, replica, 1).await;
         host.set_paused(true);
@@ -304,10 +302,7 @@ fn the_same_seed_leads_to_the_same_again() {
     let life = |seed| {
         run(seed, async {
             let network = LocalNetwork::new();
-            let mut running = Vec::new();
-            for id in 1..=3 {
-                running.push(start(&network, id, Disk::new()).await);
-            }
+            let running = three(&network).await;
             let mut trace = Vec::new();
             for number in 0..20_usize {
                 let (host, replica) = &running[number % 3];

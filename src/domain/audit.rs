@@ -52,8 +52,9 @@ pub struct Deed {
     pub action: String,
     /// With what: ids, with blanks between them.
     pub target: String,
-    /// Id of the request, as in the log of the replica. What is recorded twice,
-    /// because an answer was lost, has the same.
+    /// Id of the request: of calls of the API, as in the log of the replica; of
+    /// operators, one for each command. What is recorded twice, because an
+    /// answer was lost, has the same.
     pub request_id: String,
     /// The replica that was asked.
     pub via: ReplicaId,
